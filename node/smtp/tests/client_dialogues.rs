@@ -10,13 +10,13 @@
 //! | `S: …` / `S<: …` | the primary sends this with / without CRLF; `\r \n \0 \\ \e` are escapes |
 //! | `C: …` | the client has written exactly this line by now |
 //! | `send from=… to=a,b [8bit] [utf8] [len=n] [ret=…] [envid=…] [notify=…] [orcpt=…] [content=…]` | |
-//! | `content` | the client asks for the content of `send` and gets it |
+//! | `content` | the client asks for the content of `send` and gets it; small content leaves with its end |
 //! | `feed …` / `feed-end` | the same in pieces |
 //! | `tls`, `idle`, `needs-content` | the client asks for that step; `tls` grants it |
 //! | `wait …` | the timeout that applies now |
 //! | `recipients-max n` | |
 //! | `quit`, `timeout`, `disconnect`, `abandon …` | the shell says so |
-//! | `outcome [in-doubt] [connection-failed]` | with one indented line for each recipient |
+//! | `outcome [not-asked] [in-doubt] [connection-failed]` | with one indented line for each recipient |
 //! | `closed …` | the session is over, for this reason |
 //!
 //! Each dialogue is replayed whole, byte by byte, and with every group of `S:` lines cut at
@@ -243,6 +243,9 @@ fn session(tls: Tls) -> Session {
 
 fn described(outcome: &Outcome) -> (String, Vec<String>) {
     let mut flags = Vec::new();
+    if !outcome.asked {
+        flags.push("not-asked");
+    }
     if outcome.in_doubt {
         flags.push("in-doubt");
     }

@@ -36,6 +36,10 @@ pub use reply::{RECORDED_BYTES_MAX, REPLY_BYTES_MAX, REPLY_LINE_BYTES_MAX};
 pub use timeout::{Timeout, Wait};
 pub use transaction::{Fate, Mail, Outcome, RecipientResult};
 
+/// Content is gathered until there is this much to write, bytes. Less costs system calls, more
+/// costs memory on every connection.
+pub const WRITE_BYTES_MIN: usize = 64 * 1024;
+
 /// What does not change in the life of a session.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -227,7 +231,9 @@ impl Session {
         if let Phase::Closed(why) = &self.phase {
             return Step::Closed(why.clone());
         }
-        if !self.out.is_empty() {
+        // Header, content and final dot of a small message leave in one write.
+        let gathering = self.phase == Phase::Body && self.out.len() < WRITE_BYTES_MIN;
+        if !self.out.is_empty() && !gathering {
             return Step::Write(std::mem::take(&mut self.out));
         }
         match self.phase {
@@ -263,10 +269,21 @@ impl Session {
         self.encrypted
     }
 
+    /// Whether `send` may be called.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.phase == Phase::Idle
+    }
+
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed(_))
+    }
+
     /// Bytes of the primary, cut however they came.
     pub fn receive(&mut self, bytes: &[u8]) {
         self.replies.push(bytes);
-        while !matches!(self.phase, Phase::Closed(_)) {
+        while !self.is_closed() {
             if self.phase == Phase::Upgrading {
                 // RFC 3207 section 6 and CVE-2011-0411: whatever a man in the middle puts
                 // behind the 220 would be taken for an answer given under TLS.
@@ -311,6 +328,7 @@ impl Session {
             return Ok(());
         }
         self.mails += 1;
+        transaction.asked = true;
         if self.dirty {
             self.unsent.push_back(Awaited::Rset);
         }
@@ -663,7 +681,7 @@ impl Session {
     /// The session is over. RFC 5321 section 3.8: clients whose connection is lost "SHOULD …
     /// treat the mail transaction as if a 451 response had been received".
     fn fail(&mut self, why: Closed) {
-        if matches!(self.phase, Phase::Closed(_)) {
+        if self.is_closed() {
             return;
         }
         if let Some(mut transaction) = self.transaction.take() {

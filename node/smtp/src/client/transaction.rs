@@ -25,6 +25,8 @@ pub struct Outcome {
     /// The results marked [`Fate::Deferred`] come from the connection's end and say nothing of
     /// the message.
     pub connection_failed: bool,
+    /// The primary was asked. Not so where what it offered in EHLO was answer enough.
+    pub asked: bool,
 }
 
 /// What became of one recipient.
@@ -57,6 +59,8 @@ pub(super) struct Transaction {
     pub(super) mail_accepted: bool,
     /// DATA was answered with 354.
     pub(super) data_open: bool,
+    /// MAIL was, or is about to be, written.
+    pub(super) asked: bool,
     /// Everything the primary needs to deliver was written, its reply is not here.
     pub(super) sent: bool,
 }
@@ -90,6 +94,7 @@ impl Transaction {
             standing,
             mail_accepted: false,
             data_open: false,
+            asked: false,
             sent: false,
         }
     }
@@ -159,6 +164,7 @@ impl Transaction {
             results,
             in_doubt,
             connection_failed,
+            asked: self.asked,
         }
     }
 }
