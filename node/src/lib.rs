@@ -2,7 +2,9 @@
 
 pub mod admin;
 pub mod config;
+pub mod intake;
 pub mod net;
 pub mod observe;
 pub mod replica;
 pub mod store;
+pub mod talk;

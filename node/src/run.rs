@@ -259,7 +259,6 @@ impl Node {
                 message_bytes_max: config.limits.message_bytes_max,
                 connections_max: config.limits.connections_max as usize,
                 connections_per_client_max: config.limits.connections_per_client_max as usize,
-                ..intake::Options::default()
             },
             cluster.clone(),
             listeners,

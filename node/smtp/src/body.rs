@@ -127,7 +127,9 @@ mod tests {
         for (count, part) in bytes.chunks(cut).enumerate() {
             match content.read(part, &mut out) {
                 Progress::More => {}
-                Progress::End(used) => return Ok((out, Some(bytes[count * cut + used..].to_vec()))),
+                Progress::End(used) => {
+                    return Ok((out, Some(bytes[count * cut + used..].to_vec())));
+                }
                 Progress::Broken => return Err(()),
             }
         }
@@ -202,7 +204,11 @@ mod tests {
             (&[b"a\r\r\n"], false),
         ] {
             let mut octets = Octets::default();
-            assert_eq!(parts.iter().all(|part| octets.check(part)), good, "{parts:?}");
+            assert_eq!(
+                parts.iter().all(|part| octets.check(part)),
+                good,
+                "{parts:?}"
+            );
         }
         let mut octets = Octets::default();
         assert!(octets.check(b"a\r") && !octets.whole());

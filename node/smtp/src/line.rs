@@ -62,10 +62,10 @@ impl Input {
     pub(crate) fn line(&mut self) -> Line {
         let rest = self.rest();
         let Some(end) = memchr::memchr3(b'\r', b'\n', 0, rest) else {
-            if rest.len() > COMMAND_BYTES_MAX {
+            let waiting = rest.len();
+            if waiting > COMMAND_BYTES_MAX {
                 self.skipping = true;
-                let all = rest.len();
-                self.consume(all);
+                self.consume(waiting);
             }
             return Line::Incomplete;
         };
@@ -75,7 +75,11 @@ impl Input {
                 let line = rest[..end].to_vec();
                 self.consume(end + 2);
                 self.skipping = false;
-                if too_long { Line::TooLong } else { Line::Whole(line) }
+                if too_long {
+                    Line::TooLong
+                } else {
+                    Line::Whole(line)
+                }
             }
             (b'\r', None) => {
                 if end > COMMAND_BYTES_MAX {
@@ -117,9 +121,18 @@ mod tests {
         for cut in 1..20 {
             assert_eq!(
                 lines(b"NOOP\r\n\r\nQUIT\r\nrest", cut),
-                [Line::Whole(b"NOOP".into()), Line::Whole(b"".into()), Line::Whole(b"QUIT".into())]
+                [
+                    Line::Whole(b"NOOP".into()),
+                    Line::Whole(b"".into()),
+                    Line::Whole(b"QUIT".into())
+                ]
             );
-            for broken in [&b"a\nQUIT\r\n"[..], b"a\rQUIT\r\n", b"a\0\r\nQUIT\r\n", b"a\r\r\nQUIT\r\n"] {
+            for broken in [
+                &b"a\nQUIT\r\n"[..],
+                b"a\rQUIT\r\n",
+                b"a\0\r\nQUIT\r\n",
+                b"a\r\r\nQUIT\r\n",
+            ] {
                 assert_eq!(lines(broken, cut), [Line::Broken], "{broken:?} cut {cut}");
             }
         }
@@ -130,7 +143,11 @@ mod tests {
         let mut bytes = vec![b'x'; COMMAND_BYTES_MAX * 3];
         bytes.extend_from_slice(b"\r\nNOOP\r\n");
         for cut in [1, 7, 1000, 2049, 100_000] {
-            assert_eq!(lines(&bytes, cut), [Line::TooLong, Line::Whole(b"NOOP".into())], "{cut}");
+            assert_eq!(
+                lines(&bytes, cut),
+                [Line::TooLong, Line::Whole(b"NOOP".into())],
+                "{cut}"
+            );
         }
     }
 }

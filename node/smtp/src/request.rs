@@ -14,7 +14,10 @@ pub enum Request {
     Rcpt(Recipient),
     Data,
     /// A chunk of this many bytes follows.
-    Bdat { len: u64, last: bool },
+    Bdat {
+        len: u64,
+        last: bool,
+    },
     Rset,
     Noop,
     Help,
@@ -59,7 +62,12 @@ fn syntax(text: impl Into<String>) -> Reply {
 
 fn unknown_parameter(keyword: &str) -> Reply {
     // RFC 5321 section 4.1.1.11: 555 for parameters that are not recognised.
-    Reply::new(555, 5, 4, format!("the parameter {keyword} is not recognised or implemented"))
+    Reply::new(
+        555,
+        5,
+        4,
+        format!("the parameter {keyword} is not recognised or implemented"),
+    )
 }
 
 impl Request {
@@ -68,7 +76,12 @@ impl Request {
         let text = std::str::from_utf8(line)
             .map_err(|_| Reply::new(500, 5, 2, "a command is not UTF-8"))?;
         if text.chars().any(char::is_control) {
-            return Err(Reply::new(500, 5, 2, "a control character stands in the command"));
+            return Err(Reply::new(
+                500,
+                5,
+                2,
+                "a control character stands in the command",
+            ));
         }
         let (verb, argument) = match text.split_once(' ') {
             Some((verb, argument)) => (verb, argument.trim()),
@@ -79,7 +92,11 @@ impl Request {
             return Err(Reply::new(500, 5, 2, "only MAIL and RCPT may carry UTF-8"));
         }
         let nothing = |request: Self| {
-            if argument.is_empty() { Ok(request) } else { Err(syntax(format!("{verb} takes no argument"))) }
+            if argument.is_empty() {
+                Ok(request)
+            } else {
+                Err(syntax(format!("{verb} takes no argument")))
+            }
         };
         match verb.as_str() {
             "HELO" => Ok(Self::Helo(host(argument)?)),
@@ -107,7 +124,9 @@ impl Request {
 fn host(argument: &str) -> Result<String, Reply> {
     match Domain::parse(argument) {
         Ok(domain) => Ok(domain.to_string()),
-        Err(_) => Err(syntax("the argument must be a domain name or an address literal")),
+        Err(_) => Err(syntax(
+            "the argument must be a domain name or an address literal",
+        )),
     }
 }
 
@@ -118,7 +137,10 @@ fn path_argument<'a>(argument: &'a str, prefix: &str) -> Result<(&'a str, &'a st
     if !start.eq_ignore_ascii_case(prefix) {
         return Err(wrong());
     }
-    let rest = argument[prefix.len()..].trim_start().strip_prefix('<').ok_or_else(wrong)?;
+    let rest = argument[prefix.len()..]
+        .trim_start()
+        .strip_prefix('<')
+        .ok_or_else(wrong)?;
     let mut quoted = false;
     let mut escaped = false;
     for (place, c) in rest.char_indices() {
@@ -147,9 +169,10 @@ fn path_argument<'a>(argument: &'a str, prefix: &str) -> Result<(&'a str, &'a st
 fn without_route(path: &str) -> Result<&str, Reply> {
     match path.strip_prefix('@') {
         None => Ok(path),
-        Some(route) => {
-            route.split_once(':').map(|(_, mailbox)| mailbox).ok_or_else(|| syntax("the source route has no end"))
-        }
+        Some(route) => route
+            .split_once(':')
+            .map(|(_, mailbox)| mailbox)
+            .ok_or_else(|| syntax("the source route has no end")),
     }
 }
 
@@ -161,10 +184,11 @@ fn address(path: &str, utf8: bool) -> Result<Address, Reply> {
 }
 
 fn parameters(text: &str) -> impl Iterator<Item = (String, Option<&str>)> {
-    text.split_ascii_whitespace().map(|word| match word.split_once('=') {
-        Some((keyword, value)) => (keyword.to_ascii_uppercase(), Some(value)),
-        None => (word.to_ascii_uppercase(), None),
-    })
+    text.split_ascii_whitespace()
+        .map(|word| match word.split_once('=') {
+            Some((keyword, value)) => (keyword.to_ascii_uppercase(), Some(value)),
+            None => (word.to_ascii_uppercase(), None),
+        })
 }
 
 fn mail((path, rest): (&str, &str)) -> Result<Request, Reply> {
@@ -219,7 +243,11 @@ fn mail((path, rest): (&str, &str)) -> Result<Request, Reply> {
 
 /// Whether UTF-8 is allowed in it, only the session knows; it checks.
 fn rcpt((path, rest): (&str, &str)) -> Result<Request, Reply> {
-    let mut recipient = Recipient { address: address(path, true)?, notify: None, orcpt: None };
+    let mut recipient = Recipient {
+        address: address(path, true)?,
+        notify: None,
+        orcpt: None,
+    };
     for (keyword, value) in parameters(rest) {
         match (keyword.as_str(), value) {
             ("NOTIFY", Some(value)) if recipient.notify.is_none() => {
@@ -253,7 +281,11 @@ fn notify(value: &str) -> Result<Notify, Reply> {
             "SUCCESS" => notify.success = true,
             "FAILURE" => notify.failure = true,
             "DELAY" => notify.delay = true,
-            _ => return Err(syntax("NOTIFY is NEVER or a list of SUCCESS, FAILURE and DELAY")),
+            _ => {
+                return Err(syntax(
+                    "NOTIFY is NEVER or a list of SUCCESS, FAILURE and DELAY",
+                ));
+            }
         }
     }
     Ok(notify)
@@ -283,8 +315,15 @@ fn is_xtext(text: &str) -> bool {
 fn bdat(argument: &str) -> Result<Request, Reply> {
     let wrong = || syntax("the form is BDAT length [LAST]").and_close();
     let mut words = argument.split_ascii_whitespace();
-    let len = words.next().filter(|w| w.bytes().all(|b| b.is_ascii_digit())).ok_or_else(wrong)?;
-    let len = len.parse().ok().filter(|len| *len <= crate::limits::CHUNK_BYTES_MAX).ok_or_else(wrong)?;
+    let len = words
+        .next()
+        .filter(|w| w.bytes().all(|b| b.is_ascii_digit()))
+        .ok_or_else(wrong)?;
+    let len = len
+        .parse()
+        .ok()
+        .filter(|len| *len <= crate::limits::CHUNK_BYTES_MAX)
+        .ok_or_else(wrong)?;
     let last = match (words.next(), words.next()) {
         (None, _) => false,
         (Some(word), None) if word.eq_ignore_ascii_case("LAST") => true,
@@ -312,7 +351,9 @@ mod tests {
     use super::*;
 
     fn code(line: &str) -> u16 {
-        Request::parse(line.as_bytes()).err().map_or(0, |reply| reply.code)
+        Request::parse(line.as_bytes())
+            .err()
+            .map_or(0, |reply| reply.code)
     }
 
     #[test]

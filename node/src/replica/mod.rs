@@ -462,6 +462,12 @@ async fn sweep(cluster: &Cluster) {
     }
 }
 
+/// The random part of a message id.
+#[must_use]
+pub fn random_id() -> u128 {
+    u128::from_be_bytes(random())
+}
+
 /// Random bytes from the system. Failing to get any would make ids and secrets guessable, so
 /// there is nothing to go on with.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
