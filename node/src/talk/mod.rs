@@ -1,1 +1,3 @@
-//! Empty for now.
+//! Where a protocol meets a stream: each file drives one of the state machines of `smtp`.
+
+pub mod deliver;
