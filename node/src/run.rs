@@ -16,6 +16,7 @@ use holdfast_proto::cluster as cluster_wire;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::admin::{self, Ask};
@@ -77,7 +78,7 @@ struct Node {
 struct Rooms {
     cluster: Cluster,
     intake_stop: watch::Sender<bool>,
-    courier_stop: watch::Sender<bool>,
+    courier_stop: CancellationToken,
     intake: JoinHandle<()>,
     courier: JoinHandle<()>,
 }
@@ -236,19 +237,23 @@ impl Node {
             "started"
         );
 
-        let (courier_stop, stopped) = watch::channel(false);
-        let resolver = Resolver::system().map_err(ServeError::Dns)?;
-        let courier = tokio::spawn(courier::run(
-            courier::Options {
-                connections_max: config.courier.connections_max as usize,
-                helo: config.smtp.name.clone(),
-                ..courier::Options::default()
-            },
-            cluster.clone(),
-            resolver,
-            self.metrics.clone(),
-            until(stopped),
-        ));
+        let courier_options = courier::Options {
+            connections_max: config.courier.connections_max as usize,
+            ..courier::Options::default()
+        };
+        self.metrics.register(|registry| courier_options.counters.register(registry));
+        let courier_stop = CancellationToken::new();
+        let resolver = Arc::new(Resolver::system().map_err(ServeError::Dns)?);
+        let courier =
+            courier::run(courier_options, cluster.clone(), resolver, courier_stop.clone());
+        let courier_ended = CancellationToken::new();
+        let courier = tokio::spawn({
+            let ended = courier_ended.clone();
+            async move {
+                courier.await;
+                ended.cancel();
+            }
+        });
 
         let (intake_stop, stopped) = watch::channel(false);
         let tls = smtp_tls(&config)?;
@@ -275,8 +280,8 @@ impl Node {
                 cluster.retiring().await;
                 tracing::info!("this node is being removed: no new mail, leases go back");
                 intake_stop.send_replace(true);
-                courier_stop.send_replace(true);
-                courier_stop.closed().await;
+                courier_stop.cancel();
+                courier_ended.cancelled().await;
                 cluster.retired();
             }
         });
@@ -330,7 +335,7 @@ impl Rooms {
     async fn stop(self) {
         self.intake_stop.send_replace(true);
         wait_for("intake", self.intake).await;
-        self.courier_stop.send_replace(true);
+        self.courier_stop.cancel();
         wait_for("courier", self.courier).await;
         self.cluster.stop().await;
     }
