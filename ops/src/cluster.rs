@@ -70,6 +70,7 @@ pub(crate) async fn run(
             let node_id = follow(
                 failed,
                 client.join(client::request(JoinRequest { token })).await,
+                on_stderr,
             )
             .await?;
             if output.is_json() {
@@ -84,7 +85,12 @@ pub(crate) async fn run(
                 node: node.clone(),
                 dry_run,
             };
-            follow(&failed, client.leave(client::request(asked)).await).await?;
+            follow(
+                &failed,
+                client.leave(client::request(asked)).await,
+                on_stderr,
+            )
+            .await?;
             if output.is_json() {
                 output.json(
                     "cluster-leave/v1",
@@ -118,10 +124,15 @@ pub(crate) async fn run(
     Ok(Exit::Done)
 }
 
-/// Shows the progress of long work on standard error until it is done; gives the node's id.
+fn on_stderr(line: &str) {
+    eprintln!("  {line}");
+}
+
+/// Waits for long work, giving each new line of its progress to `show`; gives the node's id.
 pub(crate) async fn follow(
     failed: &str,
     begun: Result<Response<Streaming<Progress>>, Status>,
+    mut show: impl FnMut(&str),
 ) -> Result<u64, Failure> {
     let mut steps = begun
         .map_err(|status| Failure::from_status(failed, &status))?
@@ -141,7 +152,7 @@ pub(crate) async fn follow(
         };
         let line = progress_line(&step);
         if line != shown && !line.is_empty() {
-            eprintln!("  {line}");
+            show(&line);
             shown = line;
         }
         if step.done {

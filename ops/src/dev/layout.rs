@@ -78,12 +78,16 @@ impl Plan {
         Ok(Some(plan))
     }
 
-    /// Writes the plan and the nodes' configurations. The data of the nodes is not touched.
+    /// Writes the plan, and a configuration for each node that has none: one that is there may
+    /// have been edited. The data of the nodes is not touched.
     pub(crate) fn save(&self, dir: &Path) -> Result<(), Failure> {
         let failed = |error| Failure::new(format!("{} cannot be written", dir.display()), error);
         fs::create_dir_all(dir).map_err(failed)?;
         for node in &self.nodes {
-            fs::write(config_file(dir, &node.name), node.config()).map_err(failed)?;
+            let file = config_file(dir, &node.name);
+            if !file.exists() {
+                fs::write(file, node.config()).map_err(failed)?;
+            }
         }
         let text = serde_json::to_string_pretty(self)
             .map_err(|error| Failure::new("the sandbox's plan cannot be written", error))?;
@@ -162,6 +166,18 @@ mod tests {
             assert_eq!(config.name, node.name);
             assert_eq!(config.data_dir, dir.path().join(&node.name));
         }
+    }
+
+    #[test]
+    fn an_edited_configuration_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::new(&[2525], "example.test", "127.0.0.1:2600").unwrap();
+        plan.save(dir.path()).unwrap();
+        let file = config_file(dir.path(), "n1");
+        let edited = fs::read_to_string(&file).unwrap() + "[log]\nlevel = \"debug\"\n";
+        fs::write(&file, &edited).unwrap();
+        plan.save(dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), edited);
     }
 
     #[test]

@@ -245,6 +245,7 @@ impl Sandbox {
                 follow(
                     &failed,
                     client.join(client::request(JoinRequest { token })).await,
+                    |_| {},
                 )
                 .await
             });
