@@ -500,54 +500,39 @@ pub struct Change {
     pub key: String,
     pub old: String,
     pub new: String,
+    /// The running node keeps the old value until it is started again.
+    pub needs_restart: bool,
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} -> {}", self.key, self.old, self.new)
+        write!(f, "{}: {} -> {}", self.key, self.old, self.new)?;
+        if self.needs_restart {
+            f.write_str(" (only after a restart)")?;
+        }
+        Ok(())
     }
 }
 
-/// What a re-read file changes, in the order of the keys.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Difference {
-    pub reloadable: Vec<Change>,
-    pub needs_restart: Vec<Change>,
-}
-
-impl Difference {
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.reloadable.is_empty() && self.needs_restart.is_empty()
-    }
-}
-
-/// Compares the file in force with the one just read.
+/// Compares the file in force with the one just read, in the order of the keys.
 #[must_use]
-pub fn difference(old: &Config, new: &Config) -> Difference {
+pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
     let (old, new) = (flat(old), flat(new));
-    let mut difference = Difference::default();
-    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
-    keys.sort();
-    keys.dedup();
-    let unset = || "(unset)".to_owned();
-    for key in keys {
-        let (before, after) = (old.get(key), new.get(key));
-        if before == after {
-            continue;
-        }
-        let change = Change {
+    let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let value = |side: &Flat, key: &String| {
+        side.get(key)
+            .cloned()
+            .unwrap_or_else(|| "(unset)".to_owned())
+    };
+    keys.into_iter()
+        .filter(|key| old.get(*key) != new.get(*key))
+        .map(|key| Change {
             key: key.clone(),
-            old: before.cloned().unwrap_or_else(unset),
-            new: after.cloned().unwrap_or_else(unset),
-        };
-        if RELOADABLE.contains(&key.as_str()) {
-            difference.reloadable.push(change);
-        } else {
-            difference.needs_restart.push(change);
-        }
-    }
-    difference
+            old: value(&old, key),
+            new: value(&new, key),
+            needs_restart: !RELOADABLE.contains(&key.as_str()),
+        })
+        .collect()
 }
 
 type Flat = std::collections::BTreeMap<String, String>;
@@ -733,22 +718,19 @@ address = "fra1.holdfast.example:7400"
             LEAST.replace("\"eu\"", "\"us\"")
         ))
         .unwrap();
-        assert!(difference(&old, &old).is_empty());
-        let difference = difference(&old, &new);
-        let lines = |changes: &[Change]| {
-            changes
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("\n")
-        };
+        assert_eq!(difference(&old, &old), []);
+        let changes: Vec<String> = difference(&old, &new)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(
-            lines(&difference.reloadable),
-            "limits.connections_max: 1000 -> 7000\nlog.level: \"info\" -> \"debug\""
-        );
-        assert_eq!(
-            lines(&difference.needs_restart),
-            "metrics.listen: (unset) -> \"127.0.0.1:9100\"\nregion: \"eu\" -> \"us\""
+            changes,
+            [
+                "limits.connections_max: 1000 -> 7000",
+                "log.level: \"info\" -> \"debug\"",
+                "metrics.listen: (unset) -> \"127.0.0.1:9100\" (only after a restart)",
+                "region: \"eu\" -> \"us\" (only after a restart)",
+            ]
         );
     }
 

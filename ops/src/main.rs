@@ -1,1 +1,59 @@
-fn main() {}
+//! `holdfast`: the server and its clients in one binary.
+//!
+//! `serve` runs a node; `dev` and `demo` run several of them as processes; everything else asks
+//! a running node over its admin socket.
+
+mod cli;
+mod client;
+mod cluster;
+mod config_check;
+mod demo;
+mod dev;
+mod domain;
+mod failure;
+mod mail;
+mod output;
+mod serve;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use failure::{Exit, Failure};
+use output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::new("no threads could be started", error).report(),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(exit) => exit.into(),
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(cli: Cli) -> Result<Exit, Failure> {
+    let output = Output::new(cli.global.format());
+    let global = &cli.global;
+    match cli.command {
+        Command::Serve(args) => serve::run(global, args).await,
+        Command::Config(command) => config_check::run(command, output),
+        Command::Status => {
+            status::run(
+                &mut client::connect(global).await?,
+                output,
+                status::Part::All,
+            )
+            .await
+        }
+        Command::Cluster(command) => cluster::run(global, command, output).await,
+        Command::Domain(command) => domain::run(global, command, output).await,
+        Command::Mail(command) => mail::run(global, command, output).await,
+        Command::Dev(args) => dev::run(args, output).await,
+        Command::Demo(args) => demo::run(args, output).await,
+    }
+}

@@ -1,0 +1,149 @@
+//! `holdfast domain …`: the customers' domains.
+
+use holdfast_proto::admin::{Domain as Shown, DomainName, DomainSetRequest, Empty};
+use serde_json::{Value, json};
+
+use crate::cli::{Domain, DomainWithPrimary, Global};
+use crate::client::{self, Client};
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Output};
+
+/// Whether the domain may, or must, be known already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    Must,
+    MustNot,
+    Either,
+}
+
+pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Result<Exit, Failure> {
+    let mut client = client::connect(global).await?;
+    match command {
+        Domain::Add(asked) => changed(&mut client, asked, Known::MustNot, "added", output).await?,
+        Domain::Set(asked) => changed(&mut client, asked, Known::Must, "changed", output).await?,
+        Domain::List => {
+            let list = client::answer(
+                "the domains are not known",
+                client.domains(client::request(Empty {})),
+            )
+            .await?;
+            if output.is_json() {
+                // One object a line: there may be more domains than a reader wants in memory.
+                for domain in &list.domains {
+                    output.json("domain/v1", &as_json(domain))?;
+                }
+            } else if list.domains.is_empty() {
+                eprintln!("No domain yet. Add one: holdfast domain add NAME --primary HOST:PORT");
+            } else {
+                output.table(&as_table(&list.domains))?;
+            }
+        }
+        Domain::Show { name } => {
+            let asked = DomainName {
+                name,
+                dry_run: false,
+            };
+            let domain = client::answer(
+                "the domain is not known",
+                client.domain_get(client::request(asked)),
+            )
+            .await?;
+            if output.is_json() {
+                output.json("domain/v1", &as_json(&domain))?;
+            } else {
+                output.table(&as_table(&[domain]))?;
+            }
+        }
+        Domain::Remove { name, dry_run } => {
+            let failed = format!("{name} was not removed");
+            let asked = DomainName {
+                name: name.clone(),
+                dry_run,
+            };
+            client::answer(&failed, client.domain_remove(client::request(asked))).await?;
+            if output.is_json() {
+                output.json(
+                    "domain-remove/v1",
+                    &json!({"name": name, "dry_run": dry_run}),
+                )?;
+            } else if dry_run {
+                output.line(format!("{name} could be removed. Nothing was changed."))?;
+            } else {
+                output.line(format!(
+                    "{name} removed; mail for it is refused from now on."
+                ))?;
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Sets a domain's primary through any node.
+pub(crate) async fn set(
+    client: &mut Client,
+    asked: &DomainWithPrimary,
+    known: Known,
+) -> Result<Shown, Failure> {
+    let request = DomainSetRequest {
+        name: asked.name.clone(),
+        primary: asked.primary.clone(),
+        must_be_new: known == Known::MustNot,
+        must_exist: known == Known::Must,
+        dry_run: asked.dry_run,
+    };
+    let failed = format!("{} was not set", asked.name);
+    client::answer(&failed, client.domain_set(client::request(request))).await
+}
+
+async fn changed(
+    client: &mut Client,
+    asked: DomainWithPrimary,
+    known: Known,
+    done: &str,
+    output: Output,
+) -> Result<(), Failure> {
+    let domain = set(client, &asked, known).await?;
+    if output.is_json() {
+        let mut value = as_json(&domain);
+        value["dry_run"] = asked.dry_run.into();
+        output.json("domain/v1", &value)?;
+    } else if asked.dry_run {
+        output.line(format!(
+            "{} could be {done}. Nothing was changed.",
+            asked.name
+        ))?;
+    } else {
+        output.line(format!(
+            "{} {done}; its primary is {}.",
+            domain.name, domain.primary
+        ))?;
+    }
+    Ok(())
+}
+
+fn as_table(domains: &[Shown]) -> comfy_table::Table {
+    let mut table = output::table(
+        &["DOMAIN", "PRIMARY", "HELD", "BYTES", "SINCE"],
+        &["HELD", "BYTES", "SINCE"],
+    );
+    for domain in domains {
+        table.add_row(vec![
+            domain.name.clone(),
+            domain.primary.clone(),
+            domain.held_messages.to_string(),
+            output::bytes(domain.held_bytes),
+            output::age(domain.created_at_ms),
+        ]);
+    }
+    table
+}
+
+fn as_json(domain: &Shown) -> Value {
+    json!({
+        "name": domain.name,
+        "primary": domain.primary,
+        "held_messages": domain.held_messages,
+        "held_bytes": domain.held_bytes,
+        "created_at": output::rfc3339(domain.created_at_ms),
+    })
+}
