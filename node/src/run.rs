@@ -37,11 +37,22 @@ pub enum ServeError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("cannot use {path}: {error}. Nothing was started")]
-    DataDir { path: PathBuf, error: std::io::Error },
-    #[error("cannot listen on {address}: {error}. Is another program, or another Holdfast, using it?")]
-    Listen { address: String, error: std::io::Error },
+    DataDir {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    #[error(
+        "cannot listen on {address}: {error}. Is another program, or another Holdfast, using it?"
+    )]
+    Listen {
+        address: String,
+        error: std::io::Error,
+    },
     #[error("cannot make the admin socket {path}: {error}")]
-    Admin { path: PathBuf, error: std::io::Error },
+    Admin {
+        path: PathBuf,
+        error: std::io::Error,
+    },
     #[error(transparent)]
     Start(#[from] StartError),
     #[error("{0}")]
@@ -88,8 +99,10 @@ async fn until(mut stop: watch::Receiver<bool>) {
 }
 
 fn bind(address: std::net::SocketAddr) -> Result<Listener, ServeError> {
-    Listener::bind(address)
-        .map_err(|error| ServeError::Listen { address: address.to_string(), error })
+    Listener::bind(address).map_err(|error| ServeError::Listen {
+        address: address.to_string(),
+        error,
+    })
 }
 
 impl Node {
@@ -100,10 +113,17 @@ impl Node {
             .recursive(true)
             .mode(0o700)
             .create(dir)
-            .map_err(|error| ServeError::DataDir { path: dir.clone(), error })?;
+            .map_err(|error| ServeError::DataDir {
+                path: dir.clone(),
+                error,
+            })?;
         let cluster_listener = bind(config.cluster.listen)?;
-        let smtp_listeners =
-            config.smtp.listen.iter().map(|address| bind(*address)).collect::<Result<_, _>>()?;
+        let smtp_listeners = config
+            .smtp
+            .listen
+            .iter()
+            .map(|address| bind(*address))
+            .collect::<Result<_, _>>()?;
         let metrics = Metrics::default();
         if let Some(address) = config.metrics.listen {
             metrics.clone().serve(bind(address)?);
@@ -111,8 +131,10 @@ impl Node {
         let cluster = Arc::new(ArcSwapOption::empty());
         let (asks_tx, asks) = mpsc::channel(1);
         let socket = config.admin_socket();
-        admin::serve(&socket, cluster.clone(), asks_tx)
-            .map_err(|error| ServeError::Admin { path: socket, error })?;
+        admin::serve(&socket, cluster.clone(), asks_tx).map_err(|error| ServeError::Admin {
+            path: socket,
+            error,
+        })?;
         Ok(Self {
             path: path.to_owned(),
             config: Arc::new(ArcSwap::from_pointee(config)),
@@ -125,7 +147,12 @@ impl Node {
     }
 
     async fn run(mut self) -> Result<(), ServeError> {
-        let trap = |kind| signal(kind).map_err(|error| ServeError::Listen { address: "signals".into(), error });
+        let trap = |kind| {
+            signal(kind).map_err(|error| ServeError::Listen {
+                address: "signals".into(),
+                error,
+            })
+        };
         let mut terminate = trap(SignalKind::terminate())?;
         let mut interrupt = trap(SignalKind::interrupt())?;
         let mut hangup = trap(SignalKind::hangup())?;
@@ -193,7 +220,12 @@ impl Node {
 
     fn member(&self) -> Member {
         let config = self.config.load();
-        let listen = config.smtp.listen.first().map(ToString::to_string).unwrap_or_default();
+        let listen = config
+            .smtp
+            .listen
+            .first()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         Member {
             id: NodeId(0),
             name: config.name.clone(),
@@ -221,14 +253,17 @@ impl Node {
     }
 
     /// Starts the replica and the rooms that need it.
-    async fn open(&mut self, stores: Stores, bootstrap: Option<Command>) -> Result<Rooms, ServeError> {
+    async fn open(
+        &mut self,
+        stores: Stores,
+        bootstrap: Option<Command>,
+    ) -> Result<Rooms, ServeError> {
         let config = self.config.load_full();
         let listener = match self.cluster_listener.take() {
             Some(listener) => listener,
             None => bind(config.cluster.listen)?,
         };
-        let cluster =
-            replica::start(self.replica_options(), stores, listener, bootstrap).await?;
+        let cluster = replica::start(self.replica_options(), stores, listener, bootstrap).await?;
         self.cluster.store(Some(Arc::new(cluster.clone())));
         tracing::info!(
             node = %cluster.me().id,
@@ -241,11 +276,16 @@ impl Node {
             connections_max: config.courier.connections_max as usize,
             ..courier::Options::default()
         };
-        self.metrics.register(|registry| courier_options.counters.register(registry));
+        self.metrics
+            .register(|registry| courier_options.counters.register(registry));
         let courier_stop = CancellationToken::new();
         let resolver = Arc::new(Resolver::system().map_err(ServeError::Dns)?);
-        let courier =
-            courier::run(courier_options, cluster.clone(), resolver, courier_stop.clone());
+        let courier = courier::run(
+            courier_options,
+            cluster.clone(),
+            resolver,
+            courier_stop.clone(),
+        );
         let courier_ended = CancellationToken::new();
         let courier = tokio::spawn({
             let ended = courier_ended.clone();
@@ -285,7 +325,13 @@ impl Node {
                 cluster.retired();
             }
         });
-        Ok(Rooms { cluster, intake_stop, courier_stop, intake, courier })
+        Ok(Rooms {
+            cluster,
+            intake_stop,
+            courier_stop,
+            intake,
+            courier,
+        })
     }
 
     async fn found(&mut self) -> Result<Rooms, ServeError> {
@@ -301,7 +347,9 @@ impl Node {
             .await
             .map_err(|e| Status::failed_precondition(e.to_string()))?;
         let failed = |e: &dyn std::fmt::Display| Status::internal(e.to_string());
-        let stores = replica::create(&options, identity).await.map_err(|e| failed(&e))?;
+        let stores = replica::create(&options, identity)
+            .await
+            .map_err(|e| failed(&e))?;
         let rooms = self.open(stores, None).await.map_err(|e| failed(&e))?;
         Ok((rooms, members))
     }
@@ -316,7 +364,9 @@ impl Node {
                 self.config.store(Arc::new(new));
             }
             Err(error) => {
-                tracing::error!("the configuration was not read again, the old one stays in force: {error}");
+                tracing::error!(
+                    "the configuration was not read again, the old one stays in force: {error}"
+                );
             }
         }
     }
@@ -345,7 +395,9 @@ async fn wait_for(room: &str, task: JoinHandle<()>) {
     match tokio::time::timeout(STOP_TIME_MAX, task).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!("{room} ended badly: {error}"),
-        Err(_) => tracing::warn!("{room} did not finish in time; what it had not acknowledged is tried again by its sender"),
+        Err(_) => tracing::warn!(
+            "{room} did not finish in time; what it had not acknowledged is tried again by its sender"
+        ),
     }
 }
 

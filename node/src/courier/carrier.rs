@@ -132,7 +132,7 @@ impl Carrier {
                 return false;
             }
             Err(error) => {
-                tracing::error!(message = %job.held.message, %error, "an envelope cannot be read");
+                tracing::error!(msg = %job.held.message, %error, "an envelope cannot be read");
                 desk.settle([(seq, self.retry(&job, false))]);
                 return false;
             }
@@ -200,7 +200,7 @@ impl Carrier {
                 Ok(body) => body,
                 Err(error) => {
                     tracing::error!(
-                        message = %envelope.id, domain = %desk.domain(), %error,
+                        msg = %envelope.id, domain = %desk.domain(), %error,
                         "the body of a held message cannot be read; it is kept and tried again"
                     );
                     attempt.unreadable = true;

@@ -79,7 +79,7 @@ impl<'a> Transaction<'a> {
             .inc();
         tracing::info!(
             client = %self.client,
-            message = self.content.as_ref().map(|content| content.id.to_string()),
+            msg = self.content.as_ref().map(|content| content.id.to_string()),
             code = reply.code,
             reason,
             "refused: {}",
@@ -191,7 +191,7 @@ impl<'a> Transaction<'a> {
             Ok(body) => body,
             Err(error) => {
                 // Nothing was proposed, so 4xx is safe.
-                tracing::warn!(message = %id, "the body was not stored: {error}");
+                tracing::warn!(msg = %id, "the body was not stored: {error}");
                 let text = "the message could not be stored; please try again";
                 return Some(self.refuse("body", Reply::new(451, 3, 0, text)));
             }
@@ -225,7 +225,7 @@ impl<'a> Transaction<'a> {
                 Some(self.refuse("ledger", Reply::new(451, 3, 0, text)))
             }
             Ok(other) => {
-                tracing::error!(message = %id, "an unexpected reply to accept: {other:?}");
+                tracing::error!(msg = %id, "an unexpected reply to accept: {other:?}");
                 self.cancel(id).await
             }
             Err(ProposeError::NotProposed(why)) => {
@@ -233,7 +233,7 @@ impl<'a> Transaction<'a> {
                 Some(self.refuse("no_quorum", Reply::new(451, 3, 2, text)))
             }
             Err(ProposeError::Unknown(why)) => {
-                tracing::warn!(message = %id, "the outcome of accept is unknown, cancelling: {why}");
+                tracing::warn!(msg = %id, "the outcome of accept is unknown, cancelling: {why}");
                 self.cancel(id).await
             }
         };
@@ -242,7 +242,7 @@ impl<'a> Transaction<'a> {
             self.shared.counters.accepted.inc();
             self.shared.counters.accepted_bytes.inc_by(bytes);
             self.shared.counters.accept_seconds.observe(seconds);
-            tracing::info!(message = %id, client = %self.client, bytes, recipients, seconds, "accepted");
+            tracing::info!(msg = %id, client = %self.client, bytes, recipients, seconds, "accepted");
         }
         reply
     }
@@ -278,7 +278,7 @@ impl<'a> Transaction<'a> {
             Ok(LedgerReply::AlreadyAccepted) => Some(self.taken(id)),
             other => {
                 tracing::warn!(
-                    message = %id,
+                    msg = %id,
                     client = %self.client,
                     "closing without an answer, the sender will try again: {other:?}"
                 );
@@ -298,7 +298,7 @@ impl<'a> Transaction<'a> {
     fn unusable(&self) -> Option<Reply> {
         let content = self.content.as_ref()?;
         if let Some(error) = &content.failed {
-            tracing::warn!(message = %content.id, "the body was not stored: {error}");
+            tracing::warn!(msg = %content.id, "the body was not stored: {error}");
             let text = "the message could not be stored; please try again";
             return Some(self.refuse("body", Reply::new(451, 3, 0, text)));
         }

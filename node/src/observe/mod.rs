@@ -68,8 +68,8 @@ impl Metrics {
 /// Starts logging to standard error. `HOLDFAST_LOG` overrides the level, in the syntax of
 /// tracing's `EnvFilter`.
 pub fn start_log(log: &Log) {
-    // openraft tells of every vote at `info`; its warnings are enough.
-    let default = format!("{},openraft=warn", log.level.as_str());
+    // openraft tells of every vote at `info`; and of every missed heartbeat at `warn`.
+    let default = format!("{},openraft=error", log.level.as_str());
     let filter =
         EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let out = tracing_subscriber::fmt()

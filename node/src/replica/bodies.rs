@@ -43,6 +43,9 @@ const QUORUM_TIME_MAX: Duration = Duration::from_secs(60);
 /// A body on its way here that has not grown for this long is fetched instead.
 const ARRIVAL_STALL: Duration = Duration::from_secs(2);
 
+/// How long a body may take to begin to arrive where no other is arriving.
+const ARRIVAL_START: Duration = Duration::from_millis(50);
+
 /// A body that nothing refers to any more is kept this long, for followers whose log has not
 /// reached its completion.
 const RELEASED_KEPT: Duration = Duration::from_secs(60);
@@ -200,8 +203,17 @@ impl Bodies {
         deadline: Instant,
     ) -> Result<(), Status> {
         let id = body.id;
-        // The stream usually brings the body within a round trip of its entry.
-        let mut patience = Instant::now() + ARRIVAL_STALL;
+        // The stream usually brings the body within a round trip of its entry. Where nothing is
+        // arriving at all, this entry is an old one, and waiting would be in vain.
+        let arriving = lock(&self.0.arrivals)
+            .values()
+            .any(|a| a.touched.elapsed() < ARRIVAL_STALL);
+        let mut patience = Instant::now()
+            + if arriving {
+                ARRIVAL_STALL
+            } else {
+                ARRIVAL_START
+            };
         loop {
             let arrived = self.wait_for(id);
             if self.0.store.present(id).map_err(storage)? {

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt};
 use holdfast_ledger::Command;
 use holdfast_mail::BodyRef;
 use openraft::EntryPayload;
@@ -33,6 +33,9 @@ fn needed(proposal: &Proposal) -> impl Iterator<Item = &BodyRef> {
         })
 }
 
+/// Bodies fetched at a time for one request.
+const FETCHES_MAX: usize = 16;
+
 /// Waits until every body that `entries` need is durable here. `sender` is asked first: by the
 /// same rule it has them.
 pub(crate) async fn before_append(
@@ -40,32 +43,44 @@ pub(crate) async fn before_append(
     entries: &[Entry],
     sender: u64,
 ) -> Result<(), Status> {
-    for entry in entries {
-        if let EntryPayload::Normal(proposal) = &entry.payload {
-            before_proposal(bodies, proposal, sender, entry.log_id.index).await?;
-        }
-    }
-    Ok(())
+    let proposals = entries.iter().filter_map(|entry| match &entry.payload {
+        EntryPayload::Normal(proposal) => Some((proposal, entry.log_id.index)),
+        _ => None,
+    });
+    wait(bodies, proposals, sender).await
 }
 
-/// The same for a batch that is not in any log yet (`index` is then beyond every log).
+/// The same for a batch that is not in any log yet.
 pub(crate) async fn before_proposal(
     bodies: &Bodies,
     proposal: &Proposal,
     sender: u64,
-    index: u64,
+) -> Result<(), Status> {
+    // No node has applied an index beyond every log, so none will call the message completed.
+    wait(bodies, [(proposal, u64::MAX)].into_iter(), sender).await
+}
+
+async fn wait(
+    bodies: &Bodies,
+    proposals: impl Iterator<Item = (&Proposal, u64)>,
+    sender: u64,
 ) -> Result<(), Status> {
     let mut missing = Vec::new();
-    for body in needed(proposal) {
-        let present = bodies.present(body.id);
-        if !present.map_err(|e| Status::internal(format!("the body store failed: {e}")))? {
-            missing.push(body);
+    for (proposal, index) in proposals {
+        for body in needed(proposal) {
+            let present = bodies.present(body.id);
+            if !present.map_err(|e| Status::internal(format!("the body store failed: {e}")))? {
+                missing.push((*body, index));
+            }
         }
     }
     let deadline = Instant::now() + PATIENCE;
-    let sources = [sender];
-    let waits = missing
-        .into_iter()
-        .map(|body| bodies.ensure(body, &sources, index, deadline));
-    try_join_all(waits).await.map(|_| ())
+    // A node that was away needs many: they are fetched side by side.
+    futures::stream::iter(missing.into_iter().map(|(body, index)| {
+        let bodies = bodies.clone();
+        async move { bodies.ensure(&body, &[sender], index, deadline).await }
+    }))
+    .buffer_unordered(FETCHES_MAX)
+    .try_collect()
+    .await
 }

@@ -177,7 +177,16 @@ async fn carry(cluster: &Arc<Inner>, mut batch: Vec<Waiting>) {
                 .map(|waiting| waiting.command.clone())
                 .collect(),
         });
-        let (why, unknown) = match attempt(cluster, &proposal).await {
+        let outcome = match &proposal {
+            Ok(proposal) => attempt(cluster, proposal).await,
+            Err(error) => {
+                tracing::error!(
+                    "a batch of commands cannot be read back, so it is not proposed: {error}"
+                );
+                Try::Not(error.to_string())
+            }
+        };
+        let (why, unknown) = match outcome {
             Try::Done(replies) if replies.len() == batch.len() => {
                 for (waiting, reply) in batch.drain(..).zip(replies) {
                     let _gone = waiting.reply.send(Ok(reply));
@@ -257,7 +266,7 @@ async fn forward(cluster: &Arc<Inner>, proposal: &Proposal, leader: u64) -> Try 
 /// Proposes on this node, which leads; `sender` is the node the commands came from.
 async fn lead(cluster: &Arc<Inner>, proposal: Proposal, sender: u64) -> Try {
     // The leader's own log is behind the gate too.
-    if let Err(status) = gate::before_proposal(&cluster.bodies, &proposal, sender, u64::MAX).await {
+    if let Err(status) = gate::before_proposal(&cluster.bodies, &proposal, sender).await {
         return Try::Not(status.message().to_owned());
     }
     match cluster.raft.client_write(proposal).await {

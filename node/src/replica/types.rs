@@ -48,12 +48,10 @@ pub(crate) type Snapshot = openraft::alias::SnapshotOf<Types, super::snapshot::S
 pub(crate) type Raft = openraft::Raft<Types, super::state_machine::StateMachine>;
 
 impl Proposal {
-    pub(crate) fn new(batch: Batch) -> Self {
-        let bytes = Bytes::from(batch.encode());
-        Self {
-            batch: Arc::new(batch),
-            bytes,
-        }
+    /// Encodes a batch, and reads it back: an entry that a replica cannot read stops it, so
+    /// none may enter a log.
+    pub(crate) fn new(batch: Batch) -> Result<Self, super::codec::Undecodable> {
+        super::codec::proposal(Bytes::from(batch.encode()))
     }
 }
 
