@@ -1,1 +1,406 @@
-//! Empty for now.
+//! One node, from start to stop: the table of contents.
+//!
+//! Started in this order: log, configuration, admin socket, replica, courier, intake, metrics;
+//! stopped in reverse, so that no new mail is taken while what is held is put in order.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use holdfast_ledger::{Command, Member};
+use holdfast_mail::NodeId;
+use holdfast_proto::admin as admin_wire;
+use holdfast_proto::cluster as cluster_wire;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::admin::{self, Ask};
+use crate::config::{Config, ConfigError, difference};
+use crate::net::dns::Resolver;
+use crate::net::listen::Listener;
+use crate::observe::{self, Metrics};
+use crate::replica::{self, Cluster, StartError, Stores, membership};
+use crate::{courier, intake};
+
+/// How long transactions in progress may take to finish when the node stops. Below the 90 s
+/// after which systemd kills.
+const STOP_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// Why a node does not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("cannot use {path}: {error}. Nothing was started")]
+    DataDir { path: PathBuf, error: std::io::Error },
+    #[error("cannot listen on {address}: {error}. Is another program, or another Holdfast, using it?")]
+    Listen { address: String, error: std::io::Error },
+    #[error("cannot make the admin socket {path}: {error}")]
+    Admin { path: PathBuf, error: std::io::Error },
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("{0}")]
+    Tls(String),
+    #[error("no DNS resolver: {0}")]
+    Dns(std::io::Error),
+    #[error(
+        "this node was removed from its cluster. The other nodes hold the mail. To bring the machine back, empty \
+         {0} and join with a new token"
+    )]
+    Removed(PathBuf),
+}
+
+/// Runs the node that the file at `path` describes until SIGTERM or SIGINT.
+pub async fn serve(path: &Path) -> Result<(), ServeError> {
+    let config = Config::read(path)?;
+    observe::start_log(&config.log);
+    let node = Node::prepare(path, config)?;
+    node.run().await
+}
+
+/// A node whose listeners are bound and whose admin socket answers.
+struct Node {
+    path: PathBuf,
+    config: Arc<ArcSwap<Config>>,
+    cluster: Arc<ArcSwapOption<Cluster>>,
+    asks: mpsc::Receiver<Ask>,
+    cluster_listener: Option<Listener>,
+    smtp_listeners: Vec<Listener>,
+    metrics: Metrics,
+}
+
+/// What runs once the node belongs to a cluster.
+struct Rooms {
+    cluster: Cluster,
+    intake_stop: watch::Sender<bool>,
+    courier_stop: CancellationToken,
+    intake: JoinHandle<()>,
+    courier: JoinHandle<()>,
+}
+
+async fn until(mut stop: watch::Receiver<bool>) {
+    let _sender_gone = stop.wait_for(|stop| *stop).await;
+}
+
+fn bind(address: std::net::SocketAddr) -> Result<Listener, ServeError> {
+    Listener::bind(address)
+        .map_err(|error| ServeError::Listen { address: address.to_string(), error })
+}
+
+impl Node {
+    fn prepare(path: &Path, config: Config) -> Result<Self, ServeError> {
+        let dir = &config.data_dir;
+        // Mail is in it: nobody but the owner reads it.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|error| ServeError::DataDir { path: dir.clone(), error })?;
+        let cluster_listener = bind(config.cluster.listen)?;
+        let smtp_listeners =
+            config.smtp.listen.iter().map(|address| bind(*address)).collect::<Result<_, _>>()?;
+        let metrics = Metrics::default();
+        if let Some(address) = config.metrics.listen {
+            metrics.clone().serve(bind(address)?);
+        }
+        let cluster = Arc::new(ArcSwapOption::empty());
+        let (asks_tx, asks) = mpsc::channel(1);
+        let socket = config.admin_socket();
+        admin::serve(&socket, cluster.clone(), asks_tx)
+            .map_err(|error| ServeError::Admin { path: socket, error })?;
+        Ok(Self {
+            path: path.to_owned(),
+            config: Arc::new(ArcSwap::from_pointee(config)),
+            cluster,
+            asks,
+            cluster_listener: Some(cluster_listener),
+            smtp_listeners,
+            metrics,
+        })
+    }
+
+    async fn run(mut self) -> Result<(), ServeError> {
+        let trap = |kind| signal(kind).map_err(|error| ServeError::Listen { address: "signals".into(), error });
+        let mut terminate = trap(SignalKind::terminate())?;
+        let mut interrupt = trap(SignalKind::interrupt())?;
+        let mut hangup = trap(SignalKind::hangup())?;
+
+        let mut rooms = match replica::reopen(&self.replica_options())? {
+            Some(stores) => Some(self.open(stores, None).await?),
+            None => {
+                tracing::info!("this node belongs to no cluster yet; waiting for init or join");
+                None
+            }
+        };
+        loop {
+            let removed = async {
+                match &rooms {
+                    Some(rooms) => rooms.cluster.was_removed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => self.reload(),
+                () = removed => {
+                    let dir = self.config.load().data_dir.clone();
+                    if let Some(rooms) = rooms { rooms.stop().await; }
+                    return Err(ServeError::Removed(dir));
+                }
+                Some(ask) = self.asks.recv(), if rooms.is_none() => match ask {
+                    Ask::Init { done } => {
+                        let outcome = self.found().await;
+                        let reply = match outcome {
+                            Ok(opened) => {
+                                let cluster = opened.cluster.clone();
+                                rooms = Some(opened);
+                                Ok(cluster)
+                            }
+                            Err(error) => Err(error.to_string()),
+                        };
+                        let _gone = done.send(reply);
+                    }
+                    Ask::Join { token, progress } => {
+                        match self.join(&token).await {
+                            Ok((opened, members)) => {
+                                let cluster = opened.cluster.clone();
+                                rooms = Some(opened);
+                                tokio::spawn(async move { catch_up(cluster, members, Some(progress)).await });
+                            }
+                            Err(status) => { let _gone = progress.send(Err(status)).await; }
+                        }
+                    }
+                },
+            }
+        }
+        tracing::info!("stopping: transactions in progress are finished first");
+        if let Some(rooms) = rooms {
+            rooms.stop().await;
+        }
+        let socket = self.config.load().admin_socket();
+        if let Err(error) = std::fs::remove_file(&socket) {
+            tracing::debug!("the admin socket was gone already: {error}");
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    fn member(&self) -> Member {
+        let config = self.config.load();
+        let listen = config.smtp.listen.first().map(ToString::to_string).unwrap_or_default();
+        Member {
+            id: NodeId(0),
+            name: config.name.clone(),
+            region: config.region.clone(),
+            cluster_address: config.cluster.address.clone(),
+            smtp_name: config.smtp.name.clone(),
+            smtp_address: config.smtp.public_address.clone().unwrap_or(listen),
+        }
+    }
+
+    fn replica_options(&self) -> replica::Options {
+        let config = self.config.load();
+        let poison = config.data_dir.clone();
+        replica::Options {
+            data_dir: config.data_dir.clone(),
+            member: self.member(),
+            profile: config.wan_profile,
+            disk_free_min: config.limits.disk_free_min_bytes,
+            fatal: Arc::new(move |why| {
+                // Whatever was not acknowledged is not lost: its sender still has it.
+                tracing::error!(data_dir = %poison.display(), "this node stops at once: {why}");
+                std::process::exit(70);
+            }),
+        }
+    }
+
+    /// Starts the replica and the rooms that need it.
+    async fn open(&mut self, stores: Stores, bootstrap: Option<Command>) -> Result<Rooms, ServeError> {
+        let config = self.config.load_full();
+        let listener = match self.cluster_listener.take() {
+            Some(listener) => listener,
+            None => bind(config.cluster.listen)?,
+        };
+        let cluster =
+            replica::start(self.replica_options(), stores, listener, bootstrap).await?;
+        self.cluster.store(Some(Arc::new(cluster.clone())));
+        tracing::info!(
+            node = %cluster.me().id,
+            name = config.name,
+            region = config.region,
+            "started"
+        );
+
+        let courier_options = courier::Options {
+            connections_max: config.courier.connections_max as usize,
+            ..courier::Options::default()
+        };
+        self.metrics.register(|registry| courier_options.counters.register(registry));
+        let courier_stop = CancellationToken::new();
+        let resolver = Arc::new(Resolver::system().map_err(ServeError::Dns)?);
+        let courier =
+            courier::run(courier_options, cluster.clone(), resolver, courier_stop.clone());
+        let courier_ended = CancellationToken::new();
+        let courier = tokio::spawn({
+            let ended = courier_ended.clone();
+            async move {
+                courier.await;
+                ended.cancel();
+            }
+        });
+
+        let (intake_stop, stopped) = watch::channel(false);
+        let tls = smtp_tls(&config)?;
+        let listeners = std::mem::take(&mut self.smtp_listeners);
+        let intake = tokio::spawn(intake::run(
+            intake::Options {
+                name: config.smtp.name.clone(),
+                message_bytes_max: config.limits.message_bytes_max,
+                connections_max: config.limits.connections_max as usize,
+                connections_per_client_max: config.limits.connections_per_client_max as usize,
+            },
+            cluster.clone(),
+            listeners,
+            tls,
+            self.metrics.clone(),
+            until(stopped),
+        ));
+
+        // A node about to be removed takes no new mail and hands back its leases.
+        tokio::spawn({
+            let (cluster, intake_stop, courier_stop) =
+                (cluster.clone(), intake_stop.clone(), courier_stop.clone());
+            async move {
+                cluster.retiring().await;
+                tracing::info!("this node is being removed: no new mail, leases go back");
+                intake_stop.send_replace(true);
+                courier_stop.cancel();
+                courier_ended.cancelled().await;
+                cluster.retired();
+            }
+        });
+        Ok(Rooms { cluster, intake_stop, courier_stop, intake, courier })
+    }
+
+    async fn found(&mut self) -> Result<Rooms, ServeError> {
+        let options = self.replica_options();
+        let (identity, bootstrap) = replica::found(&options.member)?;
+        let stores = replica::create(&options, identity).await?;
+        self.open(stores, Some(bootstrap)).await
+    }
+
+    async fn join(&mut self, token: &str) -> Result<(Rooms, Vec<cluster_wire::Member>), Status> {
+        let options = self.replica_options();
+        let (identity, members) = membership::redeem(token, &options.member)
+            .await
+            .map_err(|e| Status::failed_precondition(e.to_string()))?;
+        let failed = |e: &dyn std::fmt::Display| Status::internal(e.to_string());
+        let stores = replica::create(&options, identity).await.map_err(|e| failed(&e))?;
+        let rooms = self.open(stores, None).await.map_err(|e| failed(&e))?;
+        Ok((rooms, members))
+    }
+
+    fn reload(&self) {
+        match Config::read(&self.path) {
+            Ok(new) => {
+                let old = self.config.load_full();
+                for change in difference(&old, &new) {
+                    tracing::info!("configuration: {change}");
+                }
+                self.config.store(Arc::new(new));
+            }
+            Err(error) => {
+                tracing::error!("the configuration was not read again, the old one stays in force: {error}");
+            }
+        }
+    }
+}
+
+fn smtp_tls(config: &Config) -> Result<crate::net::tls::SmtpServer, ServeError> {
+    let made = match (&config.smtp.tls_cert, &config.smtp.tls_key) {
+        (Some(cert), Some(key)) => crate::net::tls::smtp_server(cert, key),
+        _ => crate::net::tls::smtp_self_signed(&config.smtp.name),
+    };
+    made.map_err(|e| ServeError::Tls(e.to_string()))
+}
+
+impl Rooms {
+    /// Stops in reverse order of starting.
+    async fn stop(self) {
+        self.intake_stop.send_replace(true);
+        wait_for("intake", self.intake).await;
+        self.courier_stop.cancel();
+        wait_for("courier", self.courier).await;
+        self.cluster.stop().await;
+    }
+}
+
+async fn wait_for(room: &str, task: JoinHandle<()>) {
+    match tokio::time::timeout(STOP_TIME_MAX, task).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!("{room} ended badly: {error}"),
+        Err(_) => tracing::warn!("{room} did not finish in time; what it had not acknowledged is tried again by its sender"),
+    }
+}
+
+/// Tells `progress` how a new node catches up, and makes it a voter.
+async fn catch_up(
+    cluster: Cluster,
+    members: Vec<cluster_wire::Member>,
+    progress: Option<mpsc::Sender<Result<admin_wire::Progress, Status>>>,
+) {
+    let node_id = cluster.me().id.0;
+    let tell = async |step: admin_wire::Progress| {
+        if let Some(progress) = &progress {
+            // The operator may have gone; the node goes on.
+            let _gone = progress.send(Ok(step)).await;
+        }
+    };
+    let step = |step: &str| admin_wire::Progress {
+        step: step.into(),
+        node_id,
+        ..admin_wire::Progress::default()
+    };
+    tell(step("admitted, certificate received")).await;
+    let promotion = membership::promote(&cluster, &members);
+    tokio::pin!(promotion);
+    let mut every = tokio::time::interval(Duration::from_millis(250));
+    let mut last = (0, 0);
+    loop {
+        tokio::select! {
+            outcome = &mut promotion => {
+                let end = match outcome {
+                    Ok(()) => Ok(admin_wire::Progress { done: true, ..step("voter") }),
+                    Err(error) => {
+                        tracing::error!("this node is no voter yet: {error}");
+                        Err(Status::failed_precondition(error.to_string()))
+                    }
+                };
+                if let Some(progress) = &progress {
+                    let _gone = progress.send(end).await;
+                }
+                return;
+            }
+            _ = every.tick() => {
+                let standing = cluster.standing();
+                let have = standing.applied.map_or(0, |log| log.index);
+                let all = standing.last_log.map_or(0, |log| log.index).max(have);
+                if (have, all) != last {
+                    last = (have, all);
+                    tell(admin_wire::Progress {
+                        done_units: have,
+                        all_units: all,
+                        unit: "entries".into(),
+                        ..step("catching up as learner")
+                    }).await;
+                }
+            }
+        }
+    }
+}

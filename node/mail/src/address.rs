@@ -112,7 +112,9 @@ impl Domain {
     /// Reads a domain name (labels of letters, digits, hyphens and, tolerated as hosts in the
     /// wild have them, underscores; U-labels) or an address literal in brackets.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
-        let text = text.strip_suffix('.').unwrap_or(text);
+        // Folded before it is measured: some letters grow, and what is kept must parse again.
+        let folded = text.strip_suffix('.').unwrap_or(text).to_lowercase();
+        let text = folded.as_str();
         if text.len() > DOMAIN_OCTETS_MAX {
             return Err(AddressError::TooLong);
         }
@@ -121,7 +123,7 @@ impl Domain {
             .and_then(|rest| rest.strip_suffix(']'));
         let valid = match literal {
             Some(inside) => {
-                let v6 = inside.len() > 5 && inside[..5].eq_ignore_ascii_case("IPv6:");
+                let v6 = inside.len() > 5 && inside.starts_with("ipv6:");
                 if v6 {
                     inside[5..].parse::<std::net::Ipv6Addr>().is_ok()
                 } else {
@@ -133,7 +135,7 @@ impl Domain {
         if !valid {
             return Err(AddressError::Domain);
         }
-        Ok(Self(text.to_lowercase().into()))
+        Ok(Self(folded.into()))
     }
 
     #[must_use]
@@ -247,6 +249,17 @@ mod tests {
         }
         assert_eq!(Address::parse("Postmaster", false).unwrap().domain(), None);
         assert!(Address::parse("jürgen@straße.example", true).is_ok());
+    }
+
+    #[test]
+    fn a_domain_that_was_accepted_is_accepted_again_as_kept() {
+        let grows = format!("{}.example", "\u{130}".repeat(31));
+        for text in ["ÄÖ.Example", grows.as_str(), "[IPv6:::1]"] {
+            if let Ok(domain) = Domain::parse(text) {
+                assert_eq!(Domain::parse(domain.as_str()), Ok(domain), "{text}");
+            }
+        }
+        assert_eq!(Domain::parse(&grows), Err(AddressError::Domain));
     }
 
     #[test]

@@ -1,1 +1,12 @@
-//! .
+//! SMTP as values: bytes in, steps out. No socket, no clock.
+//!
+//! [`server`] answers a client that brings mail; [`client`] brings mail to a primary. Both are
+//! driven by a shell that reads, writes and waits.
+
+mod body;
+pub mod client;
+pub mod limits;
+mod line;
+pub mod reply;
+pub mod request;
+pub mod server;

@@ -1,1 +1,321 @@
-//! Empty for now.
+//! The operators' API on this node's local socket. Any node answers for the whole cluster.
+
+mod domains;
+mod status;
+
+use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use futures::Stream;
+use holdfast_ledger::{Command, Refusal, Reply, query};
+use holdfast_mail::NodeId;
+use holdfast_proto::admin as wire;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use crate::replica::{Cluster, ProposeError, membership};
+
+/// How long an operator's command may wait for a quorum.
+const COMMAND_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// How long an invitation is valid when the operator does not say.
+const INVITE_TTL: Duration = Duration::from_secs(3600);
+
+/// No invitation is valid longer: a token is a key to all mail.
+const INVITE_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// What only the node as a whole can do.
+pub enum Ask {
+    /// Found a new cluster with this node as its only member.
+    Init {
+        done: oneshot::Sender<Result<Cluster, String>>,
+    },
+    /// Join with a token; progress goes to `progress`, and its end is the answer.
+    Join {
+        token: String,
+        progress: mpsc::Sender<Result<wire::Progress, Status>>,
+    },
+}
+
+/// The API's server; the cluster is absent until this node belongs to one.
+#[derive(Clone)]
+pub struct Admin {
+    cluster: Arc<ArcSwapOption<Cluster>>,
+    asks: mpsc::Sender<Ask>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type AnswerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Serves the API on the socket at `path` until the process ends. A returned error means that
+/// the socket could not be made.
+pub fn serve(
+    path: &Path,
+    cluster: Arc<ArcSwapOption<Cluster>>,
+    asks: mpsc::Sender<Ask>,
+) -> std::io::Result<()> {
+    let incoming = crate::net::grpc::unix_incoming(path)?;
+    let server = wire::admin_server::AdminServer::new(Admin { cluster, asks });
+    tokio::spawn(async move {
+        let served = tonic::transport::Server::builder()
+            .add_service(server)
+            .serve_with_incoming(incoming)
+            .await;
+        if let Err(error) = served {
+            tracing::error!("the admin socket stopped: {error}");
+        }
+    });
+    Ok(())
+}
+
+impl Admin {
+    fn cluster(&self) -> Result<Arc<Cluster>, Status> {
+        self.cluster.load_full().ok_or_else(|| {
+            Status::failed_precondition(
+                "this node belongs to no cluster yet: `holdfast cluster init` founds one, `holdfast cluster join TOKEN` joins one",
+            )
+        })
+    }
+
+    /// Proposes and turns a refusal into a status.
+    async fn propose(&self, command: Command) -> Result<Reply, Status> {
+        let cluster = self.cluster()?;
+        match cluster
+            .propose(command, Instant::now() + COMMAND_TIME_MAX)
+            .await
+        {
+            Ok(Reply::Refused(refusal)) => Err(refused(&refusal)),
+            Ok(reply) => Ok(reply),
+            Err(ProposeError::NotProposed(why)) => Err(Status::unavailable(format!(
+                "{why}; nothing was changed, try again"
+            ))),
+            Err(ProposeError::Unknown(why)) => Err(Status::deadline_exceeded(format!(
+                "{why}; it may still happen: look before trying again"
+            ))),
+        }
+    }
+}
+
+fn refused(refusal: &Refusal) -> Status {
+    match refusal {
+        Refusal::UnknownDomain | Refusal::UnknownNode => Status::not_found(refusal.to_string()),
+        Refusal::DomainExists => Status::already_exists(refusal.to_string()),
+        _ => Status::failed_precondition(refusal.to_string()),
+    }
+}
+
+fn broken(error: holdfast_ledger::KvError) -> Status {
+    Status::internal(format!("this node cannot read its state: {}", error.0))
+}
+
+fn stream<T: Send + 'static>(mut queue: mpsc::Receiver<Result<T, Status>>) -> AnswerStream<T> {
+    Box::pin(futures::stream::poll_fn(move |cx| queue.poll_recv(cx)))
+}
+
+/// A node by name or id.
+fn find_node(cluster: &Cluster, text: &str) -> Result<NodeId, Status> {
+    let members = cluster.members();
+    members
+        .iter()
+        .find(|member| member.name == text || member.id.to_string() == text)
+        .map(|member| member.id)
+        .ok_or_else(|| {
+            let names: Vec<&str> = members.iter().map(|m| m.name.as_str()).collect();
+            Status::not_found(format!(
+                "no node {text}; the members are {}",
+                names.join(", ")
+            ))
+        })
+}
+
+#[tonic::async_trait]
+impl wire::admin_server::Admin for Admin {
+    type JoinStream = AnswerStream<wire::Progress>;
+    type LeaveStream = AnswerStream<wire::Progress>;
+    type MailListStream = AnswerStream<wire::Mail>;
+
+    async fn status(&self, _request: Request<wire::Empty>) -> Answer<wire::StatusReply> {
+        match self.cluster.load_full() {
+            Some(cluster) => status::status(&cluster).await.map(Response::new),
+            None => Ok(Response::new(wire::StatusReply {
+                health: "This node belongs to no cluster yet.".into(),
+                ..wire::StatusReply::default()
+            })),
+        }
+    }
+
+    async fn init(&self, _request: Request<wire::InitRequest>) -> Answer<wire::InitReply> {
+        if self.cluster.load().is_some() {
+            return Err(Status::already_exists(
+                "this node belongs to a cluster already; nothing was changed",
+            ));
+        }
+        let (done, answer) = oneshot::channel();
+        let stopping = || Status::unavailable("this node is stopping");
+        self.asks
+            .send(Ask::Init { done })
+            .await
+            .map_err(|_| stopping())?;
+        let cluster = answer
+            .await
+            .map_err(|_| stopping())?
+            .map_err(Status::failed_precondition)?;
+        Ok(Response::new(wire::InitReply {
+            cluster_id: hex(&cluster.cluster_id()),
+            node_id: cluster.me().id.0,
+        }))
+    }
+
+    async fn invite(&self, request: Request<wire::InviteRequest>) -> Answer<wire::InviteReply> {
+        let cluster = self.cluster()?;
+        let ttl = match request.into_inner().ttl_seconds {
+            0 => INVITE_TTL,
+            seconds => Duration::from_secs(seconds),
+        };
+        if ttl > INVITE_TTL_MAX {
+            return Err(Status::invalid_argument(
+                "an invitation is valid for 24 hours at most",
+            ));
+        }
+        let (token, expires_at) = membership::invite(&cluster, ttl)
+            .await
+            .map_err(membership_status)?;
+        Ok(Response::new(wire::InviteReply {
+            token,
+            expires_at_ms: expires_at.0,
+        }))
+    }
+
+    async fn join(&self, request: Request<wire::JoinRequest>) -> Answer<Self::JoinStream> {
+        if self.cluster.load().is_some() {
+            return Err(Status::already_exists(
+                "this node belongs to a cluster already; nothing was changed",
+            ));
+        }
+        let (progress, out) = mpsc::channel(64);
+        let token = request.into_inner().token;
+        let stopping = |_| Status::unavailable("this node is stopping");
+        self.asks
+            .send(Ask::Join { token, progress })
+            .await
+            .map_err(stopping)?;
+        Ok(Response::new(stream(out)))
+    }
+
+    async fn leave(&self, request: Request<wire::LeaveRequest>) -> Answer<Self::LeaveStream> {
+        let cluster = self.cluster()?;
+        let request = request.into_inner();
+        let node = find_node(&cluster, &request.node)?;
+        let (progress, out) = mpsc::channel(64);
+        tokio::spawn(async move {
+            let step = |step: &str, done| wire::Progress {
+                step: step.into(),
+                done,
+                node_id: node.0,
+                ..wire::Progress::default()
+            };
+            if request.dry_run {
+                let would = status::without(&cluster, node).await;
+                let _gone = progress.send(would.map(|text| step(&text, true))).await;
+                return;
+            }
+            let _gone = progress
+                .send(Ok(step("moving leadership and leases away", false)))
+                .await;
+            let outcome = membership::leave(&cluster, node).await;
+            let last = outcome
+                .map(|()| step("left; its data directory may be deleted", true))
+                .map_err(membership_status);
+            let _gone = progress.send(last).await;
+        });
+        Ok(Response::new(stream(out)))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<wire::TransferRequest>,
+    ) -> Answer<wire::Empty> {
+        let cluster = self.cluster()?;
+        let wanted = request.into_inner().node;
+        let node = if wanted.is_empty() {
+            None
+        } else {
+            Some(find_node(&cluster, &wanted)?)
+        };
+        membership::transfer(&cluster, node)
+            .await
+            .map_err(membership_status)?;
+        Ok(Response::new(wire::Empty {}))
+    }
+
+    async fn domain_set(&self, request: Request<wire::DomainSetRequest>) -> Answer<wire::Domain> {
+        domains::set(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn domain_get(&self, request: Request<wire::DomainName>) -> Answer<wire::Domain> {
+        domains::get(self, &request.into_inner().name).map(Response::new)
+    }
+
+    async fn domain_remove(&self, request: Request<wire::DomainName>) -> Answer<wire::Empty> {
+        domains::remove(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn domains(&self, _request: Request<wire::Empty>) -> Answer<wire::DomainList> {
+        domains::list(self).map(Response::new)
+    }
+
+    async fn deliver(&self, request: Request<wire::DeliverRequest>) -> Answer<wire::DeliverReply> {
+        let domain = domains::parse(&request.into_inner().domain)?;
+        match self
+            .propose(Command::Flush {
+                domain,
+                via: "operator".into(),
+            })
+            .await?
+        {
+            Reply::Flushed { messages } => Ok(Response::new(wire::DeliverReply { messages })),
+            other => Err(Status::internal(format!("an unexpected reply: {other:?}"))),
+        }
+    }
+
+    async fn mail_list(
+        &self,
+        request: Request<wire::MailListRequest>,
+    ) -> Answer<Self::MailListStream> {
+        let cluster = self.cluster()?;
+        let request = request.into_inner();
+        let domain = domains::parse(&request.domain)?;
+        if query::domain(&cluster.view(), &domain)
+            .map_err(broken)?
+            .is_none()
+        {
+            return Err(refused(&Refusal::UnknownDomain));
+        }
+        Ok(Response::new(stream(domains::mail(
+            &cluster, domain, &request,
+        ))))
+    }
+}
+
+fn membership_status(error: membership::MembershipError) -> Status {
+    use membership::MembershipError as E;
+    match error {
+        E::Refused(_) => Status::failed_precondition(error.to_string()),
+        E::NotAToken => Status::invalid_argument(error.to_string()),
+        E::Unreachable { .. } => Status::unavailable(error.to_string()),
+        E::Certificate(_) => Status::internal(error.to_string()),
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,1 +1,77 @@
-//! Empty for now.
+//! Delivers held mail to the customers' primaries.
+//!
+//! ```text
+//!   effects, every 2 s ─► office ── plan ──► AcquireLease, RenewLeases, ReleaseLease
+//!                           │ one round for each domain whose lease is ours
+//!                           ▼
+//!                         round ── window ─► workers: one connection, many messages
+//!                           │                   │ what became of them
+//!                           ▼                   ▼
+//!                         probe              recorder ──► Record
+//! ```
+//!
+//! One node delivers for a domain at a time: the lease in the ledger says which, and its epoch
+//! fences what is recorded. State is the truth: a round begins by reading the held rows, and
+//! every effect may be lost. A message that may have been delivered already is never taken
+//! again by this node; after a crash those under way may arrive twice, and no others.
+
+mod carrier;
+mod counters;
+mod desk;
+mod destination;
+mod lease;
+mod office;
+mod plan;
+mod queue;
+mod recorder;
+mod round;
+mod window;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+pub use counters::Counters;
+
+use crate::net::dns::Resolver;
+use crate::replica::Cluster;
+
+/// Most connections to one primary. Enough for thousands of messages a second; a primary that
+/// allows fewer says so, and gets fewer.
+pub const CONNECTIONS_MAX_DEFAULT: usize = 8;
+
+/// How long the messages under way may take when the node stops.
+pub const GRACE_DEFAULT: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Connections to one primary at a time, for each domain.
+    pub connections_max: usize,
+    /// How long messages under way are waited for once `stop` is cancelled.
+    pub grace: Duration,
+    pub counters: Counters,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connections_max: CONNECTIONS_MAX_DEFAULT,
+            grace: GRACE_DEFAULT,
+            counters: Counters::default(),
+        }
+    }
+}
+
+/// Delivers until `stop` is cancelled; then lets the messages under way finish for up to
+/// `options.grace`, records what became of them and gives the leases back.
+pub async fn run(
+    options: Options,
+    cluster: Cluster,
+    resolver: Arc<Resolver>,
+    stop: CancellationToken,
+) {
+    office::Office::new(options, cluster, resolver)
+        .run(stop)
+        .await;
+}

@@ -1,1 +1,151 @@
-//! Empty for now.
+//! Port 25: takes mail for configured domains, and says `250` only when a quorum holds it.
+
+mod counters;
+mod etrn;
+mod guests;
+mod transaction;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_smtp::reply::Reply;
+use holdfast_smtp::server::{self, Session};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::net::listen::Listener;
+use crate::net::tls::SmtpServer;
+use crate::observe::Metrics;
+use crate::replica::Cluster;
+use crate::talk::serve::serve;
+use counters::Counters;
+use guests::Guests;
+use transaction::Transaction;
+
+/// How long transactions in progress may take to finish at a stop.
+const FINISH_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// What the operator sets.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The name in greeting and trace lines.
+    pub name: String,
+    /// Largest message, bytes.
+    pub message_bytes_max: u64,
+    /// Sessions at a time: each costs a task, a read buffer and a piece of content.
+    pub connections_max: usize,
+    /// Sessions at a time from one address, so that one sender cannot shut out the others.
+    pub connections_per_client_max: usize,
+}
+
+/// What every session needs.
+struct Shared {
+    options: Options,
+    cluster: Cluster,
+    tls: SmtpServer,
+    counters: Counters,
+}
+
+/// Serves `listeners` until `stop` resolves, and then finishes what is in progress.
+pub async fn run(
+    options: Options,
+    cluster: Cluster,
+    listeners: Vec<Listener>,
+    tls: SmtpServer,
+    metrics: Metrics,
+    stop: impl Future<Output = ()>,
+) {
+    let counters = Counters::default();
+    metrics.register(|registry| counters.register(registry));
+    let guests = Guests::new(options.connections_max, options.connections_per_client_max);
+    let shared = Arc::new(Shared {
+        options,
+        cluster,
+        tls,
+        counters,
+    });
+    let (stopping, stopped) = watch::channel(false);
+    let mut sessions = JoinSet::new();
+    let (connections_tx, mut connections) = tokio::sync::mpsc::channel(64);
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        let connections = connections_tx.clone();
+        accepting.spawn(async move {
+            loop {
+                let connection = listener.accept().await;
+                if connections.send(connection).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            Some((stream, peer)) = connections.recv() => {
+                shared.counters.connections.inc();
+                match guests.enter(peer.ip()) {
+                    Ok(guest) => {
+                        let (shared, stopped) = (shared.clone(), stopped.clone());
+                        sessions.spawn(async move {
+                            session(&shared, stream, peer.ip(), stopped).await;
+                            drop(guest);
+                        });
+                    }
+                    Err(why) => {
+                        shared.counters.turned_away.inc();
+                        tracing::info!(client = %peer.ip(), "a connection was turned away: {why}");
+                        turn_away(&stream, why);
+                    }
+                }
+            }
+            Some(ended) = sessions.join_next(), if !sessions.is_empty() => {
+                if let Err(error) = ended {
+                    tracing::error!("a session ended badly: {error}");
+                }
+            }
+        }
+    }
+    accepting.abort_all();
+    stopping.send_replace(true);
+    let finish = async { while sessions.join_next().await.is_some() {} };
+    if tokio::time::timeout(FINISH_TIME_MAX, finish).await.is_err() {
+        tracing::info!(
+            sessions = sessions.len(),
+            "sessions are cut off; nothing they sent was acknowledged"
+        );
+    }
+}
+
+/// Tells a client that there is no room. It fits the empty send buffer of a new connection, so
+/// nothing waits; a client that cannot take it is gone.
+fn turn_away(stream: &TcpStream, why: &str) {
+    let reply = Reply::new(
+        421,
+        7,
+        0,
+        format!("{why}; try again later or at another of our mail exchangers"),
+    );
+    let _gone = stream.try_write(&reply.to_bytes());
+}
+
+async fn session(
+    shared: &Shared,
+    stream: TcpStream,
+    client: IpAddr,
+    stopped: watch::Receiver<bool>,
+) {
+    let options = server::Options {
+        name: shared.options.name.clone(),
+        message_bytes_max: shared.options.message_bytes_max,
+        tls: true,
+    };
+    let mut desk = Transaction::new(shared, client);
+    let tls = Some(shared.tls.clone());
+    if let Err(error) = serve(stream, Session::new(options), tls, &mut desk, stopped).await {
+        tracing::debug!(%client, "a session broke off: {error}");
+    }
+}

@@ -1,1 +1,9 @@
-//! Empty for now.
+//! The network: TCP, TLS, DNS and gRPC connections. The only room that knows rustls, rcgen,
+//! hickory and raw sockets.
+
+pub mod authority;
+pub mod connect;
+pub mod dns;
+pub mod grpc;
+pub mod listen;
+pub mod tls;

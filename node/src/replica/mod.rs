@@ -1,1 +1,480 @@
-//! Empty for now.
+//! The replicated log, state and bodies: the only room that knows openraft.
+//!
+//! Above it the cluster is a [`Cluster`]: propose a command, read a view, hear effects, move
+//! bodies. Below it are the stores and the network.
+
+mod bodies;
+mod codec;
+mod gate;
+mod handle;
+mod identity;
+mod log_storage;
+pub mod membership;
+mod network;
+mod peers;
+mod propose;
+mod service;
+mod snapshot;
+mod state_machine;
+#[cfg(test)]
+mod tests;
+mod timing;
+mod types;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use holdfast_ledger::{Command, Effect, Member, Reply};
+use holdfast_mail::NodeId;
+use openraft::async_runtime::watch::WatchReceiver;
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
+
+pub use bodies::{Bodies, BodyError, BodyReader, BodyWriter, Copies};
+pub use handle::{Cluster, Place, ProposeError};
+pub use identity::{Identity, IdentityError};
+
+use crate::config::WanProfile;
+use crate::net::{authority, grpc, listen::Listener, tls};
+use crate::store::{BodyStore, Store, StoreError};
+use handle::Inner;
+use types::Seat;
+
+/// Effects that may wait for a slow listener; one that misses some scans the state.
+const EFFECTS_KEPT: usize = 8192;
+
+/// How often the disk's free space is looked at.
+const DISK_LOOK: Duration = Duration::from_secs(2);
+
+/// How often abandoned bodies are looked for.
+const ORPHAN_LOOK: Duration = Duration::from_secs(3600);
+
+/// What a replica needs to start.
+pub struct Options {
+    pub data_dir: PathBuf,
+    /// `id` is taken from the identity.
+    pub member: Member,
+    pub profile: WanProfile,
+    /// Below this many free bytes no new mail is taken.
+    pub disk_free_min: u64,
+    /// Called once when this node can no longer be trusted (a failed fsync, a broken state);
+    /// it must end the process.
+    pub fatal: Arc<dyn Fn(String) + Send + Sync>,
+}
+
+/// Why a replica does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("TLS: {0}")]
+    Tls(String),
+    #[error("consensus: {0}")]
+    Raft(String),
+}
+
+/// The stores of a node that may start.
+pub struct Stores {
+    identity: Identity,
+    ledger: Arc<Store>,
+    bodies: Arc<BodyStore>,
+}
+
+const SEAL: &[u8] = b"identity";
+
+fn open_stores(options: &Options) -> Result<(Arc<Store>, Arc<BodyStore>), StartError> {
+    let store_options = crate::store::Options {
+        fatal: options.fatal.clone(),
+    };
+    let ledger = Store::open(&options.data_dir.join("ledger"), store_options.clone())?;
+    let bodies = BodyStore::open(&options.data_dir.join("bodies"), store_options)?;
+    Ok((Arc::new(ledger), Arc::new(bodies)))
+}
+
+/// Opens what a node that already is a member left on its disk; `None` where it never joined.
+pub fn reopen(options: &Options) -> Result<Option<Stores>, StartError> {
+    let dir = &options.data_dir;
+    let ledger_there = dir.join("ledger").exists();
+    let Some(identity) = Identity::read(dir)? else {
+        return if ledger_there {
+            Err(IdentityError::Mismatch { dir: dir.clone() }.into())
+        } else {
+            Ok(None)
+        };
+    };
+    let wiped = || IdentityError::Wiped {
+        dir: dir.clone(),
+        node: identity.node_id,
+    };
+    if !ledger_there || !dir.join("bodies").exists() {
+        return Err(wiped().into());
+    }
+    let (ledger, bodies) = open_stores(options)?;
+    match ledger.meta(SEAL)? {
+        None => Err(wiped().into()),
+        Some(seal) if seal[..] == identity.seal()[..] => Ok(Some(Stores {
+            identity,
+            ledger,
+            bodies,
+        })),
+        Some(_) => Err(IdentityError::Mismatch { dir: dir.clone() }.into()),
+    }
+}
+
+/// Makes the stores of a node that has just been given `identity`. The seal goes into the
+/// database before the identity lies beside it: a crash between the two leaves a directory that
+/// is refused, never one that votes with nothing.
+pub async fn create(options: &Options, identity: Identity) -> Result<Stores, StartError> {
+    let (ledger, bodies) = open_stores(options)?;
+    ledger.put_meta_durable(SEAL, &identity.seal()).await?;
+    identity.write(&options.data_dir)?;
+    Ok(Stores {
+        identity,
+        ledger,
+        bodies,
+    })
+}
+
+/// The identity of the first node of a new cluster, and the command that begins its log.
+pub fn found(member: &Member) -> Result<(Identity, Command), StartError> {
+    let tls_error = |e: &dyn std::fmt::Display| StartError::Tls(e.to_string());
+    let cluster_id: [u8; 16] = random();
+    let ca = authority::Authority::create(cluster_id).map_err(|e| tls_error(&e))?;
+    let (key, request) = authority::request().map_err(|e| tls_error(&e))?;
+    // Entry 0 is the first membership and entry 1 the first leader's blank, so no later entry
+    // allocates this id.
+    let node_id = NodeId(1);
+    let certificate = authority::sign(&ca.certificate, &ca.key, &request, node_id, cluster_id)
+        .map_err(|e| tls_error(&e))?;
+    let bootstrap = Command::Bootstrap {
+        cluster_id,
+        ca_certificate: ca.certificate.clone(),
+        ca_key: ca.key.clone(),
+        first: Member {
+            id: node_id,
+            ..member.clone()
+        },
+    };
+    let identity = Identity {
+        cluster_id,
+        node_id,
+        incarnation: random(),
+        certificate,
+        key,
+        ca_certificate: ca.certificate,
+    };
+    Ok((identity, bootstrap))
+}
+
+/// Starts this node's replica: answers the other members on `listener` and takes part in Raft.
+/// With `bootstrap`, as the first and only member of a new cluster.
+pub async fn start(
+    options: Options,
+    stores: Stores,
+    listener: Listener,
+    bootstrap: Option<Command>,
+) -> Result<Cluster, StartError> {
+    let Stores {
+        identity,
+        ledger,
+        bodies: body_store,
+    } = stores;
+    let identity = Arc::new(identity);
+    let me = Member {
+        id: identity.node_id,
+        ..options.member.clone()
+    };
+    let tls_error = |e: &dyn std::fmt::Display| StartError::Tls(e.to_string());
+    let (ca, cert, key) = (
+        &identity.ca_certificate,
+        &identity.certificate,
+        &identity.key,
+    );
+    let client = tls::cluster_client(ca, cert, key).map_err(|e| tls_error(&e))?;
+    let server = tls::cluster_server(ca, cert, key).map_err(|e| tls_error(&e))?;
+    let peers = Arc::new(peers::Peers::new(identity.clone(), client));
+
+    let snapshots = snapshot::Snapshots::open(options.data_dir.join("snapshots"))?;
+    let (effects, _) = broadcast::channel(EFFECTS_KEPT);
+    let machine =
+        state_machine::StateMachine::open(ledger.clone(), snapshots.clone(), effects.clone())?;
+    let applied = machine.applied();
+    let config = options.profile.raft_config();
+    let config = config
+        .validate()
+        .map_err(|e| StartError::Raft(e.to_string()))?;
+    let raft = types::Raft::new(
+        me.id.0,
+        Arc::new(config),
+        network::Network {
+            peers: peers.clone(),
+        },
+        log_storage::LogStorage::new(ledger.clone()),
+        machine,
+    )
+    .await
+    .map_err(|e| StartError::Raft(e.to_string()))?;
+
+    let (members_tx, members) = watch::channel(BTreeMap::new());
+    let (voters_tx, voters) = watch::channel(Vec::new());
+    let bodies = Bodies::new(me.id.0, body_store, ledger.clone(), peers.clone(), voters);
+    let (proposals, queue) = propose::queue();
+    let inner = Arc::new(Inner {
+        me: me.clone(),
+        identity,
+        raft,
+        store: ledger,
+        bodies,
+        peers,
+        profile: options.profile,
+        effects,
+        proposals,
+        applied,
+        members,
+        heard: std::sync::Mutex::default(),
+        disk_low: AtomicBool::new(false),
+        disk_free: AtomicU64::new(0),
+        disk_total: AtomicU64::new(0),
+        retiring: watch::Sender::new(false),
+        retired: watch::Sender::new(false),
+        removed: watch::Sender::new(false),
+    });
+    let cluster = Cluster(inner.clone());
+    look_at_disk(&inner, &options.data_dir, options.disk_free_min);
+
+    let router = service::Service::new(inner.clone(), snapshots).router();
+    tokio::spawn(async move {
+        if let Err(e) = router
+            .serve_with_incoming(grpc::incoming(listener, server))
+            .await
+        {
+            tracing::error!("the cluster listener stopped: {e}");
+        }
+    });
+    tokio::spawn(propose::run(inner.clone(), queue));
+    tokio::spawn(follow_membership(
+        inner.clone(),
+        members_tx,
+        voters_tx,
+        options.fatal,
+    ));
+    tokio::spawn(inner.bodies.clone().push_to_members(inner.members.clone()));
+    tokio::spawn(release_bodies(cluster.clone()));
+    tokio::spawn(look_after(
+        cluster.clone(),
+        options.data_dir,
+        options.disk_free_min,
+    ));
+
+    if let Some(bootstrap) = bootstrap {
+        found_cluster(&cluster, bootstrap).await?;
+    }
+    Ok(cluster)
+}
+
+async fn found_cluster(cluster: &Cluster, bootstrap: Command) -> Result<(), StartError> {
+    let raft_error = |e: &dyn std::fmt::Display| StartError::Raft(e.to_string());
+    let me = cluster.me();
+    let seat = Seat {
+        name: me.name.clone(),
+        region: me.region.clone(),
+        cluster_address: me.cluster_address.clone(),
+    };
+    let raft = &cluster.0.raft;
+    if !raft.is_initialized().await.map_err(|e| raft_error(&e))? {
+        raft.initialize(BTreeMap::from([(me.id.0, seat)]))
+            .await
+            .map_err(|e| raft_error(&e))?;
+    }
+    match cluster
+        .propose(bootstrap, Instant::now() + Duration::from_secs(30))
+        .await
+    {
+        Ok(Reply::Done) => Ok(()),
+        other => Err(StartError::Raft(format!(
+            "the first entry was not accepted: {other:?}"
+        ))),
+    }
+}
+
+impl Cluster {
+    /// Leaves Raft in order: hands over leadership if this node has it, then stops.
+    pub async fn stop(&self) {
+        if self.leader() == Some(self.me().id) {
+            match tokio::time::timeout(Duration::from_secs(5), membership::transfer(self, None))
+                .await
+            {
+                Ok(Ok(to)) => tracing::info!(%to, "leadership handed over"),
+                Ok(Err(error)) => tracing::info!("leadership stays until others elect: {error}"),
+                Err(_) => tracing::info!("no other node took leadership in time"),
+            }
+        }
+        if let Err(error) = self.0.raft.shutdown().await {
+            tracing::error!("consensus did not stop in order: {error}");
+        }
+        if let Err(error) = self.0.store.flush().await {
+            tracing::error!("the last writes were not flushed: {error}");
+        }
+    }
+}
+
+/// Publishes the membership as Raft has it, and ends the process when Raft has failed.
+async fn follow_membership(
+    inner: Arc<Inner>,
+    members: watch::Sender<BTreeMap<u64, Seat>>,
+    voters: watch::Sender<bodies::VoterSets>,
+    fatal: Arc<dyn Fn(String) + Send + Sync>,
+) {
+    let mut metrics = inner.raft.metrics();
+    loop {
+        {
+            let now = metrics.borrow_watched();
+            if let Err(error) = &now.running_state {
+                fatal(format!("consensus failed: {error}"));
+                return;
+            }
+            let membership = now.membership_config.membership();
+            let seats: BTreeMap<u64, Seat> = membership
+                .nodes()
+                .map(|(id, seat)| (*id, seat.clone()))
+                .collect();
+            members.send_if_modified(|known| {
+                let changed = *known != seats;
+                *known = seats;
+                changed
+            });
+            let sets = membership.get_joint_config().clone();
+            voters.send_if_modified(|known| {
+                let changed = *known != sets;
+                *known = sets;
+                changed
+            });
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Lets go of bodies that the ledger released.
+async fn release_bodies(cluster: Cluster) {
+    let mut effects = cluster.effects();
+    loop {
+        match effects.recv().await {
+            Ok(Effect::BodyReleased { body }) => cluster.bodies().release(body),
+            // What is missed here, the search for abandoned bodies finds.
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+fn look_at_disk(inner: &Inner, data_dir: &Path, free_min: u64) {
+    match crate::store::disk_space(data_dir) {
+        Ok(space) => {
+            inner.disk_free.store(space.free, Ordering::Relaxed);
+            inner.disk_total.store(space.total, Ordering::Relaxed);
+            let low = space.free < free_min;
+            if low != inner.disk_low.swap(low, Ordering::Relaxed) {
+                tracing::warn!(
+                    free_bytes = space.free,
+                    "{}",
+                    if low {
+                        "the disk is nearly full: no new mail is taken"
+                    } else {
+                        "the disk has room again"
+                    }
+                );
+            }
+        }
+        Err(error) => tracing::error!("cannot tell the disk's free space: {error}"),
+    }
+}
+
+/// The chores: disk space, released and abandoned bodies, expired marks, and, while no leader
+/// is heard, whether this node was removed.
+async fn look_after(cluster: Cluster, data_dir: PathBuf, disk_free_min: u64) {
+    let mut last_orphans = Instant::now();
+    let mut turn = 0u64;
+    let mut every = tokio::time::interval(DISK_LOOK);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        turn += 1;
+        look_at_disk(&cluster.0, &data_dir, disk_free_min);
+        if let Err(error) = cluster.bodies().sweep_released() {
+            tracing::error!("cannot delete bodies that are no longer needed: {error}");
+        }
+        if !cluster.has_quorum() {
+            let others: Vec<u64> = cluster
+                .0
+                .members
+                .borrow()
+                .keys()
+                .copied()
+                .filter(|id| *id != cluster.me().id.0)
+                .collect();
+            if let Some(other) =
+                others.get(usize::try_from(turn).unwrap_or(0) % others.len().max(1))
+            {
+                // The answer matters only if it says that this node was removed.
+                let _standing = cluster.ask_standing(*other).await;
+            }
+        }
+        if last_orphans.elapsed() >= ORPHAN_LOOK {
+            last_orphans = Instant::now();
+            sweep(&cluster).await;
+        }
+    }
+}
+
+async fn sweep(cluster: &Cluster) {
+    let metrics = cluster.0.raft.metrics();
+    let all_applied = {
+        let metrics = metrics.borrow_watched();
+        metrics.last_log_index == metrics.last_applied.map(|id| id.index)
+    };
+    if all_applied {
+        let cluster = cluster.clone();
+        let swept =
+            tokio::task::spawn_blocking(move || cluster.bodies().sweep_orphans(handle::now()))
+                .await;
+        match swept {
+            Ok(Ok(0)) => {}
+            Ok(Ok(bodies)) => tracing::info!(bodies, "abandoned bodies deleted"),
+            Ok(Err(error)) => tracing::error!("cannot delete abandoned bodies: {error}"),
+            Err(error) => tracing::error!("the search for abandoned bodies stopped: {error}"),
+        }
+    }
+    if cluster.leader() == Some(cluster.me().id) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        if let Err(error) = cluster.propose(Command::Sweep, deadline).await {
+            tracing::info!("old marks are swept later: {error}");
+        }
+    }
+}
+
+/// The random part of a message id.
+#[must_use]
+pub fn random_id() -> u128 {
+    u128::from_be_bytes(random())
+}
+
+/// Random bytes from the system. Failing to get any would make ids and secrets guessable, so
+/// there is nothing to go on with.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    if let Err(error) = getrandom::fill(&mut bytes) {
+        tracing::error!("the system gives no random numbers: {error}");
+        std::process::abort();
+    }
+    bytes
+}

@@ -1,1 +1,4 @@
-//! Empty for now.
+//! A session meets a stream: bytes, time-outs and TLS. Nothing is decided here.
+
+pub mod deliver;
+pub mod serve;

@@ -1,0 +1,60 @@
+//! SetDomain and RemoveDomain: whose mail is held, and for which server.
+
+use holdfast_mail::Domain;
+use holdfast_proto::ledger as proto;
+
+use super::{Logged, refuse};
+use crate::{Effect, Kv, KvError, Primary, Refusal, Reply, query, row, tables, wire};
+
+pub(super) fn set(
+    kv: &mut dyn Kv,
+    when: Logged,
+    domain: &Domain,
+    primary: &Primary,
+    must_be_new: bool,
+    must_exist: bool,
+    effects: &mut Vec<Effect>,
+) -> Result<Reply, KvError> {
+    let old = query::domain(kv, domain)?;
+    match &old {
+        Some(_) if must_be_new => return refuse(Refusal::DomainExists),
+        None if must_exist => return refuse(Refusal::UnknownDomain),
+        Some(old) if old.primary == *primary => return Ok(Reply::Done),
+        _ => {}
+    }
+    let row = proto::DomainRow {
+        primary: Some(wire::primary_to(primary)),
+        created_at_ms: old.map_or(when.at, |old| old.created_at).0,
+    };
+    row::put(kv, &tables::domain(domain), &row);
+    effects.push(Effect::DomainChanged {
+        domain: domain.clone(),
+    });
+    Ok(Reply::Done)
+}
+
+pub(super) fn remove(
+    kv: &mut dyn Kv,
+    domain: &Domain,
+    effects: &mut Vec<Effect>,
+) -> Result<Reply, KvError> {
+    if !row::exists(kv, &tables::domain(domain))? {
+        return refuse(Refusal::UnknownDomain);
+    }
+    // Refused mail counts too: without the domain nobody would find it again.
+    if row::exists(kv, &tables::counts(domain))? {
+        return refuse(Refusal::MailHeld);
+    }
+    let leased = row::exists(kv, &tables::lease(domain))?;
+    kv.delete(&tables::domain(domain));
+    effects.push(Effect::DomainChanged {
+        domain: domain.clone(),
+    });
+    if leased {
+        kv.delete(&tables::lease(domain));
+        effects.push(Effect::LeaseChanged {
+            domain: domain.clone(),
+        });
+    }
+    Ok(Reply::Done)
+}

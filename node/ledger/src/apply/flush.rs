@@ -1,0 +1,26 @@
+//! Flush: somebody says that a primary is back.
+//!
+//! Changes no row. A hint that is lost delays the mail until the next probe finds the primary.
+
+use holdfast_mail::Domain;
+use holdfast_proto::ledger as proto;
+
+use super::refuse;
+use crate::{Effect, Kv, KvError, Refusal, Reply, row, tables};
+
+pub(super) fn flush(
+    kv: &mut dyn Kv,
+    domain: &Domain,
+    effects: &mut Vec<Effect>,
+) -> Result<Reply, KvError> {
+    if !row::exists(kv, &tables::domain(domain))? {
+        return refuse(Refusal::UnknownDomain);
+    }
+    let counts: Option<proto::CountsRow> = row::get(kv, &tables::counts(domain))?;
+    effects.push(Effect::FlushRequested {
+        domain: domain.clone(),
+    });
+    Ok(Reply::Flushed {
+        messages: counts.unwrap_or_default().pending,
+    })
+}

@@ -1,0 +1,182 @@
+//! How the state changes: one file for each verb.
+
+mod accept;
+mod cancel;
+mod counts;
+mod domain;
+mod flush;
+mod lease;
+mod mark;
+mod member;
+mod record;
+mod sweep;
+
+use std::time::Duration;
+
+use holdfast_mail::Timestamp;
+use holdfast_proto::ledger as proto;
+
+use crate::{Batch, Command, Effect, Kv, KvError, Refusal, Reply, Seq, row, tables};
+
+/// The version of the stored rows. State written by a newer one is not touched.
+pub const FORMAT: u32 = 1;
+
+/// How long the ledger remembers that an id was cancelled or completed, counted from the id's
+/// own time; an Accept of anything older is refused. Longer than any proposal or SMTP
+/// transaction is retried under the same id.
+pub const MARK_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// Marks that one Sweep forgets, so that it does not delay the Accepts behind it.
+pub const SWEEP_MARKS_MAX: usize = 2_000;
+
+/// Open invitations, so that one Sweep can look at all of them.
+pub const TOKENS_MAX: usize = 1_000;
+
+/// The longest a lease is granted for at once. Delivery outlasts it by renewal; a node that
+/// died delays its domains no longer than this.
+pub const LEASE_TTL_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// What is kept of a primary's answer, octets: one reply line of RFC 5321 section 4.5.3.1.5.
+pub const REPLY_TEXT_OCTETS_MAX: usize = 512;
+
+/// Octets of a body, 1 TiB: far beyond what SMTP carries, and small enough that sums of them
+/// cannot overflow. Without it one absurd length could break the counts, and so every replica.
+pub const BODY_OCTETS_MAX: u64 = 1 << 40;
+
+/// Commands that one entry can carry: the place within the entry has 16 bits in a [`Seq`].
+pub const COMMANDS_PER_BATCH_MAX: usize = 1 << 16;
+
+/// Where and when in the log a command is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Logged {
+    pub index: u64,
+    /// In its batch, from 0.
+    pub position: u32,
+    /// The logged time.
+    pub at: Timestamp,
+}
+
+/// Applies one entry of the log. Logged time never goes back: a proposer whose clock is behind
+/// gets the time of the entries before it.
+pub fn apply_batch(
+    kv: &mut dyn Kv,
+    index: u64,
+    batch: &Batch,
+    effects: &mut Vec<Effect>,
+) -> Result<Vec<Reply>, KvError> {
+    let at = advance(kv, batch.at)?;
+    (0..)
+        .zip(&batch.commands)
+        .map(|(position, command)| {
+            let when = Logged {
+                index,
+                position,
+                at,
+            };
+            apply(kv, when, command, effects)
+        })
+        .collect()
+}
+
+/// Applies one command. Total: what cannot be done is a [`Reply::Refused`] that changed
+/// nothing; `Err` means that the state could not be read, and that the caller must throw away
+/// whatever the batch has written.
+pub fn apply(
+    kv: &mut dyn Kv,
+    when: Logged,
+    command: &Command,
+    effects: &mut Vec<Effect>,
+) -> Result<Reply, KvError> {
+    // Past the last place two commands would share a Seq. Which entries are too long is the
+    // proposer's affair; here it must be harmless.
+    let Ok(position) = u16::try_from(when.position) else {
+        return Ok(Reply::Refused(Refusal::TryAgain));
+    };
+    let seq = Seq::new(when.index, position);
+    match command {
+        Command::Accept { envelope } => accept::accept(kv, when, seq, envelope, effects),
+        Command::Cancel { message } => cancel::cancel(kv, when, *message, effects),
+        Command::SetDomain {
+            domain,
+            primary,
+            must_be_new,
+            must_exist,
+        } => domain::set(
+            kv,
+            when,
+            domain,
+            primary,
+            *must_be_new,
+            *must_exist,
+            effects,
+        ),
+        Command::RemoveDomain { domain } => domain::remove(kv, domain, effects),
+        Command::Bootstrap {
+            cluster_id,
+            ca_certificate,
+            ca_key,
+            first,
+        } => member::bootstrap(kv, cluster_id, ca_certificate, ca_key, first, effects),
+        Command::Invite {
+            token_id,
+            secret_hash,
+            expires_at,
+        } => member::invite(kv, token_id, secret_hash, *expires_at),
+        Command::Redeem {
+            token_id,
+            secret_hash,
+            member,
+        } => member::redeem(kv, when, token_id, secret_hash, member, effects),
+        Command::RemoveMember { node } => member::remove(kv, when, *node, effects),
+        Command::AcquireLease {
+            domain,
+            node,
+            ttl_ms,
+        } => lease::acquire(kv, when, seq, domain, *node, *ttl_ms, effects),
+        Command::RenewLeases {
+            node,
+            leases,
+            ttl_ms,
+        } => lease::renew(kv, when, *node, leases, *ttl_ms),
+        Command::ReleaseLease {
+            domain,
+            node,
+            epoch,
+        } => lease::release(kv, domain, *node, *epoch, effects),
+        Command::Record {
+            domain,
+            node,
+            epoch,
+            outcomes,
+        } => record::record(kv, when, domain, *node, *epoch, outcomes, effects),
+        Command::Flush { domain, .. } => flush::flush(kv, domain, effects),
+        Command::Sweep => sweep::sweep(kv, when),
+    }
+}
+
+/// Moves the logged time on to `at`, unless it is there already.
+fn advance(kv: &mut dyn Kv, at: Timestamp) -> Result<Timestamp, KvError> {
+    let clock: Option<proto::ClockRow> = row::get(kv, tables::CLOCK)?;
+    if let Some(clock) = &clock {
+        if clock.format > FORMAT {
+            return Err(KvError(format!(
+                "it has format {}, and this version reads formats up to {FORMAT}; nothing was \
+                 changed; run the version that wrote it, or a newer one",
+                clock.format
+            )));
+        }
+        if clock.at_ms >= at.0 {
+            return Ok(Timestamp(clock.at_ms));
+        }
+    }
+    let moved = proto::ClockRow {
+        format: FORMAT,
+        at_ms: at.0,
+    };
+    row::put(kv, tables::CLOCK, &moved);
+    Ok(at)
+}
+
+fn refuse(refusal: Refusal) -> Result<Reply, KvError> {
+    Ok(Reply::Refused(refusal))
+}

@@ -1,0 +1,407 @@
+//! What can be asked of the cluster: every fact enters as one of these.
+
+use std::fmt;
+
+use holdfast_mail::{Domain, Envelope, MessageId, NodeId, Timestamp};
+use holdfast_proto::ledger as proto;
+use prost::Message;
+
+use crate::Undecodable;
+use crate::wire::{
+    domain, envelope_from, envelope_to, exactly, member_from, member_to, message_id, present,
+    primary_from, primary_to,
+};
+
+#[derive(Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Take responsibility for a message. Idempotent by the envelope's id.
+    Accept {
+        envelope: Envelope,
+    },
+    /// Never accept this id. The first of Accept and Cancel in the log wins.
+    Cancel {
+        message: MessageId,
+    },
+    SetDomain {
+        domain: Domain,
+        primary: Primary,
+        must_be_new: bool,
+        must_exist: bool,
+    },
+    /// Refused while mail is held.
+    RemoveDomain {
+        domain: Domain,
+    },
+    /// The first entry of a cluster.
+    Bootstrap {
+        cluster_id: [u8; 16],
+        ca_certificate: Vec<u8>,
+        ca_key: Vec<u8>,
+        first: Member,
+    },
+    Invite {
+        token_id: [u8; 16],
+        secret_hash: [u8; 32],
+        expires_at: Timestamp,
+    },
+    /// Use an invitation up. The log index becomes the new member's id, whatever `member.id`
+    /// says, so the command must be the first of its entry.
+    Redeem {
+        token_id: [u8; 16],
+        secret_hash: [u8; 32],
+        member: Member,
+    },
+    RemoveMember {
+        node: NodeId,
+    },
+    AcquireLease {
+        domain: Domain,
+        node: NodeId,
+        ttl_ms: u64,
+    },
+    RenewLeases {
+        node: NodeId,
+        /// With the epoch of each.
+        leases: Vec<(Domain, u64)>,
+        ttl_ms: u64,
+    },
+    ReleaseLease {
+        domain: Domain,
+        node: NodeId,
+        epoch: u64,
+    },
+    /// What became of delivery attempts; only from the holder of the lease.
+    Record {
+        domain: Domain,
+        node: NodeId,
+        epoch: u64,
+        outcomes: Vec<Outcome>,
+    },
+    /// The primary is said to be back. `via` names who says so: `etrn`, `operator`, …
+    Flush {
+        domain: Domain,
+        via: String,
+    },
+    /// Forget what is no longer needed.
+    Sweep,
+}
+
+/// The server that a domain's mail is held for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Primary {
+    pub host: String,
+    pub port: u16,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub id: NodeId,
+    pub name: String,
+    pub region: String,
+    /// `host:port` of its cluster listener.
+    pub cluster_address: String,
+    /// The name in its banner and in customers' MX records.
+    pub smtp_name: String,
+    /// `host:port` of its SMTP listener.
+    pub smtp_address: String,
+}
+
+/// What became of one recipient in one delivery attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub message: MessageId,
+    /// Index in the envelope's recipients.
+    pub recipient: u32,
+    pub verdict: Verdict,
+    /// What the primary said; cut at [`crate::REPLY_TEXT_OCTETS_MAX`].
+    pub reply: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The primary took it: 2xx after the final dot.
+    Delivered,
+    /// To be tried again.
+    Deferred,
+    /// 5xx. Not tried again by itself, yet kept: a primary that comes back half-built must
+    /// not cost mail it would have accepted.
+    Refused,
+}
+
+/// One entry of the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The proposer's clock. The ledger's time is the latest it has seen.
+    pub at: Timestamp,
+    pub commands: Vec<Command>,
+}
+
+impl Batch {
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        proto::Batch {
+            at_ms: self.at.0,
+            commands: self.commands.iter().map(|c| c.encode().into()).collect(),
+        }
+        .encode_to_vec()
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
+        let batch = proto::Batch::decode(bytes).map_err(|e| Undecodable::damaged("batch", &e))?;
+        Ok(Self {
+            at: Timestamp(batch.at_ms),
+            commands: batch
+                .commands
+                .iter()
+                .map(|command| Command::decode(command))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl Command {
+    /// The name of the verb, for logs and metrics.
+    #[must_use]
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Accept { .. } => "accept",
+            Self::Cancel { .. } => "cancel",
+            Self::SetDomain { .. } => "set_domain",
+            Self::RemoveDomain { .. } => "remove_domain",
+            Self::Bootstrap { .. } => "bootstrap",
+            Self::Invite { .. } => "invite",
+            Self::Redeem { .. } => "redeem",
+            Self::RemoveMember { .. } => "remove_member",
+            Self::AcquireLease { .. } => "acquire_lease",
+            Self::RenewLeases { .. } => "renew_leases",
+            Self::ReleaseLease { .. } => "release_lease",
+            Self::Record { .. } => "record",
+            Self::Flush { .. } => "flush",
+            Self::Sweep => "sweep",
+        }
+    }
+
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        use proto::command::Verb;
+        let verb = match self {
+            Self::Accept { envelope } => Verb::Accept(proto::Accept {
+                envelope: Some(envelope_to(envelope)),
+            }),
+            Self::Cancel { message } => Verb::Cancel(proto::Cancel {
+                message: message.to_bytes().to_vec().into(),
+            }),
+            Self::SetDomain {
+                domain,
+                primary,
+                must_be_new,
+                must_exist,
+            } => Verb::SetDomain(proto::SetDomain {
+                domain: domain.to_string(),
+                primary: Some(primary_to(primary)),
+                must_be_new: *must_be_new,
+                must_exist: *must_exist,
+            }),
+            Self::RemoveDomain { domain } => Verb::RemoveDomain(proto::RemoveDomain {
+                domain: domain.to_string(),
+            }),
+            Self::Bootstrap {
+                cluster_id,
+                ca_certificate,
+                ca_key,
+                first,
+            } => Verb::Bootstrap(proto::Bootstrap {
+                cluster_id: cluster_id.to_vec().into(),
+                ca_certificate: ca_certificate.clone().into(),
+                ca_key: ca_key.clone().into(),
+                first: Some(member_to(first)),
+            }),
+            Self::Invite {
+                token_id,
+                secret_hash,
+                expires_at,
+            } => Verb::Invite(proto::Invite {
+                token_id: token_id.to_vec().into(),
+                secret_hash: secret_hash.to_vec().into(),
+                expires_at_ms: expires_at.0,
+            }),
+            Self::Redeem {
+                token_id,
+                secret_hash,
+                member,
+            } => Verb::Redeem(proto::Redeem {
+                token_id: token_id.to_vec().into(),
+                secret_hash: secret_hash.to_vec().into(),
+                member: Some(member_to(member)),
+            }),
+            Self::RemoveMember { node } => Verb::RemoveMember(proto::RemoveMember { node: node.0 }),
+            Self::AcquireLease {
+                domain,
+                node,
+                ttl_ms,
+            } => Verb::AcquireLease(proto::AcquireLease {
+                domain: domain.to_string(),
+                node: node.0,
+                ttl_ms: *ttl_ms,
+            }),
+            Self::RenewLeases {
+                node,
+                leases,
+                ttl_ms,
+            } => Verb::RenewLeases(proto::RenewLeases {
+                node: node.0,
+                leases: leases
+                    .iter()
+                    .map(|(domain, epoch)| proto::renew_leases::Held {
+                        domain: domain.to_string(),
+                        epoch: *epoch,
+                    })
+                    .collect(),
+                ttl_ms: *ttl_ms,
+            }),
+            Self::ReleaseLease {
+                domain,
+                node,
+                epoch,
+            } => Verb::ReleaseLease(proto::ReleaseLease {
+                domain: domain.to_string(),
+                node: node.0,
+                epoch: *epoch,
+            }),
+            Self::Record {
+                domain,
+                node,
+                epoch,
+                outcomes,
+            } => Verb::Record(proto::Record {
+                domain: domain.to_string(),
+                node: node.0,
+                epoch: *epoch,
+                outcomes: outcomes.iter().map(Outcome::to_proto).collect(),
+            }),
+            Self::Flush { domain, via } => Verb::Flush(proto::Flush {
+                domain: domain.to_string(),
+                via: via.clone(),
+            }),
+            Self::Sweep => Verb::Sweep(proto::Sweep {}),
+        };
+        proto::Command { verb: Some(verb) }.encode_to_vec()
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
+        use proto::command::Verb;
+        let command =
+            proto::Command::decode(bytes).map_err(|e| Undecodable::damaged("command", &e))?;
+        Ok(match command.verb.ok_or(Undecodable::unknown("command"))? {
+            Verb::Accept(accept) => Self::Accept {
+                envelope: envelope_from(present("envelope", accept.envelope)?)?,
+            },
+            Verb::Cancel(cancel) => Self::Cancel {
+                message: message_id(&cancel.message)?,
+            },
+            Verb::SetDomain(set) => Self::SetDomain {
+                domain: domain(&set.domain)?,
+                primary: primary_from(present("primary", set.primary)?)?,
+                must_be_new: set.must_be_new,
+                must_exist: set.must_exist,
+            },
+            Verb::RemoveDomain(remove) => Self::RemoveDomain {
+                domain: domain(&remove.domain)?,
+            },
+            Verb::Bootstrap(bootstrap) => Self::Bootstrap {
+                cluster_id: exactly("cluster id", &bootstrap.cluster_id)?,
+                ca_certificate: bootstrap.ca_certificate.into(),
+                ca_key: bootstrap.ca_key.into(),
+                first: member_from(present("first member", bootstrap.first)?),
+            },
+            Verb::Invite(invite) => Self::Invite {
+                token_id: exactly("token id", &invite.token_id)?,
+                secret_hash: exactly("secret hash", &invite.secret_hash)?,
+                expires_at: Timestamp(invite.expires_at_ms),
+            },
+            Verb::Redeem(redeem) => Self::Redeem {
+                token_id: exactly("token id", &redeem.token_id)?,
+                secret_hash: exactly("secret hash", &redeem.secret_hash)?,
+                member: member_from(present("member", redeem.member)?),
+            },
+            Verb::RemoveMember(remove) => Self::RemoveMember {
+                node: NodeId(remove.node),
+            },
+            Verb::AcquireLease(acquire) => Self::AcquireLease {
+                domain: domain(&acquire.domain)?,
+                node: NodeId(acquire.node),
+                ttl_ms: acquire.ttl_ms,
+            },
+            Verb::RenewLeases(renew) => Self::RenewLeases {
+                node: NodeId(renew.node),
+                leases: renew
+                    .leases
+                    .iter()
+                    .map(|held| Ok((domain(&held.domain)?, held.epoch)))
+                    .collect::<Result<_, Undecodable>>()?,
+                ttl_ms: renew.ttl_ms,
+            },
+            Verb::ReleaseLease(release) => Self::ReleaseLease {
+                domain: domain(&release.domain)?,
+                node: NodeId(release.node),
+                epoch: release.epoch,
+            },
+            Verb::Record(record) => Self::Record {
+                domain: domain(&record.domain)?,
+                node: NodeId(record.node),
+                epoch: record.epoch,
+                outcomes: record
+                    .outcomes
+                    .into_iter()
+                    .map(Outcome::from_proto)
+                    .collect::<Result<_, _>>()?,
+            },
+            Verb::Flush(flush) => Self::Flush {
+                domain: domain(&flush.domain)?,
+                via: flush.via,
+            },
+            Verb::Sweep(_) => Self::Sweep,
+        })
+    }
+}
+
+impl Outcome {
+    fn to_proto(&self) -> proto::Outcome {
+        proto::Outcome {
+            message: self.message.to_bytes().to_vec().into(),
+            recipient: self.recipient,
+            verdict: match self.verdict {
+                Verdict::Delivered => proto::Verdict::Delivered,
+                Verdict::Deferred => proto::Verdict::Deferred,
+                Verdict::Refused => proto::Verdict::Refused,
+            }
+            .into(),
+            reply: self.reply.clone(),
+        }
+    }
+
+    fn from_proto(outcome: proto::Outcome) -> Result<Self, Undecodable> {
+        Ok(Self {
+            message: message_id(&outcome.message)?,
+            recipient: outcome.recipient,
+            verdict: match proto::Verdict::try_from(outcome.verdict) {
+                Ok(proto::Verdict::Delivered) => Verdict::Delivered,
+                Ok(proto::Verdict::Deferred) => Verdict::Deferred,
+                Ok(proto::Verdict::Refused) => Verdict::Refused,
+                Ok(proto::Verdict::Unspecified) | Err(_) => {
+                    return Err(Undecodable::unknown("verdict"));
+                }
+            },
+            reply: outcome.reply,
+        })
+    }
+}
+
+/// The verb only: the rest is people's addresses and, in Bootstrap, the cluster's private key,
+/// neither of which belongs in a log file.
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{}>", self.verb())
+    }
+}

@@ -1,0 +1,269 @@
+//! What can be asked of the state. Lists come in pages: at most `limit`, behind `after`.
+
+use std::fmt;
+
+use holdfast_mail::{BodyRef, Domain, Envelope, MessageId, NodeId, Timestamp};
+use holdfast_proto::ledger as proto;
+
+use crate::row::{self, unreadable};
+use crate::{KvError, KvRead, Member, Primary, Seq, tables, wire};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainRecord {
+    pub name: Domain,
+    pub primary: Primary,
+    pub created_at: Timestamp,
+}
+
+/// Mail the cluster answers for: waiting for delivery, or refused by the primary and kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub messages: u64,
+    pub bytes: u64,
+}
+
+/// A message in one domain's queue, or on its refused list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub seq: Seq,
+    pub message: MessageId,
+    /// Indices in the envelope's recipients: those to deliver to, or those refused.
+    pub pending: Vec<u32>,
+    /// How often the primary has answered about it.
+    pub attempts: u32,
+    /// What the primary last said to those named; empty before the first attempt.
+    pub last_reply: String,
+}
+
+/// Who may deliver for a domain. Past `until` anybody may take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub node: NodeId,
+    pub epoch: u64,
+    pub until: Timestamp,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub struct Cluster {
+    pub id: [u8; 16],
+    pub ca_certificate: Vec<u8>,
+    pub ca_key: Vec<u8>,
+}
+
+/// Without the private key.
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The logged time: the latest that any batch carried.
+pub fn now(kv: &dyn KvRead) -> Result<Timestamp, KvError> {
+    let clock: Option<proto::ClockRow> = row::get(kv, tables::CLOCK)?;
+    Ok(Timestamp(clock.unwrap_or_default().at_ms))
+}
+
+/// `None` before Bootstrap.
+pub fn cluster(kv: &dyn KvRead) -> Result<Option<Cluster>, KvError> {
+    let Some(row) = row::get::<proto::ClusterRow>(kv, tables::CLUSTER)? else {
+        return Ok(None);
+    };
+    Ok(Some(Cluster {
+        id: wire::exactly("cluster id", &row.id).map_err(|e| unreadable(tables::CLUSTER, e))?,
+        ca_certificate: row.ca_certificate.into(),
+        ca_key: row.ca_key.into(),
+    }))
+}
+
+/// All members, by id.
+pub fn members(kv: &dyn KvRead) -> Result<Vec<Member>, KvError> {
+    kv.scan(tables::MEMBERS, &[], usize::MAX)?
+        .iter()
+        .map(|(key, value)| Ok(wire::member_from(row::decode(key, value)?)))
+        .collect()
+}
+
+/// The node was a member and never will be again.
+pub fn is_removed(kv: &dyn KvRead, node: NodeId) -> Result<bool, KvError> {
+    row::exists(kv, &tables::removed(node))
+}
+
+pub fn domain(kv: &dyn KvRead, domain: &Domain) -> Result<Option<DomainRecord>, KvError> {
+    let key = tables::domain(domain);
+    match kv.get(&key)? {
+        Some(value) => domain_record(&key, &value, domain.clone()).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Configured domains, by name.
+pub fn domains(
+    kv: &dyn KvRead,
+    after: Option<&Domain>,
+    limit: usize,
+) -> Result<Vec<DomainRecord>, KvError> {
+    kv.scan(tables::DOMAINS, &behind(tables::DOMAINS, after), limit)?
+        .iter()
+        .map(|(key, value)| domain_record(key, value, tables::domain_of(key)?))
+        .collect()
+}
+
+/// Messages with anything pending or refused in the domain.
+pub fn counts(kv: &dyn KvRead, domain: &Domain) -> Result<Counts, KvError> {
+    counts_at(kv, &tables::counts(domain))
+}
+
+/// All messages. One with recipients in two domains counts once here, as its body is stored
+/// once, and in each domain's own counts.
+pub fn total(kv: &dyn KvRead) -> Result<Counts, KvError> {
+    counts_at(kv, tables::TOTAL)
+}
+
+/// Domains with anything to deliver, by name.
+pub fn held_domains(
+    kv: &dyn KvRead,
+    after: Option<&Domain>,
+    limit: usize,
+) -> Result<Vec<Domain>, KvError> {
+    /// Rows read at once.
+    const PAGE: usize = 256;
+    let mut found = Vec::new();
+    let mut from = behind(tables::COUNTS, after);
+    loop {
+        let page = kv.scan(tables::COUNTS, &from, PAGE)?;
+        for (key, value) in &page {
+            if found.len() == limit {
+                return Ok(found);
+            }
+            let counts: proto::CountsRow = row::decode(key, value)?;
+            if counts.pending > 0 {
+                found.push(tables::domain_of(key)?);
+            }
+        }
+        match page.into_iter().nth(PAGE - 1) {
+            Some((last, _)) => from = tables::after(last),
+            None => return Ok(found),
+        }
+    }
+}
+
+/// What is to be delivered to the domain, in the order of acceptance.
+pub fn held(
+    kv: &dyn KvRead,
+    domain: &Domain,
+    after: Option<Seq>,
+    limit: usize,
+) -> Result<Vec<Held>, KvError> {
+    queue(kv, tables::HELD, domain, after, limit)
+}
+
+/// What the domain's primary refused for good and is kept, in the order of acceptance.
+pub fn refused(kv: &dyn KvRead, domain: &Domain, limit: usize) -> Result<Vec<Held>, KvError> {
+    queue(kv, tables::REFUSED, domain, None, limit)
+}
+
+/// `None` unless something of the message is held or refused.
+pub fn envelope(kv: &dyn KvRead, message: MessageId) -> Result<Option<Envelope>, KvError> {
+    let key = tables::message(message);
+    match row::get::<proto::MessageRow>(kv, &key)? {
+        Some(row) => envelope_of(&key, row).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The message was cancelled within the last [`crate::MARK_KEPT`].
+pub fn is_cancelled(kv: &dyn KvRead, message: MessageId) -> Result<bool, KvError> {
+    let mark: Option<proto::MarkRow> = row::get(kv, &tables::mark(message))?;
+    Ok(mark.is_some_and(|mark| matches!(mark.why, Some(proto::mark_row::Why::Cancelled(_)))))
+}
+
+/// The lease as last granted, be it over or not.
+pub fn lease(kv: &dyn KvRead, domain: &Domain) -> Result<Option<Lease>, KvError> {
+    let row: Option<proto::LeaseRow> = row::get(kv, &tables::lease(domain))?;
+    Ok(row.map(|row| Lease {
+        node: NodeId(row.node),
+        epoch: row.epoch,
+        until: Timestamp(row.until_ms),
+    }))
+}
+
+/// Every body that a message refers to, by id.
+pub fn bodies(
+    kv: &dyn KvRead,
+    after: Option<MessageId>,
+    limit: usize,
+) -> Result<Vec<BodyRef>, KvError> {
+    let from = after.map_or_else(Vec::new, |id| tables::after(tables::message(id)));
+    kv.scan(tables::MESSAGES, &from, limit)?
+        .iter()
+        .map(|(key, value)| Ok(envelope_of(key, row::decode(key, value)?)?.body))
+        .collect()
+}
+
+/// The body that one row of the state refers to; `None` for rows of other tables. For readers
+/// of a snapshot, which have rows and no store.
+pub fn body_of_row(key: &[u8], value: &[u8]) -> Result<Option<BodyRef>, KvError> {
+    if !key.starts_with(tables::MESSAGES) {
+        return Ok(None);
+    }
+    Ok(Some(envelope_of(key, row::decode(key, value)?)?.body))
+}
+
+pub(crate) fn envelope_of(key: &[u8], row: proto::MessageRow) -> Result<Envelope, KvError> {
+    wire::present("envelope", row.envelope)
+        .and_then(wire::envelope_from)
+        .map_err(|error| unreadable(key, error))
+}
+
+fn queue(
+    kv: &dyn KvRead,
+    table: &[u8],
+    domain: &Domain,
+    after: Option<Seq>,
+    limit: usize,
+) -> Result<Vec<Held>, KvError> {
+    let from = after.map_or_else(Vec::new, |seq| {
+        tables::after(tables::in_queue(table, domain, seq))
+    });
+    kv.scan(&tables::of_domain(table, domain), &from, limit)?
+        .iter()
+        .map(|(key, value)| {
+            let row: proto::QueueRow = row::decode(key, value)?;
+            Ok(Held {
+                seq: tables::seq_of(key)?,
+                message: wire::message_id(&row.message).map_err(|e| unreadable(key, e))?,
+                pending: row.recipients,
+                attempts: row.attempts,
+                last_reply: row.last_reply,
+            })
+        })
+        .collect()
+}
+
+fn counts_at(kv: &dyn KvRead, key: &[u8]) -> Result<Counts, KvError> {
+    let row: proto::CountsRow = row::get(kv, key)?.unwrap_or_default();
+    Ok(Counts {
+        messages: row.messages,
+        bytes: row.bytes,
+    })
+}
+
+fn domain_record(key: &[u8], value: &[u8], name: Domain) -> Result<DomainRecord, KvError> {
+    let row: proto::DomainRow = row::decode(key, value)?;
+    Ok(DomainRecord {
+        name,
+        primary: wire::present("primary", row.primary)
+            .and_then(wire::primary_from)
+            .map_err(|error| unreadable(key, error))?,
+        created_at: Timestamp(row.created_at_ms),
+    })
+}
+
+/// Where a page behind `after` begins.
+fn behind(table: &[u8], after: Option<&Domain>) -> Vec<u8> {
+    after.map_or_else(Vec::new, |domain| {
+        tables::after(tables::of_domain(table, domain))
+    })
+}

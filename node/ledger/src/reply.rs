@@ -1,0 +1,222 @@
+//! What a command is answered.
+
+use holdfast_mail::{NodeId, Timestamp};
+use holdfast_proto::ledger as proto;
+use prost::Message;
+
+use crate::{Seq, Undecodable};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Done,
+    Accepted {
+        seq: Seq,
+    },
+    /// The message was not accepted and never will be.
+    Cancelled,
+    /// To Cancel: too late, the message is the cluster's.
+    AlreadyAccepted,
+    Lease {
+        epoch: u64,
+        until: Timestamp,
+    },
+    /// To AcquireLease: somebody else's.
+    LeaseHeld {
+        node: NodeId,
+        until: Timestamp,
+    },
+    /// To RenewLeases: the epochs that are still the caller's, in the order asked.
+    Renewed {
+        epochs: Vec<u64>,
+    },
+    Member(NodeId),
+    /// How many messages wait for delivery.
+    Flushed {
+        messages: u64,
+    },
+    /// `more`: the bound on one entry's work was reached; sweep again.
+    Swept {
+        more: bool,
+    },
+    Refused(Refusal),
+}
+
+/// The replies to a batch, in the order of its commands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replies(pub Vec<Reply>);
+
+/// Why a command changed nothing. Each text says what happened, what is safe and what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the domain is not configured; nothing was changed; add it with `domain add` first")]
+    UnknownDomain,
+    #[error(
+        "the domain is configured already and was left as it is; use `domain set` to change it"
+    )]
+    DomainExists,
+    #[error(
+        "mail is held for the domain and stays held; let it be delivered before removing the domain"
+    )]
+    MailHeld,
+    #[error(
+        "the message was cancelled before it was accepted; its sender still has it and will retry"
+    )]
+    Cancelled,
+    #[error(
+        "the message's id is more than a day older than the cluster's time, so whether it was \
+         accepted before is no longer known; nothing was changed; check the clock of the node \
+         that received it, and let the sender retry under a new id"
+    )]
+    Stale,
+    #[error(
+        "the command contradicts itself; nothing was changed; this is an error in Holdfast, please report it"
+    )]
+    Malformed,
+    #[error(
+        "the lease on the domain is no longer the caller's; nothing was recorded and the mail is \
+         still held; stop delivering for the domain and acquire the lease anew"
+    )]
+    Fenced,
+    #[error(
+        "the invitation is unknown, used, expired or its secret is wrong; the cluster is unchanged; make a new one with `invite`"
+    )]
+    BadToken,
+    #[error("a thousand invitations are open; nothing was changed; wait until some have expired")]
+    TooManyInvitations,
+    #[error(
+        "a member has this name already; the invitation is still good; choose another name, or remove that member first"
+    )]
+    NameTaken,
+    #[error(
+        "the command came at a place in the log where it cannot be carried out; nothing was changed; propose it again"
+    )]
+    TryAgain,
+    #[error("the cluster exists already and was left as it is; join it with an invitation instead")]
+    AlreadyBootstrapped,
+    #[error(
+        "the node is not a member of the cluster; nothing was changed; see `cluster status` for those that are"
+    )]
+    UnknownNode,
+    #[error("this is the cluster's last member; it and the mail stay; let another node join first")]
+    LastMember,
+}
+
+impl Reply {
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        use proto::reply::Answer;
+        let answer = match self {
+            Self::Done => Answer::Done(true),
+            Self::Accepted { seq } => Answer::Accepted(seq.0),
+            Self::Cancelled => Answer::Cancelled(true),
+            Self::AlreadyAccepted => Answer::AlreadyAccepted(true),
+            Self::Lease { epoch, until } => Answer::Lease(proto::reply::Lease {
+                epoch: *epoch,
+                until_ms: until.0,
+            }),
+            Self::LeaseHeld { node, until } => Answer::LeaseHeld(proto::reply::LeaseHeld {
+                node: node.0,
+                until_ms: until.0,
+            }),
+            Self::Renewed { epochs } => Answer::Renewed(proto::reply::Renewed {
+                epochs: epochs.clone(),
+            }),
+            Self::Member(node) => Answer::Member(node.0),
+            Self::Flushed { messages } => Answer::Flushed(*messages),
+            Self::Swept { more } => Answer::Swept(*more),
+            Self::Refused(refusal) => Answer::Refused(refusal.to_proto().into()),
+        };
+        proto::Reply {
+            answer: Some(answer),
+        }
+        .encode_to_vec()
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
+        use proto::reply::Answer;
+        let reply = proto::Reply::decode(bytes).map_err(|e| Undecodable::damaged("reply", &e))?;
+        Ok(match reply.answer.ok_or(Undecodable::unknown("reply"))? {
+            Answer::Done(_) => Self::Done,
+            Answer::Accepted(seq) => Self::Accepted { seq: Seq(seq) },
+            Answer::Cancelled(_) => Self::Cancelled,
+            Answer::AlreadyAccepted(_) => Self::AlreadyAccepted,
+            Answer::Lease(lease) => Self::Lease {
+                epoch: lease.epoch,
+                until: Timestamp(lease.until_ms),
+            },
+            Answer::LeaseHeld(lease) => Self::LeaseHeld {
+                node: NodeId(lease.node),
+                until: Timestamp(lease.until_ms),
+            },
+            Answer::Renewed(renewed) => Self::Renewed {
+                epochs: renewed.epochs,
+            },
+            Answer::Member(node) => Self::Member(NodeId(node)),
+            Answer::Flushed(messages) => Self::Flushed { messages },
+            Answer::Swept(more) => Self::Swept { more },
+            Answer::Refused(refusal) => Self::Refused(Refusal::from_proto(refusal)?),
+        })
+    }
+}
+
+impl Replies {
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        proto::Replies {
+            replies: self.0.iter().map(|reply| reply.encode().into()).collect(),
+        }
+        .encode_to_vec()
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
+        proto::Replies::decode(bytes)
+            .map_err(|e| Undecodable::damaged("list of replies", &e))?
+            .replies
+            .iter()
+            .map(|reply| Reply::decode(reply))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl Refusal {
+    fn to_proto(self) -> proto::Refusal {
+        match self {
+            Self::UnknownDomain => proto::Refusal::UnknownDomain,
+            Self::DomainExists => proto::Refusal::DomainExists,
+            Self::MailHeld => proto::Refusal::MailHeld,
+            Self::Cancelled => proto::Refusal::Cancelled,
+            Self::Stale => proto::Refusal::Stale,
+            Self::Malformed => proto::Refusal::Malformed,
+            Self::Fenced => proto::Refusal::Fenced,
+            Self::BadToken => proto::Refusal::BadToken,
+            Self::TooManyInvitations => proto::Refusal::TooManyInvitations,
+            Self::NameTaken => proto::Refusal::NameTaken,
+            Self::TryAgain => proto::Refusal::TryAgain,
+            Self::AlreadyBootstrapped => proto::Refusal::AlreadyBootstrapped,
+            Self::UnknownNode => proto::Refusal::UnknownNode,
+            Self::LastMember => proto::Refusal::LastMember,
+        }
+    }
+
+    fn from_proto(value: i32) -> Result<Self, Undecodable> {
+        use proto::Refusal as P;
+        Ok(match P::try_from(value) {
+            Ok(P::UnknownDomain) => Self::UnknownDomain,
+            Ok(P::DomainExists) => Self::DomainExists,
+            Ok(P::MailHeld) => Self::MailHeld,
+            Ok(P::Cancelled) => Self::Cancelled,
+            Ok(P::Stale) => Self::Stale,
+            Ok(P::Malformed) => Self::Malformed,
+            Ok(P::Fenced) => Self::Fenced,
+            Ok(P::BadToken) => Self::BadToken,
+            Ok(P::TooManyInvitations) => Self::TooManyInvitations,
+            Ok(P::NameTaken) => Self::NameTaken,
+            Ok(P::TryAgain) => Self::TryAgain,
+            Ok(P::AlreadyBootstrapped) => Self::AlreadyBootstrapped,
+            Ok(P::UnknownNode) => Self::UnknownNode,
+            Ok(P::LastMember) => Self::LastMember,
+            Ok(P::Unspecified) | Err(_) => return Err(Undecodable::unknown("refusal")),
+        })
+    }
+}

@@ -1,0 +1,156 @@
+//! Where each row is: one byte for the table, then the key.
+//!
+//! | byte | table     | rest of the key   | row          | kept until                              |
+//! |------|-----------|-------------------|--------------|-----------------------------------------|
+//! | 01   | clock     |                   | `ClockRow`   | for ever                                |
+//! | 02   | cluster   |                   | `ClusterRow` | for ever                                |
+//! | 03   | total     |                   | `CountsRow`  | for ever                                |
+//! | 04   | swept     |                   | `SweptRow`   | for ever                                |
+//! | 10   | members   | node              | `Member`     | RemoveMember                            |
+//! | 11   | removed   | node              | `RemovedRow` | for ever: ids are never reused          |
+//! | 12   | tokens    | token id          | `TokenRow`   | Redeem, or Sweep once expired           |
+//! | 20   | domains   | domain 00         | `DomainRow`  | RemoveDomain                            |
+//! | 21   | counts    | domain 00         | `CountsRow`  | the domain's last message goes          |
+//! | 22   | leases    | domain 00         | `LeaseRow`   | release, or removal of domain or member |
+//! | 30   | messages  | message id        | `MessageRow` | nothing of it is held or refused        |
+//! | 31   | held      | domain 00 seq     | `QueueRow`   | its last recipient there is settled     |
+//! | 32   | refused   | domain 00 seq     | `QueueRow`   | (no verb drops refused mail)            |
+//! | 33   | marks     | message id        | `MarkRow`    | Sweep, once an Accept would be stale    |
+//!
+//! Numbers are big-endian, so that rows sort by them. A domain ends with a zero byte, which no
+//! domain holds: `example.org` is then never a prefix of `example.org.uk`, and one domain's
+//! rows are one range, in the order of acceptance. Message ids begin with their time, so marks
+//! are swept from the front.
+//!
+//! The table bytes are part of the stored format: none is given another meaning.
+
+use holdfast_mail::{Domain, MessageId, NodeId};
+
+use crate::{KvError, Seq};
+
+pub(crate) const CLOCK: &[u8] = &[0x01];
+pub(crate) const CLUSTER: &[u8] = &[0x02];
+pub(crate) const TOTAL: &[u8] = &[0x03];
+pub(crate) const SWEPT: &[u8] = &[0x04];
+pub(crate) const MEMBERS: &[u8] = &[0x10];
+const REMOVED: &[u8] = &[0x11];
+pub(crate) const TOKENS: &[u8] = &[0x12];
+pub(crate) const DOMAINS: &[u8] = &[0x20];
+pub(crate) const COUNTS: &[u8] = &[0x21];
+pub(crate) const LEASES: &[u8] = &[0x22];
+pub(crate) const MESSAGES: &[u8] = &[0x30];
+pub(crate) const HELD: &[u8] = &[0x31];
+pub(crate) const REFUSED: &[u8] = &[0x32];
+pub(crate) const MARKS: &[u8] = &[0x33];
+
+/// Ends a domain's name in a key.
+const DOMAIN_END: u8 = 0;
+
+pub(crate) fn member(node: NodeId) -> Vec<u8> {
+    [MEMBERS, &node.0.to_be_bytes()].concat()
+}
+
+pub(crate) fn removed(node: NodeId) -> Vec<u8> {
+    [REMOVED, &node.0.to_be_bytes()].concat()
+}
+
+pub(crate) fn token(id: &[u8; 16]) -> Vec<u8> {
+    [TOKENS, id].concat()
+}
+
+pub(crate) fn domain(domain: &Domain) -> Vec<u8> {
+    of_domain(DOMAINS, domain)
+}
+
+pub(crate) fn counts(domain: &Domain) -> Vec<u8> {
+    of_domain(COUNTS, domain)
+}
+
+pub(crate) fn lease(domain: &Domain) -> Vec<u8> {
+    of_domain(LEASES, domain)
+}
+
+pub(crate) fn message(id: MessageId) -> Vec<u8> {
+    [MESSAGES, &id.to_bytes()].concat()
+}
+
+pub(crate) fn mark(id: MessageId) -> Vec<u8> {
+    [MARKS, &id.to_bytes()].concat()
+}
+
+pub(crate) fn held(domain: &Domain, seq: Seq) -> Vec<u8> {
+    in_queue(HELD, domain, seq)
+}
+
+pub(crate) fn refused(domain: &Domain, seq: Seq) -> Vec<u8> {
+    in_queue(REFUSED, domain, seq)
+}
+
+pub(crate) fn in_queue(table: &[u8], domain: &Domain, seq: Seq) -> Vec<u8> {
+    let mut key = of_domain(table, domain);
+    key.extend_from_slice(&seq.0.to_be_bytes());
+    key
+}
+
+/// The key of a domain's own row in `table`, or the prefix of its rows.
+pub(crate) fn of_domain(table: &[u8], domain: &Domain) -> Vec<u8> {
+    [table, domain.as_str().as_bytes(), &[DOMAIN_END]].concat()
+}
+
+/// The smallest key behind `key`: where the next page of a scan begins.
+pub(crate) fn after(mut key: Vec<u8>) -> Vec<u8> {
+    key.push(0);
+    key
+}
+
+/// The domain of a row in a table that has one row for each.
+pub(crate) fn domain_of(key: &[u8]) -> Result<Domain, KvError> {
+    key.split_first()
+        .and_then(|(_, rest)| rest.strip_suffix(&[DOMAIN_END]))
+        .and_then(|name| std::str::from_utf8(name).ok())
+        .and_then(|name| Domain::parse(name).ok())
+        .ok_or_else(|| unreadable(key))
+}
+
+/// The place in the queue of a held or refused row.
+pub(crate) fn seq_of(key: &[u8]) -> Result<Seq, KvError> {
+    key.last_chunk()
+        .map(|bytes| Seq(u64::from_be_bytes(*bytes)))
+        .ok_or_else(|| unreadable(key))
+}
+
+/// The message of a mark.
+pub(crate) fn marked(key: &[u8]) -> Result<MessageId, KvError> {
+    key.split_first()
+        .and_then(|(_, id)| MessageId::from_bytes(id))
+        .ok_or_else(|| unreadable(key))
+}
+
+fn unreadable(key: &[u8]) -> KvError {
+    KvError(format!("the key {key:02x?} is not one that was written"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_one_domain_never_match_another_whose_name_begins_the_same() {
+        let short = Domain::parse("example.org").unwrap();
+        let long = Domain::parse("example.org.uk").unwrap();
+        let row = held(&long, Seq(7));
+        assert!(!row.starts_with(&of_domain(HELD, &short)));
+        assert!(row.starts_with(&of_domain(HELD, &long)));
+        assert_eq!(seq_of(&row), Ok(Seq(7)));
+        assert_eq!(domain_of(&counts(&long)), Ok(long));
+    }
+
+    #[test]
+    fn a_key_nobody_wrote_is_an_error_and_no_panic() {
+        for key in [&b""[..], b"\x21", b"\x21example.org", b"\x21\xff\0"] {
+            assert!(domain_of(key).is_err(), "{key:?}");
+        }
+        assert!(seq_of(b"short").is_err());
+        assert!(marked(b"").is_err() && marked(b"\x33short").is_err());
+    }
+}

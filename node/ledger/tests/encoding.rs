@@ -1,0 +1,323 @@
+//! What is written is read back, today and by every later version.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::{env, fs};
+
+use holdfast_ledger::{
+    Batch, Command, Member, Outcome, Primary, Refusal, Replies, Reply, Seq, Verdict,
+};
+use holdfast_mail::{
+    Address, BodyRef, BodyType, Domain, Envelope, MessageId, NodeId, Notify, Recipient, Ret,
+    ReversePath, Timestamp,
+};
+
+#[test]
+fn every_command_is_read_back_as_written() {
+    let commands = commands();
+    let verbs: BTreeSet<_> = commands.iter().map(Command::verb).collect();
+    assert_eq!(verbs.len(), 14, "each verb has an example");
+    for command in &commands {
+        assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(command));
+    }
+    let batch = Batch {
+        at: Timestamp(1_800_000_000_000),
+        commands,
+    };
+    assert_eq!(Batch::decode(&batch.encode()), Ok(batch));
+}
+
+#[test]
+fn every_reply_is_read_back_as_written() {
+    let replies = replies();
+    for reply in &replies {
+        assert_eq!(Reply::decode(&reply.encode()).as_ref(), Ok(reply));
+    }
+    let replies = Replies(replies);
+    assert_eq!(Replies::decode(&replies.encode()), Ok(replies));
+}
+
+/// `encodings.txt` holds what version 1 wrote. A difference means that a tag was renumbered
+/// or reused, and that logs in the field could no longer be read. `BLESS=1` rewrites the file,
+/// which is right only for lines that are added.
+#[test]
+fn the_encoding_is_the_one_that_is_in_the_field() {
+    let mut now = String::new();
+    for command in commands() {
+        writeln!(now, "{} {}", command.verb(), hex(&command.encode())).unwrap();
+    }
+    for reply in replies() {
+        writeln!(now, "{reply:?} {}", hex(&reply.encode())).unwrap();
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/encodings.txt");
+    if env::var_os("BLESS").is_some() {
+        fs::write(path, now).unwrap();
+    } else {
+        let written = fs::read_to_string(path).unwrap();
+        for (now, written) in now.lines().zip(written.lines()) {
+            assert_eq!(now, written);
+        }
+        assert_eq!(now.lines().count(), written.lines().count());
+    }
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_not_guessed_at() {
+    let unknown_verb = [0xfa, 0x3f, 0x00]; // tag 1023, an empty message
+    assert!(Command::decode(&unknown_verb).is_err());
+    assert!(Reply::decode(&unknown_verb).is_err());
+    assert!(Command::decode(b"").is_err() && Reply::decode(b"").is_err());
+
+    let unknown_refusal = [0x50, 0x7f];
+    assert!(Reply::decode(&unknown_refusal).is_err());
+
+    let mut unknown_verdict = record().encode();
+    let verdict = unknown_verdict
+        .windows(2)
+        .position(|pair| pair == [0x18, 0x01])
+        .unwrap();
+    unknown_verdict[verdict + 1] = 0x7f;
+    assert!(Command::decode(&unknown_verdict).is_err());
+
+    // One strange command spoils its batch: half an entry must not be applied.
+    let mut batch = Batch {
+        at: Timestamp(1),
+        commands: vec![Command::Sweep],
+    }
+    .encode();
+    batch.extend([0x12, unknown_verb.len() as u8]);
+    batch.extend(unknown_verb);
+    assert!(Batch::decode(&batch).is_err());
+}
+
+#[test]
+fn bytes_cut_short_are_an_error_and_no_panic() {
+    for command in commands() {
+        let whole = command.encode();
+        for end in 0..whole.len() {
+            assert_ne!(Command::decode(&whole[..end]).as_ref(), Ok(&command));
+        }
+    }
+}
+
+#[test]
+fn neither_addresses_nor_keys_are_in_the_debug_text() {
+    for command in commands() {
+        assert_eq!(format!("{command:?}"), format!("<{}>", command.verb()));
+    }
+}
+
+fn commands() -> Vec<Command> {
+    let domain = || Domain::parse("example.org").unwrap();
+    let node = NodeId(12);
+    let member = Member {
+        id: node,
+        name: "oslo".to_owned(),
+        region: "north".to_owned(),
+        cluster_address: "192.0.2.1:7100".to_owned(),
+        smtp_name: "mx1.holdfast.example".to_owned(),
+        smtp_address: "192.0.2.1:25".to_owned(),
+    };
+    let set = |must_be_new, must_exist| Command::SetDomain {
+        domain: domain(),
+        primary: Primary {
+            host: "mx.example.org".to_owned(),
+            port: 65535,
+        },
+        must_be_new,
+        must_exist,
+    };
+    vec![
+        Command::Accept {
+            envelope: plain_envelope(),
+        },
+        Command::Accept {
+            envelope: full_envelope(),
+        },
+        Command::Cancel {
+            message: MessageId(u128::MAX),
+        },
+        set(false, false),
+        set(true, false),
+        set(false, true),
+        Command::RemoveDomain {
+            domain: Domain::parse("[ipv6:2001:db8::1]").unwrap(),
+        },
+        Command::Bootstrap {
+            cluster_id: [1; 16],
+            ca_certificate: vec![2; 5],
+            ca_key: vec![3; 5],
+            first: member.clone(),
+        },
+        Command::Invite {
+            token_id: [4; 16],
+            secret_hash: [5; 32],
+            expires_at: Timestamp(6),
+        },
+        Command::Redeem {
+            token_id: [4; 16],
+            secret_hash: [5; 32],
+            member,
+        },
+        Command::RemoveMember { node },
+        Command::AcquireLease {
+            domain: domain(),
+            node,
+            ttl_ms: 60_000,
+        },
+        Command::RenewLeases {
+            node,
+            leases: vec![(domain(), 7), (Domain::parse("a.example").unwrap(), 8)],
+            ttl_ms: 60_000,
+        },
+        Command::ReleaseLease {
+            domain: domain(),
+            node,
+            epoch: u64::MAX,
+        },
+        record(),
+        Command::Flush {
+            domain: domain(),
+            via: "etrn".to_owned(),
+        },
+        Command::Sweep,
+    ]
+}
+
+fn record() -> Command {
+    let outcome = |recipient, verdict| Outcome {
+        message: MessageId(9),
+        recipient,
+        verdict,
+        reply: "250 2.0.0 ok".to_owned(),
+    };
+    Command::Record {
+        domain: Domain::parse("example.org").unwrap(),
+        node: NodeId(12),
+        epoch: 7,
+        outcomes: vec![
+            outcome(1, Verdict::Delivered),
+            outcome(2, Verdict::Deferred),
+            outcome(u32::MAX, Verdict::Refused),
+        ],
+    }
+}
+
+fn plain_envelope() -> Envelope {
+    let id = MessageId(10);
+    Envelope {
+        id,
+        reverse_path: ReversePath::Null,
+        recipients: vec![recipient("Postmaster")],
+        body: BodyRef {
+            id,
+            len: 0,
+            digest: [0; 32],
+        },
+        received_at: Timestamp(0),
+        body_type: BodyType::SevenBit,
+        smtputf8: false,
+        ret: None,
+        envid: None,
+        helo: String::new(),
+        client: String::new(),
+    }
+}
+
+fn full_envelope() -> Envelope {
+    let id = MessageId::new(Timestamp(1_800_000_000_000), 11);
+    let notify = Notify {
+        success: true,
+        failure: false,
+        delay: true,
+    };
+    Envelope {
+        id,
+        reverse_path: ReversePath::Mailbox(
+            Address::parse("\"a @ b\"@Example.COM.", false).unwrap(),
+        ),
+        recipients: vec![
+            Recipient {
+                notify: Some(notify),
+                orcpt: Some("rfc822;joe+2Bx@example.org".to_owned()),
+                ..recipient("joe@Example.ORG")
+            },
+            Recipient {
+                notify: Some(Notify::default()),
+                ..recipient("jürgen@straße.example")
+            },
+            recipient("joe@[192.0.2.1]"),
+        ],
+        body: BodyRef {
+            id,
+            len: u64::MAX,
+            digest: [0xd1; 32],
+        },
+        received_at: Timestamp(u64::MAX),
+        body_type: BodyType::EightBitMime,
+        smtputf8: true,
+        ret: Some(Ret::Headers),
+        envid: Some(String::new()),
+        helo: "client.example".to_owned(),
+        client: "2001:db8::7".to_owned(),
+    }
+}
+
+fn recipient(text: &str) -> Recipient {
+    Recipient {
+        address: Address::parse(text, true).unwrap(),
+        notify: None,
+        orcpt: None,
+    }
+}
+
+fn replies() -> Vec<Reply> {
+    use Refusal as R;
+    let until = Timestamp(1_800_000_000_000);
+    let mut replies = vec![
+        Reply::Done,
+        Reply::Accepted { seq: Seq(0) },
+        Reply::Accepted { seq: Seq(u64::MAX) },
+        Reply::Cancelled,
+        Reply::AlreadyAccepted,
+        Reply::Lease { epoch: 1, until },
+        Reply::LeaseHeld {
+            node: NodeId(2),
+            until,
+        },
+        Reply::Renewed { epochs: vec![] },
+        Reply::Renewed { epochs: vec![0, 3] },
+        Reply::Member(NodeId(4)),
+        Reply::Flushed { messages: 0 },
+        Reply::Swept { more: false },
+        Reply::Swept { more: true },
+    ];
+    replies.extend(
+        [
+            R::UnknownDomain,
+            R::DomainExists,
+            R::MailHeld,
+            R::Cancelled,
+            R::Stale,
+            R::Malformed,
+            R::Fenced,
+            R::BadToken,
+            R::TooManyInvitations,
+            R::NameTaken,
+            R::TryAgain,
+            R::AlreadyBootstrapped,
+            R::UnknownNode,
+            R::LastMember,
+        ]
+        .map(Reply::Refused),
+    );
+    replies
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}

@@ -1,0 +1,142 @@
+//! What happens at the named limits, and when the world breaks.
+
+use holdfast_ledger::query;
+use holdfast_ledger::{
+    Batch, COMMANDS_PER_BATCH_MAX, Command, Effect, Kv, KvError, KvRead, MARK_KEPT, MemoryKv,
+    Primary, Refusal, Reply, Row, SWEEP_MARKS_MAX, TOKENS_MAX, apply_batch,
+};
+use holdfast_mail::{Domain, MessageId, Timestamp};
+
+const START: Timestamp = Timestamp(1_800_000_000_000);
+
+#[test]
+fn one_sweep_does_a_bounded_piece_and_says_that_more_is_left() {
+    let mut kv = MemoryKv::new();
+    let marks = SWEEP_MARKS_MAX as u128 + 1;
+    let cancels = (0..marks).map(|n| Command::Cancel {
+        message: MessageId::new(START, n),
+    });
+    enter(&mut kv, 1, START, cancels.collect());
+    let later = Timestamp(START.plus(MARK_KEPT).0 + 1);
+    for more in [true, false, false] {
+        let replies = enter(&mut kv, 2, later, vec![Command::Sweep]);
+        assert_eq!(replies, [Reply::Swept { more }]);
+    }
+    for n in 0..marks {
+        let id = MessageId::new(START, n);
+        assert_eq!(query::is_cancelled(&kv, id), Ok(false), "{n}");
+    }
+}
+
+#[test]
+fn only_so_many_invitations_are_open_at_a_time() {
+    let mut kv = MemoryKv::new();
+    let invite = |n: usize| Command::Invite {
+        token_id: (n as u128).to_be_bytes(),
+        secret_hash: [0; 32],
+        expires_at: Timestamp(START.0 + 1),
+    };
+    let replies = enter(&mut kv, 1, START, (0..=TOKENS_MAX).map(invite).collect());
+    let (last, others) = replies.split_last().unwrap();
+    assert!(others.iter().all(|reply| *reply == Reply::Done));
+    assert_eq!(*last, Reply::Refused(Refusal::TooManyInvitations));
+
+    let expired = Timestamp(START.0 + 1);
+    let replies = enter(
+        &mut kv,
+        2,
+        expired,
+        vec![Command::Sweep, invite(TOKENS_MAX)],
+    );
+    assert_eq!(replies[1], Reply::Done);
+}
+
+#[test]
+fn a_command_past_the_last_place_of_an_entry_is_to_be_proposed_again() {
+    let mut kv = MemoryKv::new();
+    let commands = vec![Command::Sweep; COMMANDS_PER_BATCH_MAX + 1];
+    let replies = enter(&mut kv, 1, START, commands);
+    let (last, others) = replies.split_last().unwrap();
+    assert!(others.iter().all(|r| *r == Reply::Swept { more: false }));
+    assert_eq!(*last, Reply::Refused(Refusal::TryAgain));
+}
+
+#[test]
+fn domains_are_listed_page_by_page() {
+    let mut kv = MemoryKv::new();
+    let domain = |n: u32| Domain::parse(&format!("d{n:04}.example")).unwrap();
+    let set = (0..600).map(|n| Command::SetDomain {
+        domain: domain(n),
+        primary: Primary {
+            host: "mx.example".to_owned(),
+            port: 25,
+        },
+        must_be_new: true,
+        must_exist: false,
+    });
+    enter(&mut kv, 1, START, set.collect());
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = query::domains(&kv, after.as_ref(), 250).unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(last.name.clone());
+        found.extend(page.into_iter().map(|record| record.name));
+    }
+    assert!(found.into_iter().eq((0..600).map(domain)));
+}
+
+#[test]
+fn state_of_a_newer_format_is_left_alone() {
+    let mut kv = MemoryKv::new();
+    enter(&mut kv, 1, START, vec![Command::Sweep]);
+    let clock = kv.get(&[0x01]).unwrap().unwrap();
+    assert_eq!(clock[..2], [0x08, 0x01], "the format is the first field");
+    let newer = [&[0x08, 0x02], &clock[2..]].concat();
+    kv.put(&[0x01], &newer);
+    let before = kv.clone();
+    assert!(apply_batch(&mut kv, 2, &batch(START, vec![Command::Sweep]), &mut vec![]).is_err());
+    assert_eq!(kv, before);
+}
+
+#[test]
+fn a_row_that_cannot_be_read_is_no_refusal() {
+    let cancel = || {
+        vec![Command::Cancel {
+            message: MessageId::new(START, 1),
+        }]
+    };
+    let mut kv = MemoryKv::new();
+    enter(&mut kv, 1, START, cancel());
+    let (key, _) = kv.scan(&[0x33], &[], 1).unwrap().remove(0);
+    kv.put(&key, b"\xff");
+    assert!(apply_batch(&mut kv, 2, &batch(START, cancel()), &mut vec![]).is_err());
+
+    let broken = KvError("the disk is on fire".to_owned());
+    let result = apply_batch(&mut Broken, 1, &batch(START, cancel()), &mut vec![]);
+    assert_eq!(result, Err(broken));
+}
+
+struct Broken;
+
+impl KvRead for Broken {
+    fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        Err(KvError("the disk is on fire".to_owned()))
+    }
+    fn scan(&self, _: &[u8], _: &[u8], _: usize) -> Result<Vec<Row>, KvError> {
+        Err(KvError("the disk is on fire".to_owned()))
+    }
+}
+
+impl Kv for Broken {
+    fn put(&mut self, _: &[u8], _: &[u8]) {}
+    fn delete(&mut self, _: &[u8]) {}
+}
+
+fn enter(kv: &mut MemoryKv, index: u64, at: Timestamp, commands: Vec<Command>) -> Vec<Reply> {
+    let mut effects: Vec<Effect> = Vec::new();
+    apply_batch(kv, index, &batch(at, commands), &mut effects).unwrap()
+}
+
+fn batch(at: Timestamp, commands: Vec<Command>) -> Batch {
+    Batch { at, commands }
+}

@@ -1,0 +1,540 @@
+//! Plays `scenarios/*.txt` and compares what happens with what is written there.
+//!
+//! A scenario is a transcript. Lines that begin with `->` (replies), `=>` (effects) or `|`
+//! (answers to questions) are what is expected; every other line is what is done:
+//!
+//! ```text
+//! # a comment
+//! @90s                      the proposer's clock from here on, from the scenario's start
+//! bootstrap oslo [as 3]     its first member, number 1 unless said otherwise
+//! domain add|change|set DOMAIN HOST:PORT
+//! domain remove DOMAIN
+//! message NAME born TIME    an id made at another time than the command that first names it
+//! accept NAME to ADDRESS,… [size N]
+//! cancel NAME
+//! invite TOKEN secret WORD until TIME
+//! redeem TOKEN secret WORD as NAME
+//! leave NODE
+//! acquire DOMAIN by NODE for TIME
+//! renew by NODE for TIME: DOMAIN EPOCH, …
+//! release DOMAIN by NODE epoch EPOCH
+//! record DOMAIN by NODE epoch EPOCH: MESSAGE/RECIPIENT VERDICT TEXT, …
+//! flush DOMAIN via WHO
+//! sweep
+//! together                  the indented commands that follow are one entry of the log
+//! ? held|refused|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE
+//! ? total   ? domains   ? held domains   ? members   ? bodies   ? cluster   ? now   ? marks
+//! ? invitations
+//! ```
+//!
+//! Entries are numbered from 1, one for each command (or `together`). After each, whatever the
+//! scenario says, the state is audited, a refused entry must have changed nothing but the
+//! clock, and a second replica that decodes the entry must arrive at the same rows.
+//!
+//! `BLESS=1` writes what happened into the files, to be read before it is committed.
+
+mod audit;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::{env, fs};
+
+use holdfast_ledger::query::{self, Held};
+use holdfast_ledger::{
+    Batch, Command, Effect, KvRead, Member, MemoryKv, Outcome, Primary, Reply, Seq, Verdict,
+    apply_batch,
+};
+use holdfast_mail::{
+    Address, BodyRef, BodyType, Domain, Envelope, MessageId, NodeId, Recipient, ReversePath,
+    Timestamp,
+};
+
+/// 2027-01-15T08:00:00Z, the start of every scenario.
+const START: u64 = 1_800_000_000_000;
+
+#[test]
+fn every_scenario_goes_as_it_is_written() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    assert!(paths.len() >= 10, "the scenarios are missing");
+    let bless = env::var_os("BLESS").is_some();
+    let mut wrong = String::new();
+    for path in paths {
+        let written = fs::read_to_string(&path).unwrap();
+        let happened = play(&written);
+        if bless {
+            fs::write(&path, happened).unwrap();
+        } else if let Some(difference) = first_difference(&written, &happened) {
+            writeln!(wrong, "{}:{difference}", path.display()).unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+fn first_difference(written: &str, happened: &str) -> Option<String> {
+    let (mut written, mut happened) = (written.lines(), happened.lines());
+    for number in 1.. {
+        let pair = (written.next(), happened.next());
+        match pair {
+            (None, None) => return None,
+            (a, b) if a == b => {}
+            (a, b) => {
+                let (a, b) = (a.unwrap_or("the end"), b.unwrap_or("the end"));
+                return Some(format!("{number}\n  written:  {a}\n  happened: {b}"));
+            }
+        }
+    }
+    None
+}
+
+/// The transcript with what really happens in it.
+fn play(text: &str) -> String {
+    let mut stage = Stage::default();
+    let mut out = String::new();
+    let mut lines = text
+        .lines()
+        .filter(|line| !["->", "=>", "|"].iter().any(|sign| line.starts_with(sign)))
+        .peekable();
+    while let Some(line) = lines.next() {
+        writeln!(out, "{line}").unwrap();
+        if let Some(question) = line.strip_prefix("? ") {
+            stage.answer(question, &mut out);
+        } else if let Some(time) = line.strip_prefix('@') {
+            stage.clock = at(time);
+        } else if line == "together" {
+            let mut commands = Vec::new();
+            while let Some(line) = lines.next_if(|line| line.starts_with("  ")) {
+                writeln!(out, "{line}").unwrap();
+                commands.push(stage.command(line.trim()));
+            }
+            stage.enter(commands, &mut out);
+        } else if let Some(rest) = line.strip_prefix("message ") {
+            let (name, born) = rest.split_once(" born ").expect(rest);
+            stage.name(name, at(born));
+        } else if !line.is_empty() && !line.starts_with('#') {
+            let command = stage.command(line);
+            stage.enter(vec![command], &mut out);
+        }
+    }
+    out
+}
+
+struct Stage {
+    kv: MemoryKv,
+    twin: MemoryKv,
+    clock: Timestamp,
+    index: u64,
+    messages: BTreeMap<String, MessageId>,
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self {
+            kv: MemoryKv::new(),
+            twin: MemoryKv::new(),
+            clock: Timestamp(START),
+            index: 0,
+            messages: BTreeMap::new(),
+        }
+    }
+}
+
+impl Stage {
+    fn enter(&mut self, commands: Vec<Command>, out: &mut String) {
+        self.index += 1;
+        let at = self.clock;
+        let batch = Batch { at, commands };
+        let before = self.kv.clone();
+        let mut effects = Vec::new();
+        let replies = apply_batch(&mut self.kv, self.index, &batch, &mut effects).unwrap();
+
+        audit::audit(&self.kv);
+        let refused = |reply: &Reply| matches!(reply, Reply::Refused(_));
+        if replies.iter().all(refused) {
+            assert!(effects.is_empty(), "a refused entry has no effects");
+            assert!(
+                state(&before).eq(state(&self.kv)),
+                "a refused entry changes nothing"
+            );
+        }
+        let again = Batch::decode(&batch.encode()).unwrap();
+        let twin = apply_batch(&mut self.twin, self.index, &again, &mut Vec::new());
+        assert_eq!(twin, Ok(replies.clone()));
+        assert_eq!(self.twin, self.kv, "replicas agree");
+
+        for reply in &replies {
+            writeln!(out, "-> {}", told(reply)).unwrap();
+        }
+        for effect in effects {
+            let effect = match effect {
+                Effect::MailHeld { domain } => format!("mail held for {domain}"),
+                Effect::FlushRequested { domain } => format!("flush {domain}"),
+                Effect::LeaseChanged { domain } => format!("lease of {domain} changed"),
+                Effect::DomainChanged { domain } => format!("domain {domain} changed"),
+                Effect::BodyReleased { body } => format!("body of {} released", self.called(body)),
+                Effect::MembersChanged => "members changed".to_owned(),
+            };
+            writeln!(out, "=> {effect}").unwrap();
+        }
+    }
+
+    fn command(&mut self, line: &str) -> Command {
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        match (verb, words.as_slice()) {
+            ("bootstrap", [name]) => bootstrap(member(1, name)),
+            ("bootstrap", [name, "as", id]) => bootstrap(member(node(id).0, name)),
+            ("domain", ["remove", name]) => Command::RemoveDomain {
+                domain: domain(name),
+            },
+            ("domain", [how @ ("add" | "change" | "set"), name, primary]) => {
+                let (host, port) = primary.split_once(':').expect(line);
+                Command::SetDomain {
+                    domain: domain(name),
+                    primary: Primary {
+                        host: host.to_owned(),
+                        port: port.parse().expect(line),
+                    },
+                    must_be_new: *how == "add",
+                    must_exist: *how == "change",
+                }
+            }
+            ("accept", [name, "to", to]) => self.accept(name, to, 100),
+            ("accept", [name, "to", to, "size", len]) => {
+                self.accept(name, to, len.parse().expect(line))
+            }
+            ("cancel", [name]) => Command::Cancel {
+                message: self.name(name, self.clock),
+            },
+            ("invite", [token, "secret", secret, "until", time]) => Command::Invite {
+                token_id: padded(token),
+                secret_hash: padded(secret),
+                expires_at: at(time),
+            },
+            ("redeem", [token, "secret", secret, "as", name]) => Command::Redeem {
+                token_id: padded(token),
+                secret_hash: padded(secret),
+                member: member(0, name),
+            },
+            ("leave", [id]) => Command::RemoveMember { node: node(id) },
+            ("acquire", [name, "by", id, "for", time]) => Command::AcquireLease {
+                domain: domain(name),
+                node: node(id),
+                ttl_ms: millis(time),
+            },
+            ("renew", ["by", id, "for", time, ..]) => Command::RenewLeases {
+                node: node(id),
+                leases: listed(rest)
+                    .map(|lease| {
+                        let (name, number) = lease.split_once(' ').expect(line);
+                        (domain(name), epoch(number))
+                    })
+                    .collect(),
+                ttl_ms: millis(time.trim_end_matches(':')),
+            },
+            ("release", [name, "by", id, "epoch", number]) => Command::ReleaseLease {
+                domain: domain(name),
+                node: node(id),
+                epoch: epoch(number),
+            },
+            ("record", [name, "by", id, "epoch", number, ..]) => Command::Record {
+                domain: domain(name),
+                node: node(id),
+                epoch: epoch(number.trim_end_matches(':')),
+                outcomes: listed(rest).map(|text| self.outcome(text)).collect(),
+            },
+            ("flush", [name, "via", who]) => Command::Flush {
+                domain: domain(name),
+                via: (*who).to_owned(),
+            },
+            ("sweep", []) => Command::Sweep,
+            _ => panic!("no such command: {line}"),
+        }
+    }
+
+    fn accept(&mut self, name: &str, to: &str, len: u64) -> Command {
+        let id = self.name(name, self.clock);
+        let recipients = to
+            .split(',')
+            .filter(|text| *text != "nobody")
+            .map(|text| Recipient {
+                address: Address::parse(text, true).expect(text),
+                notify: None,
+                orcpt: None,
+            })
+            .collect();
+        let digest = [1; 32];
+        let envelope = Envelope {
+            id,
+            reverse_path: ReversePath::Null,
+            recipients,
+            body: BodyRef { id, len, digest },
+            received_at: self.clock,
+            body_type: BodyType::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            helo: "client.example".to_owned(),
+            client: "192.0.2.7".to_owned(),
+        };
+        Command::Accept { envelope }
+    }
+
+    fn outcome(&mut self, text: &str) -> Outcome {
+        let mut words = text.splitn(3, ' ');
+        let (message, recipient) = words.next().and_then(|w| w.split_once('/')).expect(text);
+        Outcome {
+            message: self.name(message, self.clock),
+            recipient: recipient.parse().expect(text),
+            verdict: match words.next() {
+                Some("delivered") => Verdict::Delivered,
+                Some("deferred") => Verdict::Deferred,
+                Some("refused") => Verdict::Refused,
+                _ => panic!("no such verdict: {text}"),
+            },
+            reply: words.next().unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// The id that goes by a name, made at `born` where the name is new.
+    fn name(&mut self, name: &str, born: Timestamp) -> MessageId {
+        let number = self.messages.len() as u128;
+        *self
+            .messages
+            .entry(name.to_owned())
+            .or_insert_with(|| MessageId::new(born, number))
+    }
+
+    fn called(&self, id: MessageId) -> &str {
+        let mut names = self.messages.iter();
+        names
+            .find(|(_, known)| **known == id)
+            .map_or("?", |(name, _)| name)
+    }
+
+    fn answer(&mut self, question: &str, out: &mut String) {
+        let mut lines = self.answers(question);
+        if lines.is_empty() {
+            lines.push("nothing".to_owned());
+        }
+        for line in lines {
+            writeln!(out, "| {line}").unwrap();
+        }
+    }
+
+    fn answers(&mut self, question: &str) -> Vec<String> {
+        let kv = &self.kv;
+        let all = usize::MAX;
+        let words: Vec<&str> = question.split_whitespace().collect();
+        let counts = |counts: query::Counts| {
+            vec![format!(
+                "{} messages, {} bytes",
+                counts.messages, counts.bytes
+            )]
+        };
+        match words.as_slice() {
+            ["held", "domains"] => query::held_domains(kv, None, all)
+                .unwrap()
+                .iter()
+                .map(Domain::to_string)
+                .collect(),
+            ["held", name] => self.queue(query::held(kv, &domain(name), None, all).unwrap()),
+            ["refused", name] => self.queue(query::refused(kv, &domain(name), all).unwrap()),
+            ["counts", name] => counts(query::counts(kv, &domain(name)).unwrap()),
+            ["total"] => counts(query::total(kv).unwrap()),
+            ["lease", name] => query::lease(kv, &domain(name))
+                .unwrap()
+                .map(|lease| {
+                    let epoch = Seq(lease.epoch);
+                    format!(
+                        "node {} epoch {epoch} until {}",
+                        lease.node,
+                        since(lease.until)
+                    )
+                })
+                .into_iter()
+                .collect(),
+            ["domain", name] => query::domain(kv, &domain(name))
+                .unwrap()
+                .iter()
+                .map(record_line)
+                .collect(),
+            ["domains"] => query::domains(kv, None, all)
+                .unwrap()
+                .iter()
+                .map(record_line)
+                .collect(),
+            ["envelope", name] => query::envelope(kv, self.messages[*name])
+                .unwrap()
+                .iter()
+                .flat_map(|envelope| &envelope.recipients)
+                .map(|recipient| format!("to {}", recipient.address))
+                .collect(),
+            ["cancelled", name] => {
+                vec![yes_no(
+                    query::is_cancelled(kv, self.messages[*name]).unwrap(),
+                )]
+            }
+            ["members"] => query::members(kv)
+                .unwrap()
+                .iter()
+                .map(|member| format!("{} {}", member.id, member.name))
+                .collect(),
+            ["removed", id] => vec![yes_no(query::is_removed(kv, node(id)).unwrap())],
+            ["bodies"] => query::bodies(kv, None, all)
+                .unwrap()
+                .iter()
+                .map(|body| format!("{} {} bytes", self.called(body.id), body.len))
+                .collect(),
+            ["cluster"] => query::cluster(kv)
+                .unwrap()
+                .map(|cluster| String::from_utf8(cluster.ca_certificate).unwrap())
+                .into_iter()
+                .collect(),
+            ["now"] => vec![since(query::now(kv).unwrap())],
+            // No query tells of marks or tokens; the tables of tables.rs do.
+            ["marks"] => vec![kv.scan(&[0x33], &[], all).unwrap().len().to_string()],
+            ["invitations"] => vec![kv.scan(&[0x12], &[], all).unwrap().len().to_string()],
+            _ => panic!("no such question: {question}"),
+        }
+    }
+
+    fn queue(&self, rows: Vec<Held>) -> Vec<String> {
+        rows.into_iter()
+            .map(|row| {
+                let name = self.called(row.message);
+                let Held {
+                    seq,
+                    pending,
+                    attempts,
+                    last_reply,
+                    ..
+                } = row;
+                format!("{seq} {name} {pending:?} attempts {attempts} {last_reply}")
+                    .trim_end()
+                    .to_owned()
+            })
+            .collect()
+    }
+}
+
+fn told(reply: &Reply) -> String {
+    match reply {
+        Reply::Done => "done".to_owned(),
+        Reply::Accepted { seq } => format!("accepted {seq}"),
+        Reply::Cancelled => "cancelled".to_owned(),
+        Reply::AlreadyAccepted => "already accepted".to_owned(),
+        Reply::Lease { epoch, until } => format!("lease {} until {}", Seq(*epoch), since(*until)),
+        Reply::LeaseHeld { node, until } => format!("held by {node} until {}", since(*until)),
+        Reply::Renewed { epochs } => {
+            let epochs: Vec<_> = epochs.iter().map(|e| Seq(*e).to_string()).collect();
+            format!("renewed [{}]", epochs.join(", "))
+        }
+        Reply::Member(node) => format!("member {node}"),
+        Reply::Flushed { messages } => format!("flushed {messages}"),
+        Reply::Swept { more } => format!("swept, more: {}", yes_no(*more)),
+        Reply::Refused(refusal) => format!("refused {refusal:?}"),
+    }
+}
+
+/// All rows but the clock's.
+fn state(kv: &MemoryKv) -> impl Iterator<Item = (&[u8], &[u8])> {
+    kv.rows().filter(|(key, _)| *key != [0x01])
+}
+
+fn record_line(record: &query::DomainRecord) -> String {
+    let query::DomainRecord {
+        name,
+        primary,
+        created_at,
+    } = record;
+    format!(
+        "{name} at {}:{}, since {}",
+        primary.host,
+        primary.port,
+        since(*created_at)
+    )
+}
+
+fn bootstrap(first: Member) -> Command {
+    Command::Bootstrap {
+        cluster_id: [7; 16],
+        ca_certificate: b"certificate".to_vec(),
+        ca_key: b"key".to_vec(),
+        first,
+    }
+}
+
+fn member(id: u64, name: &str) -> Member {
+    Member {
+        id: NodeId(id),
+        name: name.to_owned(),
+        region: "north".to_owned(),
+        cluster_address: format!("{name}.example:7100"),
+        smtp_name: format!("{name}.example"),
+        smtp_address: format!("{name}.example:25"),
+    }
+}
+
+fn domain(text: &str) -> Domain {
+    Domain::parse(text).expect(text)
+}
+
+fn node(text: &str) -> NodeId {
+    NodeId(text.parse().expect(text))
+}
+
+fn epoch(text: &str) -> u64 {
+    let (index, position) = text.split_once('.').expect(text);
+    Seq::new(index.parse().expect(text), position.parse().expect(text)).0
+}
+
+/// What follows the colon, parted by commas.
+fn listed(text: &str) -> impl Iterator<Item = &str> {
+    let (_, list) = text.split_once(": ").expect(text);
+    list.split(", ")
+}
+
+fn padded<const N: usize>(word: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes[..word.len()].copy_from_slice(word.as_bytes());
+    bytes
+}
+
+/// A time from the scenario's start: `90s`, `-2h`.
+fn at(text: &str) -> Timestamp {
+    match text.strip_prefix('-') {
+        Some(earlier) => Timestamp(START - millis(earlier)),
+        None => Timestamp(START + millis(text)),
+    }
+}
+
+fn millis(text: &str) -> u64 {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => panic!("no such time: {text}"),
+    };
+    digits.parse::<u64>().expect(text) * unit
+}
+
+fn since(time: Timestamp) -> String {
+    let millis = time.0 - START;
+    if millis.is_multiple_of(1000) {
+        format!("{}s", millis / 1000)
+    } else {
+        format!("{millis}ms")
+    }
+}
+
+fn yes_no(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.to_owned()
+}

@@ -1,0 +1,256 @@
+//! The cluster in one answer.
+
+use std::collections::BTreeMap;
+
+use holdfast_ledger::query;
+use holdfast_mail::NodeId;
+use holdfast_proto::admin as wire;
+use tonic::Status;
+
+use super::{broken, hex};
+use crate::replica::Cluster;
+
+/// Domains with held mail that are told one by one.
+const DOMAINS_SHOWN: usize = 20;
+
+pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Status> {
+    let members: BTreeMap<NodeId, _> = cluster
+        .members()
+        .into_iter()
+        .map(|member| (member.id, member))
+        .collect();
+    let standings = cluster.standings().await;
+    let leader = cluster.leader();
+    let newest = standings
+        .iter()
+        .filter_map(|(_, standing, _)| standing.as_ref().ok()?.last_log.as_ref())
+        .map(|log| log.index)
+        .max()
+        .unwrap_or(0);
+    let mut term = 0;
+    let mut nodes = Vec::new();
+    for (place, standing, rtt) in &standings {
+        let member = members.get(&place.id);
+        let mut node = wire::NodeStatus {
+            id: place.id.0,
+            name: place.name.clone(),
+            region: place.region.clone(),
+            role: match (leader == Some(place.id), place.voter) {
+                (true, _) => "leader",
+                (false, true) => "voter",
+                (false, false) => "learner",
+            }
+            .into(),
+            smtp_name: member.map(|m| m.smtp_name.clone()).unwrap_or_default(),
+            smtp_address: member.map(|m| m.smtp_address.clone()).unwrap_or_default(),
+            cluster_address: member
+                .map(|m| m.cluster_address.clone())
+                .unwrap_or_default(),
+            ..wire::NodeStatus::default()
+        };
+        match standing {
+            Ok(standing) => {
+                term = term.max(standing.term);
+                node.reachable = true;
+                node.last_log = standing.last_log.as_ref().map_or(0, |log| log.index);
+                node.applied = standing.applied.as_ref().map_or(0, |log| log.index);
+                node.lag = newest.saturating_sub(node.applied);
+                node.rtt_micros = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+                node.disk_free_bytes = standing.disk_free_bytes;
+                node.disk_total_bytes = standing.disk_total_bytes;
+                node.version = standing.version.clone();
+                node.bodies_missing = standing.bodies_missing;
+            }
+            Err(why) => node.error = why.clone(),
+        }
+        nodes.push(node);
+    }
+    let quorum = cluster.has_quorum();
+    let tolerance = Tolerance::of(&nodes);
+    let view = cluster.view();
+    let total = query::total(&view).map_err(broken)?;
+    let mut domains = Vec::new();
+    for domain in query::held_domains(&view, None, DOMAINS_SHOWN).map_err(broken)? {
+        let counts = query::counts(&view, &domain).map_err(broken)?;
+        let oldest = query::held(&view, &domain, None, 1).map_err(broken)?.pop();
+        let lease = query::lease(&view, &domain).map_err(broken)?;
+        domains.push(wire::DomainStatus {
+            domain: domain.to_string(),
+            messages: counts.messages,
+            bytes: counts.bytes,
+            oldest_ms: oldest.as_ref().map_or(0, |held| held.message.at().0),
+            lease_node: lease.map_or(0, |lease| lease.node.0),
+            last_reply: oldest.map(|held| held.last_reply).unwrap_or_default(),
+        });
+    }
+    Ok(wire::StatusReply {
+        cluster_id: hex(&cluster.cluster_id()),
+        node_id: cluster.me().id.0,
+        leader: leader.map_or(0, |node| node.0),
+        term,
+        quorum,
+        nodes_may_fail: tolerance.nodes,
+        regions_may_fail: tolerance.regions,
+        health: health(quorum, &nodes, tolerance),
+        nodes,
+        held_messages: total.messages,
+        held_bytes: total.bytes,
+        domains,
+        placement_safe: tolerance.placement_safe,
+    })
+}
+
+/// What may fail on top of what has failed already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tolerance {
+    nodes: u32,
+    regions: u32,
+    /// No region has a majority of the voters.
+    placement_safe: bool,
+}
+
+impl Tolerance {
+    fn of(nodes: &[wire::NodeStatus]) -> Self {
+        let voters: Vec<&wire::NodeStatus> =
+            nodes.iter().filter(|node| node.role != "learner").collect();
+        let majority = voters.len() / 2 + 1;
+        let alive = voters.iter().filter(|node| node.reachable).count();
+        let mut alive_by_region: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut all_by_region: BTreeMap<&str, usize> = BTreeMap::new();
+        for voter in &voters {
+            *all_by_region.entry(&voter.region).or_default() += 1;
+            *alive_by_region.entry(&voter.region).or_default() += usize::from(voter.reachable);
+        }
+        // The largest regions fail first.
+        let mut sizes: Vec<usize> = alive_by_region.into_values().collect();
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        let mut left = alive;
+        let mut regions = 0;
+        for size in sizes {
+            if size == 0 || left < majority + size {
+                break;
+            }
+            left -= size;
+            regions += 1;
+        }
+        Self {
+            nodes: u32::try_from(alive.saturating_sub(majority)).unwrap_or(0),
+            regions,
+            placement_safe: all_by_region.values().all(|size| *size < majority),
+        }
+    }
+}
+
+fn health(quorum: bool, nodes: &[wire::NodeStatus], tolerance: Tolerance) -> String {
+    let down: Vec<&str> = nodes
+        .iter()
+        .filter(|n| !n.reachable)
+        .map(|n| n.name.as_str())
+        .collect();
+    if !quorum {
+        return format!(
+            "No quorum: no mail is accepted (senders keep it and try again), nothing acknowledged is lost. Not answering: {}.",
+            if down.is_empty() {
+                "none; a leader is being elected".into()
+            } else {
+                down.join(", ")
+            }
+        );
+    }
+    let may_fail = match (tolerance.nodes, tolerance.regions) {
+        (0, _) => "No further node may fail; add or bring back one".to_owned(),
+        (n, 0) => format!("{n} more node(s) may fail, but no whole region"),
+        (n, r) => format!("{n} more node(s) or {r} more region(s) may fail"),
+    };
+    let placement = if tolerance.placement_safe || nodes.len() < 3 {
+        ""
+    } else {
+        " One region has a majority of the voters: a commit may be on disk in that region only."
+    };
+    if down.is_empty() {
+        format!("Healthy. {may_fail}.{placement}")
+    } else {
+        format!(
+            "Degraded: {} not answering. {may_fail}.{placement}",
+            down.join(", ")
+        )
+    }
+}
+
+/// What would be if `node` left.
+pub(super) async fn without(cluster: &Cluster, node: NodeId) -> Result<String, Status> {
+    let now = status(cluster).await?;
+    let nodes: Vec<wire::NodeStatus> = now
+        .nodes
+        .into_iter()
+        .filter(|other| other.id != node.0)
+        .collect();
+    let voters = nodes.iter().filter(|n| n.role != "learner").count();
+    let alive = nodes
+        .iter()
+        .filter(|n| n.role != "learner" && n.reachable)
+        .count();
+    if alive < voters / 2 + 1 {
+        return Err(Status::failed_precondition(format!(
+            "without it only {alive} of {voters} voters would answer: the cluster would stop. Bring back a node first"
+        )));
+    }
+    let tolerance = Tolerance::of(&nodes);
+    Ok(format!(
+        "dry run: nothing was changed. Without it {} node(s) and {} region(s) may fail",
+        tolerance.nodes, tolerance.regions
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(region: &str, reachable: bool) -> wire::NodeStatus {
+        wire::NodeStatus {
+            region: region.into(),
+            reachable,
+            role: "voter".into(),
+            ..wire::NodeStatus::default()
+        }
+    }
+
+    #[test]
+    fn three_regions_tolerate_one_and_two_regions_none() {
+        let three = [node("eu", true), node("us", true), node("ap", true)];
+        assert_eq!(
+            Tolerance::of(&three),
+            Tolerance {
+                nodes: 1,
+                regions: 1,
+                placement_safe: true
+            }
+        );
+        let two = [node("eu", true), node("eu", true), node("us", true)];
+        assert_eq!(
+            Tolerance::of(&two),
+            Tolerance {
+                nodes: 1,
+                regions: 0,
+                placement_safe: false
+            }
+        );
+        let degraded = [node("eu", true), node("us", false), node("ap", true)];
+        assert_eq!(
+            Tolerance::of(&degraded),
+            Tolerance {
+                nodes: 0,
+                regions: 0,
+                placement_safe: true
+            }
+        );
+        assert_eq!(
+            Tolerance::of(&[]),
+            Tolerance {
+                nodes: 0,
+                regions: 0,
+                placement_safe: true
+            }
+        );
+    }
+}

@@ -1,0 +1,271 @@
+//! Delivers for one domain, from the grant of the lease to its end.
+//!
+//! While the primary is up, workers are hired as the window allows. While it is away no mail
+//! is touched: a probe knocks every few seconds, and the session it gets carries the first
+//! message.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::carrier::{Carrier, Ended};
+use super::desk::{Desk, Opening, jitter};
+use super::destination::Unreachable;
+use super::queue::BUSY_MAX;
+use super::recorder;
+use crate::talk::deliver::Connection;
+
+/// Time between the beginnings of two probes, the shortest and what is drawn on top: a
+/// primary's return is noticed within five seconds, and nodes and domains do not knock in
+/// step.
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+const PROBE_JITTER: Duration = Duration::from_secs(1);
+
+/// How long a probe waits for banner and EHLO at first. A primary that hangs must not hold up
+/// the next probe.
+const PROBE_WAIT: Duration = Duration::from_secs(5);
+
+/// How long it waits in the end: after each probe that was too impatient twice as long, for
+/// the sake of a primary that is slow (RFC 5321 section 4.5.3.2.1 grants it five minutes).
+const PROBE_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Pause after a connection failed while others go on.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How the round ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finish {
+    /// Nothing is left, or delivering was to stop: the lease can be released.
+    Done,
+    /// The lease is no longer ours.
+    LeaseLost,
+}
+
+enum Primary {
+    Up,
+    Away {
+        /// When the next probe begins; `None` while one is under way.
+        probe_at: Option<Instant>,
+        /// How long the next one waits.
+        patience: Duration,
+    },
+}
+
+enum Task {
+    Carried(Ended),
+    Probed {
+        begun: Instant,
+        result: Result<Box<Connection>, Unreachable>,
+    },
+}
+
+struct Round {
+    carrier: Carrier,
+    primary: Primary,
+    tasks: JoinSet<Task>,
+}
+
+/// Returns when nothing is left to deliver, when `stop` is cancelled and the messages under
+/// way are through, or when the lease is lost; in every case after what became of the messages
+/// is recorded, as far as it can be.
+pub(super) async fn run(desk: Arc<Desk>, stop: CancellationToken) -> Finish {
+    let (reports, incoming) = mpsc::channel(BUSY_MAX);
+    let recorder = tokio::spawn(recorder::run(Arc::clone(&desk), incoming));
+    let recorder = AbortOnDropHandle::new(recorder);
+    let mut round = Round {
+        carrier: Carrier {
+            desk: Arc::clone(&desk),
+            reports,
+            workers: Arc::new(AtomicUsize::new(0)),
+            stop,
+        },
+        primary: Primary::Up,
+        tasks: JoinSet::new(),
+    };
+    let finish = tokio::select! {
+        () = desk.lease.ended() => Finish::LeaseLost,
+        () = round.deliver() => Finish::Done,
+    };
+    // Dropping the round aborts its workers: whatever they have not ended yet is not
+    // delivered. Then the recorder has no more senders and finishes.
+    drop(round);
+    if finish == Finish::LeaseLost {
+        desk.counters.leases_lost.inc();
+        tracing::warn!(domain = %desk.domain(), "lease lost, delivering stopped");
+    }
+    tokio::select! {
+        _ = recorder => {}
+        () = lost_for_good(&desk) => {}
+    }
+    if desk.lease.is_live() {
+        Finish::Done
+    } else {
+        Finish::LeaseLost
+    }
+}
+
+/// Some time after the lease ended, the recorder has given up what it could not write; what
+/// remains waits for a view that does not catch up.
+async fn lost_for_good(desk: &Desk) {
+    const GRACE: Duration = Duration::from_secs(30);
+    desk.lease.ended().await;
+    tokio::time::sleep(GRACE).await;
+}
+
+impl Round {
+    async fn deliver(&mut self) {
+        let desk = Arc::clone(&self.carrier.desk);
+        let stop = self.carrier.stop.clone();
+        let mut flushes = desk.flushes();
+        loop {
+            if desk.flushes() != flushes {
+                flushes = desk.flushes();
+                self.probe_now();
+            }
+            let stopping = stop.is_cancelled();
+            if stopping && self.workers() == 0 {
+                return;
+            }
+            let wake = if stopping { None } else { self.start() };
+            if self.is_over() {
+                return;
+            }
+            tokio::select! {
+                Some(task) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    match task {
+                        Ok(Task::Carried(ended)) => self.carried(ended),
+                        Ok(Task::Probed { begun, result }) => self.probed(begun, result),
+                        Err(error) => {
+                            tracing::error!(domain = %desk.domain(), %error, "a worker failed");
+                            self.carried(Ended::Lost);
+                        }
+                    }
+                }
+                () = desk.round.notified() => {}
+                () = stop.cancelled(), if !stopping => {}
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+            }
+        }
+    }
+
+    /// Starts what can be started now. Says when to look again, if that is known.
+    fn start(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        match &mut self.primary {
+            Primary::Up => loop {
+                match self.carrier.desk.opening(self.workers()) {
+                    Opening::Now => self.hire(None),
+                    Opening::Later(at) => return at,
+                }
+            },
+            Primary::Away { probe_at, patience } => {
+                let at = (*probe_at)?;
+                if at > now {
+                    return Some(at);
+                }
+                *probe_at = None;
+                let patience = *patience;
+                let desk = Arc::clone(&self.carrier.desk);
+                desk.counters.probes.inc();
+                self.tasks.spawn(async move {
+                    Task::Probed {
+                        begun: now,
+                        result: desk.destination.open(patience).await.map(Box::new),
+                    }
+                });
+                None
+            }
+        }
+    }
+
+    /// Nothing is left, and nobody is waiting with an open session for more.
+    fn is_over(&self) -> bool {
+        let desk = &self.carrier.desk;
+        if self.workers() > 0 {
+            return false;
+        }
+        match &self.primary {
+            Primary::Up => desk.is_drained(),
+            // While the primary is away no row is read, so the ledger is asked.
+            Primary::Away { .. } => desk.holds_mail().is_ok_and(|any| !any),
+        }
+    }
+
+    fn hire(&mut self, connection: Option<Connection>) {
+        self.carrier.workers.fetch_add(1, Ordering::Relaxed);
+        let carrier = self.carrier.clone();
+        self.tasks
+            .spawn(async move { Task::Carried(carrier.run(connection).await) });
+    }
+
+    fn workers(&self) -> usize {
+        self.carrier.workers.load(Ordering::Relaxed)
+    }
+
+    fn carried(&mut self, ended: Ended) {
+        self.carrier.workers.fetch_sub(1, Ordering::Relaxed);
+        let desk = &self.carrier.desk;
+        match ended {
+            Ended::Quit => return,
+            Ended::Lost => {}
+            Ended::Unreachable(why) => {
+                desk.counters.unavailable.inc();
+                tracing::info!(domain = %desk.domain(), %why, "no connection to the primary");
+            }
+        }
+        if self.workers() > 0 {
+            desk.failed(FAILURE_PAUSE);
+        } else if matches!(self.primary, Primary::Up) {
+            tracing::info!(domain = %desk.domain(), "the primary is away, mail is held");
+            self.primary = Primary::Away {
+                probe_at: Some(Instant::now() + probe_interval()),
+                patience: PROBE_WAIT,
+            };
+        }
+    }
+
+    fn probed(&mut self, begun: Instant, result: Result<Box<Connection>, Unreachable>) {
+        let desk = Arc::clone(&self.carrier.desk);
+        match result {
+            Ok(connection) => {
+                tracing::info!(
+                    domain = %desk.domain(), primary = %connection.address(),
+                    "the primary is back"
+                );
+                self.primary = Primary::Up;
+                desk.primary_is_back();
+                self.hire(Some(*connection));
+            }
+            Err(why) => {
+                tracing::debug!(domain = %desk.domain(), %why, "the primary is still away");
+                let patience = match &self.primary {
+                    Primary::Away { patience, .. } if why.is_slow() => {
+                        (*patience * 2).min(PROBE_WAIT_MAX)
+                    }
+                    _ => PROBE_WAIT,
+                };
+                let probe_at = Some((begun + probe_interval()).max(Instant::now()));
+                self.primary = Primary::Away { probe_at, patience };
+            }
+        }
+    }
+
+    fn probe_now(&mut self) {
+        if let Primary::Away {
+            probe_at: Some(at), ..
+        } = &mut self.primary
+        {
+            *at = Instant::now();
+        }
+    }
+}
+
+fn probe_interval() -> Duration {
+    PROBE_INTERVAL + PROBE_JITTER * (jitter() % 1024) / 1024
+}

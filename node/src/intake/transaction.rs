@@ -1,0 +1,371 @@
+//! One client's transactions: who may send what, and the promise behind `250`.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_ledger::{Command, Reply as LedgerReply, query};
+use holdfast_mail::trace::{Arrival, hops, received};
+use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, Timestamp};
+use holdfast_smtp::reply::Reply;
+use holdfast_smtp::request::Mail;
+use holdfast_smtp::server::{Question, Session};
+use tokio::time::Instant;
+
+use super::counters::Reason;
+use super::{Shared, etrn};
+use crate::replica::{BodyWriter, ProposeError, random_id};
+use crate::talk::serve::Desk;
+
+/// How long a message may wait for a quorum. A client waits ten minutes for the reply to the
+/// final dot (RFC 5321 section 4.5.3.2.6); half of it leaves time to cancel and to answer.
+const ACCEPT_TIME_MAX: Duration = Duration::from_secs(240);
+
+/// How long cancelling may take before the connection is closed without an answer.
+const CANCEL_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// RFC 5321 section 6.3: "Simple counting of the number of Received: header fields in a
+/// message has proven to be an effective … method of detecting loops"; "the counting … SHOULD
+/// reject … over a large threshold, normally at least 100".
+const RECEIVED_MAX: usize = 100;
+
+/// How often one message may pass this cluster. Once is the rule; a forwarding primary may
+/// make it two; more is a loop.
+const OUR_HOPS_MAX: usize = 4;
+
+/// Bytes of header section that are looked at for `Received` fields.
+const HEADER_BYTES_MAX: usize = 256 << 10;
+
+/// One session's desk.
+pub(super) struct Transaction<'a> {
+    shared: &'a Shared,
+    client: IpAddr,
+    mail: Option<Mail>,
+    recipients: Vec<Recipient>,
+    content: Option<Content>,
+}
+
+struct Content {
+    id: MessageId,
+    writer: BodyWriter,
+    /// The header section so far, until it is whole.
+    header: Vec<u8>,
+    header_whole: bool,
+    failed: Option<std::io::Error>,
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+}
+
+impl<'a> Transaction<'a> {
+    pub(super) fn new(shared: &'a Shared, client: IpAddr) -> Self {
+        Self {
+            shared,
+            client,
+            mail: None,
+            recipients: Vec::new(),
+            content: None,
+        }
+    }
+
+    /// Counts and logs a refusal, and gives it back.
+    fn refuse(&self, reason: &'static str, reply: Reply) -> Reply {
+        self.shared
+            .counters
+            .refused
+            .get_or_create(&Reason { reason })
+            .inc();
+        tracing::info!(
+            client = %self.client,
+            message = self.content.as_ref().map(|content| content.id.to_string()),
+            code = reply.code,
+            reason,
+            "refused: {}",
+            reply.lines.join(" ")
+        );
+        reply
+    }
+
+    fn no_quorum(&self) -> Option<Reply> {
+        (!self.shared.cluster.has_quorum()).then(|| {
+            let text = "no quorum of our nodes can be reached; please try again or another of our mail exchangers";
+            self.refuse("no_quorum", Reply::new(451, 3, 2, text))
+        })
+    }
+
+    fn mail(&mut self, mail: Mail) -> Reply {
+        if let Some(refusal) = self.no_quorum() {
+            return refusal;
+        }
+        if self.shared.cluster.disk_low() {
+            let text =
+                "not enough disk space; please try again later or another of our mail exchangers";
+            return self.refuse("disk_low", Reply::new(452, 3, 1, text));
+        }
+        self.mail = Some(mail);
+        self.recipients.clear();
+        Reply::new(250, 1, 0, "Ok")
+    }
+
+    fn rcpt(&mut self, recipient: Recipient) -> Reply {
+        let address = &recipient.address;
+        let Some(domain) = address.domain() else {
+            let text = "no mailboxes here; write to postmaster at the domain you mean";
+            return self.refuse("no_domain", Reply::new(550, 1, 1, text));
+        };
+        if carries_a_route(address) {
+            let text = "no routes in a local part";
+            return self.refuse("relay", Reply::new(550, 7, 1, text));
+        }
+        match query::domain(&self.shared.cluster.view(), domain) {
+            Ok(Some(_)) => {
+                self.recipients.push(recipient);
+                Reply::new(250, 1, 5, "Ok")
+            }
+            Ok(None) => {
+                let text = format!(
+                    "relaying denied: {domain} is not a domain that this server is a backup for"
+                );
+                self.refuse("relay", Reply::new(550, 7, 1, text))
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                self.refuse(
+                    "state",
+                    Reply::new(
+                        451,
+                        3,
+                        0,
+                        "the list of domains cannot be read; please try again",
+                    ),
+                )
+            }
+        }
+    }
+
+    /// Content begins: our trace line first.
+    async fn content(&mut self, session: &Session) -> Reply {
+        if let Some(refusal) = self.no_quorum() {
+            return refusal;
+        }
+        let id = MessageId::new(now(), random_id());
+        let only_recipient = match &self.recipients[..] {
+            [one] => Some(one.address.as_str()),
+            _ => None,
+        };
+        let line = received(&Arrival {
+            helo: session.helo(),
+            client: &self.client.to_string(),
+            by: &self.shared.options.name,
+            with: session.protocol(),
+            id,
+            at: now(),
+            only_recipient,
+        });
+        let mut content = Content {
+            id,
+            writer: self.shared.cluster.bodies().begin(id),
+            header: Vec::new(),
+            header_whole: false,
+            failed: None,
+        };
+        content.failed = content.writer.write(Bytes::from(line)).await.err();
+        self.content = Some(content);
+        Reply::new(250, 0, 0, "Ok")
+    }
+
+    /// The content is whole: the promise is made here or not at all.
+    async fn message(&mut self, session: &Session) -> Option<Reply> {
+        let begin = Instant::now();
+        if let Some(refusal) = self.unusable() {
+            self.forget();
+            return Some(refusal);
+        }
+        let (Some(mail), Some(content)) = (self.mail.take(), self.content.take()) else {
+            return Some(Reply::new(503, 5, 1, "no transaction"));
+        };
+        let id = content.id;
+        let body = match content.writer.finish().await {
+            Ok(body) => body,
+            Err(error) => {
+                // Nothing was proposed, so 4xx is safe.
+                tracing::warn!(message = %id, "the body was not stored: {error}");
+                let text = "the message could not be stored; please try again";
+                return Some(self.refuse("body", Reply::new(451, 3, 0, text)));
+            }
+        };
+        let bytes = body.len;
+        let envelope = Envelope {
+            id,
+            reverse_path: mail.reverse_path,
+            recipients: std::mem::take(&mut self.recipients),
+            body,
+            received_at: now(),
+            body_type: mail.body_type,
+            smtputf8: mail.smtputf8,
+            ret: mail.ret,
+            envid: mail.envid,
+            helo: session.helo().to_owned(),
+            client: self.client.to_string(),
+        };
+        let recipients = envelope.recipients.len();
+        let cluster = &self.shared.cluster;
+        let reply = match cluster
+            .propose(
+                Command::Accept { envelope },
+                Instant::now() + ACCEPT_TIME_MAX,
+            )
+            .await
+        {
+            Ok(LedgerReply::Accepted { .. }) => Some(self.taken(id)),
+            Ok(LedgerReply::Refused(why)) => {
+                let text = format!("the message was not accepted: {why}");
+                Some(self.refuse("ledger", Reply::new(451, 3, 0, text)))
+            }
+            Ok(other) => {
+                tracing::error!(message = %id, "an unexpected reply to accept: {other:?}");
+                self.cancel(id).await
+            }
+            Err(ProposeError::NotProposed(why)) => {
+                let text = format!("not accepted: {why}; please try again");
+                Some(self.refuse("no_quorum", Reply::new(451, 3, 2, text)))
+            }
+            Err(ProposeError::Unknown(why)) => {
+                tracing::warn!(message = %id, "the outcome of accept is unknown, cancelling: {why}");
+                self.cancel(id).await
+            }
+        };
+        let seconds = begin.elapsed().as_secs_f64();
+        if reply.as_ref().is_some_and(Reply::is_positive) {
+            self.shared.counters.accepted.inc();
+            self.shared.counters.accepted_bytes.inc_by(bytes);
+            self.shared.counters.accept_seconds.observe(seconds);
+            tracing::info!(message = %id, client = %self.client, bytes, recipients, seconds, "accepted");
+        }
+        reply
+    }
+
+    fn taken(&self, id: MessageId) -> Reply {
+        let copies = self.shared.cluster.durable_copies(id);
+        Reply::new(
+            250,
+            0,
+            0,
+            format!(
+                "Ok: {id} held on {} of {} nodes",
+                copies.holders, copies.voters
+            ),
+        )
+    }
+
+    /// RFC 5321 section 4.2.5: after a 4yz reply the server "MUST NOT make a subsequent attempt to
+    /// deliver that message". So it is cancelled in the log before 451 is said; when even that
+    /// cannot be committed, nothing is said at all.
+    async fn cancel(&self, id: MessageId) -> Option<Reply> {
+        let deadline = Instant::now() + CANCEL_TIME_MAX;
+        match self
+            .shared
+            .cluster
+            .propose(Command::Cancel { message: id }, deadline)
+            .await
+        {
+            Ok(LedgerReply::Cancelled) => {
+                let text = "not accepted in time; please try again";
+                Some(self.refuse("no_quorum", Reply::new(451, 3, 2, text)))
+            }
+            Ok(LedgerReply::AlreadyAccepted) => Some(self.taken(id)),
+            other => {
+                tracing::warn!(
+                    message = %id,
+                    client = %self.client,
+                    "closing without an answer, the sender will try again: {other:?}"
+                );
+                self.shared
+                    .counters
+                    .refused
+                    .get_or_create(&Reason {
+                        reason: "no_answer",
+                    })
+                    .inc();
+                None
+            }
+        }
+    }
+
+    /// Why the received content is not taken, if it is not.
+    fn unusable(&self) -> Option<Reply> {
+        let content = self.content.as_ref()?;
+        if let Some(error) = &content.failed {
+            tracing::warn!(message = %content.id, "the body was not stored: {error}");
+            let text = "the message could not be stored; please try again";
+            return Some(self.refuse("body", Reply::new(451, 3, 0, text)));
+        }
+        let ours: Vec<Domain> = self
+            .shared
+            .cluster
+            .members()
+            .iter()
+            .filter_map(|member| Domain::parse(&member.smtp_name).ok())
+            .collect();
+        let hops = hops(&content.header, &ours);
+        if hops.received > RECEIVED_MAX || hops.ours > OUR_HOPS_MAX {
+            let text = format!(
+                "mail loop: received {} times, by us {} times",
+                hops.received, hops.ours
+            );
+            return Some(self.refuse("loop", Reply::new(554, 4, 6, text)));
+        }
+        None
+    }
+
+    fn forget(&mut self) {
+        self.mail = None;
+        self.recipients.clear();
+        self.content = None;
+    }
+}
+
+impl Desk for Transaction<'_> {
+    async fn ask(&mut self, question: Question, session: &Session) -> Option<Reply> {
+        match question {
+            Question::Mail(mail) => Some(self.mail(mail)),
+            Question::Rcpt(recipient) => Some(self.rcpt(recipient)),
+            Question::Content => Some(self.content(session).await),
+            Question::Message => self.message(session).await,
+            Question::Etrn(etrn) => Some(etrn::flush(&self.shared.cluster, etrn).await),
+        }
+    }
+
+    async fn body(&mut self, bytes: Vec<u8>) {
+        let Some(content) = &mut self.content else {
+            return;
+        };
+        if content.failed.is_some() {
+            return;
+        }
+        if !content.header_whole {
+            let room = HEADER_BYTES_MAX - content.header.len();
+            let seam = content.header.len().saturating_sub(3);
+            content
+                .header
+                .extend_from_slice(&bytes[..bytes.len().min(room)]);
+            content.header_whole = content.header.len() == HEADER_BYTES_MAX
+                || content.header[seam..]
+                    .windows(4)
+                    .any(|window| window == b"\r\n\r\n");
+        }
+        content.failed = content.writer.write(Bytes::from(bytes)).await.err();
+    }
+
+    fn reset(&mut self) {
+        self.forget();
+    }
+}
+
+/// `joe%other.example`, `other.example!joe` and `"joe@other.example"` ask the primary to relay:
+/// a backup that passes them on turns a trusting primary into an open relay.
+fn carries_a_route(address: &Address) -> bool {
+    address.local().contains(['%', '!', '@'])
+}

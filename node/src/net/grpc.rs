@@ -1,0 +1,203 @@
+//! gRPC over the cluster's TLS and over a local socket.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::Stream;
+use holdfast_mail::NodeId;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::{TlsConnector, server};
+use tonic::transport::server::Connected;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::listen::Listener;
+use super::tls::{self, ClusterClient, ClusterServer};
+
+/// A peer that does not finish its handshake in this time is cut off.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Handshakes at a time; each costs about a millisecond of CPU, and anybody may start one.
+const HANDSHAKES_MAX: usize = 64;
+
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// HTTP/2 pings: a peer that answers none for this long is gone, whatever TCP believes.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// Flow-control windows, bytes: a gigabit link with 100 ms round trip has 12 MB under way.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub struct ConnectInfo {
+    /// Node and cluster by its certificate; `None` for a caller without one.
+    pub peer: Option<(NodeId, [u8; 16])>,
+    pub address: SocketAddr,
+}
+
+/// An accepted connection of the cluster's listener.
+pub struct Conn {
+    stream: server::TlsStream<TcpStream>,
+    info: ConnectInfo,
+}
+
+impl Connected for Conn {
+    type ConnectInfo = ConnectInfo;
+
+    fn connect_info(&self) -> ConnectInfo {
+        self.info.clone()
+    }
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Accepted connections after their handshakes, which run side by side.
+pub fn incoming(listener: Listener, tls: ClusterServer) -> impl Stream<Item = io::Result<Conn>> {
+    let (ready, mut accepted) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
+            let (stream, address) = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = ready.closed() => return,
+            };
+            let (tls, ready) = (tls.clone(), ready.clone());
+            tokio::spawn(async move {
+                match tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.0.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        let info = ConnectInfo {
+                            peer: tls::peer_node(&stream),
+                            address,
+                        };
+                        let _stopping = ready.send(Ok(Conn { stream, info })).await;
+                    }
+                    Ok(Err(error)) => {
+                        tracing::warn!(%address, "a connection to the cluster port was refused: {error}");
+                    }
+                    Err(_) => {
+                        tracing::warn!(%address, "a connection to the cluster port said nothing")
+                    }
+                }
+                drop(place);
+            });
+        }
+    });
+    futures::stream::poll_fn(move |cx| accepted.poll_recv(cx))
+}
+
+/// A connection to another node's cluster listener, made when first used and again when it
+/// breaks. `name` is what its certificate must say.
+#[must_use]
+pub fn channel(address: &str, name: &str, client: &ClusterClient) -> Channel {
+    let target = address.to_owned();
+    let name = ServerName::try_from(name.to_owned()).map_err(|e| e.to_string());
+    let connector = TlsConnector::from(client.0.clone());
+    let connect = tower::service_fn(move |_: Uri| {
+        let (target, name, connector) = (target.clone(), name.clone(), connector.clone());
+        async move {
+            let name = name.map_err(io::Error::other)?;
+            let stream = TcpStream::connect(&target).await?;
+            stream.set_nodelay(true)?;
+            Ok::<_, io::Error>(TokioIo::new(connector.connect(name, stream).await?))
+        }
+    });
+    // The address in the URI is never dialled; the connector knows where to go.
+    Endpoint::from_static("http://cluster.holdfast.internal")
+        .connect_timeout(CONNECT_TIME_MAX)
+        .http2_keep_alive_interval(KEEPALIVE_EVERY)
+        .keep_alive_timeout(KEEPALIVE_TIME_MAX)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .connect_with_connector_lazy(connect)
+}
+
+/// Accepted connections of a local socket at `path`, readable by owner and group. A socket
+/// that a dead process left there is replaced; one that answers is not.
+pub fn unix_incoming(
+    path: &Path,
+) -> io::Result<impl Stream<Item = io::Result<UnixStream>> + Send + use<>> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "a running Holdfast answers on it already",
+        ));
+    }
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(futures::stream::unfold(listener, |listener| async move {
+        let accepted = listener.accept().await.map(|(stream, _)| stream);
+        Some((accepted, listener))
+    }))
+}
+
+/// A connection to the local socket at `path`.
+#[must_use]
+pub fn unix_channel(path: &Path) -> Channel {
+    let path: PathBuf = path.to_owned();
+    let connect = tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+    });
+    Endpoint::from_static("http://admin.holdfast.internal")
+        .connect_timeout(CONNECT_TIME_MAX)
+        .connect_with_connector_lazy(connect)
+}

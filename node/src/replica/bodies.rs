@@ -1,0 +1,831 @@
+//! Message bodies: written here, streamed to every other member at the same time, fetched from
+//! one where they are missing.
+//!
+//! A body is never in the log. The [gate](super::gate) makes sure that an entry enters a log
+//! only where its body is durable; this room moves the bytes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use holdfast_ledger::{KvRead, query};
+use holdfast_mail::{BodyRef, MessageId, Timestamp};
+use holdfast_proto::cluster as wire;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use super::peers::Peers;
+use super::types::Seat;
+use crate::store::{self, BodyStore, Store};
+
+/// Bytes of a body gathered before they go to the disk and to the peers: one store chunk.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Pieces that may wait for one peer: 16 MiB, about what a gigabit link with 100 ms round trip
+/// has under way. Beyond it the sender of the mail is slowed down.
+const PEER_QUEUE_PIECES: usize = 64;
+
+/// A peer whose queue takes nothing for this long is left out of a body; it fetches the body
+/// when the entry reaches it.
+const PEER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Bodies above this many bytes wait for a quorum of durable copies before they are proposed,
+/// so that no follower holds up its log for a long transfer.
+const EAGER_BYTES_MAX: u64 = 1 << 20;
+
+/// How long a large body may take to become durable on a quorum after its last byte.
+const QUORUM_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// A body on its way here that has not grown for this long is fetched instead.
+const ARRIVAL_STALL: Duration = Duration::from_secs(2);
+
+/// A body that nothing refers to any more is kept this long, for followers whose log has not
+/// reached its completion.
+const RELEASED_KEPT: Duration = Duration::from_secs(60);
+
+/// A body older than this that no envelope refers to was abandoned: an `Accept` that comes
+/// later than a day after its id was drawn is refused by the ledger.
+const ORPHAN_AGE: Duration = Duration::from_secs(25 * 3600);
+
+/// Accept acknowledgements remembered at a time; each is a few dozen bytes.
+const ACKS_MAX: usize = 20_000;
+
+/// Why a body could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the body of {0} is on no node that answers; the mail is kept, and tried again")]
+    Missing(MessageId),
+    #[error(
+        "the copy of {0} on this disk is damaged; another is fetched from a peer, and delivery tried again"
+    )]
+    Damaged(MessageId),
+    #[error("cannot read a body: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// How many members hold a message, for the text of its `250`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copies {
+    pub holders: u32,
+    pub voters: u32,
+}
+
+/// The voters as Raft counts them: a quorum of each set is needed (two sets during a change).
+pub(crate) type VoterSets = Vec<BTreeSet<u64>>;
+
+/// All bodies, of this node and on their way to others. Clones share it.
+#[derive(Clone)]
+pub struct Bodies(Arc<Inner>);
+
+struct Inner {
+    me: u64,
+    store: Arc<BodyStore>,
+    state: Arc<Store>,
+    peers: Arc<Peers>,
+    voters: watch::Receiver<VoterSets>,
+    /// The open push streams.
+    outbound: Mutex<HashMap<u64, mpsc::Sender<wire::BodyPiece>>>,
+    /// Which members reported a body durable. Ordered by id, so the oldest is dropped first.
+    acks: Mutex<BTreeMap<MessageId, BTreeSet<u64>>>,
+    acked: tokio::sync::Notify,
+    /// Bodies on their way here, and who writes each.
+    arrivals: Mutex<HashMap<MessageId, Arrival>>,
+    waiting: Mutex<HashMap<MessageId, Vec<oneshot::Sender<()>>>>,
+    released: Mutex<VecDeque<(Instant, MessageId)>>,
+}
+
+struct Arrival {
+    writer: u64,
+    touched: Instant,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Bodies {
+    pub(crate) fn new(
+        me: u64,
+        store: Arc<BodyStore>,
+        state: Arc<Store>,
+        peers: Arc<Peers>,
+        voters: watch::Receiver<VoterSets>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            me,
+            store,
+            state,
+            peers,
+            voters,
+            outbound: Mutex::default(),
+            acks: Mutex::default(),
+            acked: tokio::sync::Notify::new(),
+            arrivals: Mutex::default(),
+            waiting: Mutex::default(),
+            released: Mutex::default(),
+        }))
+    }
+
+    /// Starts a body. It goes to this node's disk and, at the same time, to every member that
+    /// can be reached.
+    #[must_use]
+    pub fn begin(&self, id: MessageId) -> BodyWriter {
+        let mut acks = lock(&self.0.acks);
+        acks.insert(id, BTreeSet::new());
+        while acks.len() > ACKS_MAX {
+            acks.pop_first();
+        }
+        drop(acks);
+        let targets = lock(&self.0.outbound)
+            .iter()
+            .map(|(n, q)| (*n, q.clone()))
+            .collect();
+        BodyWriter {
+            bodies: self.clone(),
+            id,
+            writer: Some(self.0.store.begin(id)),
+            targets,
+            pending: BytesMut::new(),
+            len: 0,
+            first: true,
+        }
+    }
+
+    /// How many members reported `message` durable; asked once, when its `250` is written.
+    /// At least a quorum, since the entry is committed.
+    #[must_use]
+    pub(crate) fn durable_copies(&self, message: MessageId) -> Copies {
+        let acked = lock(&self.0.acks).remove(&message).unwrap_or_default();
+        let sets = self.0.voters.borrow();
+        let voters: BTreeSet<u64> = sets.iter().flatten().copied().collect();
+        let majority = voters.len() / 2 + 1;
+        let holders = acked.intersection(&voters).count().max(majority);
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Copies {
+            holders: count(holders),
+            voters: count(voters.len()),
+        }
+    }
+
+    /// Opens a body, fetching it from a peer where it is not here.
+    pub async fn read(&self, body: &BodyRef) -> Result<BodyReader, BodyError> {
+        if !self.0.store.present(body.id)? {
+            let deadline = Instant::now() + Duration::from_secs(30);
+            self.ensure(body, &[], u64::MAX, deadline)
+                .await
+                .map_err(|_| BodyError::Missing(body.id))?;
+        }
+        Ok(BodyReader {
+            inner: self.0.store.reader(body.id)?,
+            body: *body,
+            bodies: self.clone(),
+        })
+    }
+
+    pub(crate) fn present(&self, id: MessageId) -> io::Result<bool> {
+        self.0.store.present(id)
+    }
+
+    /// Waits until `body` is durable here, or known to be needed no more: it arrives by itself
+    /// (its sender streams it to all), or it is fetched from `sources` and then from any member.
+    pub(crate) async fn ensure(
+        &self,
+        body: &BodyRef,
+        sources: &[u64],
+        index: u64,
+        deadline: Instant,
+    ) -> Result<(), Status> {
+        let id = body.id;
+        // The stream usually brings the body within a round trip of its entry.
+        let mut patience = Instant::now() + ARRIVAL_STALL;
+        loop {
+            let arrived = self.wait_for(id);
+            if self.0.store.present(id).map_err(storage)? {
+                return Ok(());
+            }
+            if let Some(arrival) = lock(&self.0.arrivals).get(&id) {
+                patience = arrival.touched + ARRIVAL_STALL;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(Status::unavailable(format!(
+                    "the body of {id} has not arrived; the entry waits, nothing is lost"
+                )));
+            }
+            if now < patience {
+                let _changed = tokio::time::timeout_at(patience.min(deadline), arrived).await;
+                continue;
+            }
+            if self.fetch(body, sources, index).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    fn wait_for(&self, id: MessageId) -> oneshot::Receiver<()> {
+        let (tx, rx) = oneshot::channel();
+        let mut waiting = lock(&self.0.waiting);
+        let list = waiting.entry(id).or_default();
+        list.retain(|tx: &oneshot::Sender<()>| !tx.is_closed());
+        list.push(tx);
+        rx
+    }
+
+    /// Fetches a body once from the first member that has it. `true`: it is here now, or the
+    /// message is completed and the body is needed no more.
+    async fn fetch(&self, body: &BodyRef, sources: &[u64], index: u64) -> Result<bool, Status> {
+        let others: Vec<u64> = self.0.voters.borrow().iter().flatten().copied().collect();
+        let mut asked = BTreeSet::from([self.0.me]);
+        for source in sources.iter().chain(&others) {
+            if !asked.insert(*source) {
+                continue;
+            }
+            match self.fetch_from(*source, body, index).await {
+                Ok(()) => return Ok(true),
+                Err(status) if status.code() == Code::FailedPrecondition => return Ok(true),
+                Err(status) => {
+                    tracing::debug!(body = %body.id, source, "cannot fetch a body: {}", status.message());
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    async fn fetch_from(&self, source: u64, body: &BodyRef, index: u64) -> Result<(), Status> {
+        let unknown = || Status::unavailable("its address is not known");
+        let mut client = self.0.peers.bodies(source).ok_or_else(unknown)?;
+        let request = wire::PullRequest {
+            envelope: self.0.peers.envelope(source),
+            body: body.id.to_bytes().to_vec().into(),
+            index,
+        };
+        let mut pieces = client.pull(request).await?.into_inner();
+        let mut receiver = Receiver::new(self.clone());
+        loop {
+            let next = tokio::time::timeout(ARRIVAL_STALL * 5, pieces.next());
+            let piece = match next.await {
+                Ok(Some(piece)) => piece?,
+                Ok(None) => return Err(Status::unavailable("the body ended early")),
+                Err(_) => return Err(Status::unavailable("the body stopped coming")),
+            };
+            if let Some(stored) = receiver.take(piece)? {
+                return match stored.await {
+                    Ok(Ok(())) => Ok(()),
+                    _ => Err(Status::unavailable("the body could not be stored")),
+                };
+            }
+        }
+    }
+
+    /// Notes what a peer reported durable.
+    fn acknowledged(&self, id: MessageId, by: u64) {
+        let mut acks = lock(&self.0.acks);
+        if let Some(nodes) = acks.get_mut(&id) {
+            nodes.insert(by);
+            drop(acks);
+            self.0.acked.notify_waiters();
+        }
+    }
+
+    fn on_quorum(&self, id: MessageId) -> bool {
+        let acks = lock(&self.0.acks);
+        let Some(nodes) = acks.get(&id) else {
+            return false;
+        };
+        self.0
+            .voters
+            .borrow()
+            .iter()
+            .all(|set| set.iter().filter(|voter| nodes.contains(voter)).count() > set.len() / 2)
+    }
+
+    /// Called when a body has become durable here.
+    fn arrived(&self, id: MessageId) {
+        lock(&self.0.arrivals).remove(&id);
+        for waiter in lock(&self.0.waiting).remove(&id).unwrap_or_default() {
+            let _gone = waiter.send(());
+        }
+    }
+
+    /// Serves a peer's push stream until it ends.
+    pub(crate) fn receive(
+        &self,
+        mut pieces: tonic::Streaming<wire::BodyPiece>,
+        first: wire::BodyPiece,
+    ) -> mpsc::Receiver<Result<wire::BodyStored, Status>> {
+        let (acks, out) = mpsc::channel(1024);
+        let bodies = self.clone();
+        tokio::spawn(async move {
+            let mut receiver = Receiver::new(bodies);
+            let mut next = Some(first);
+            while let Some(piece) = next {
+                let body = piece.body.clone();
+                // The first piece of a stream only opens it.
+                if !body.is_empty() {
+                    match receiver.take(piece) {
+                        Ok(Some(stored)) => {
+                            let acks = acks.clone();
+                            tokio::spawn(async move {
+                                let durable = matches!(stored.await, Ok(Ok(())));
+                                let _gone = acks.send(Ok(wire::BodyStored { body, durable })).await;
+                            });
+                        }
+                        Ok(None) => {}
+                        Err(status) => {
+                            tracing::warn!("a body from a peer was refused: {}", status.message());
+                            let reply = wire::BodyStored {
+                                body,
+                                durable: false,
+                            };
+                            if acks.send(Ok(reply)).await.is_err() {
+                                break;
+                            }
+                        }
+                    }
+                }
+                next = match pieces.next().await {
+                    Some(Ok(piece)) => Some(piece),
+                    Some(Err(_)) | None => None,
+                };
+            }
+        });
+        out
+    }
+
+    /// Answers a peer that fetches a body.
+    pub(crate) fn serve(
+        &self,
+        id: MessageId,
+        index: u64,
+        applied: Option<u64>,
+    ) -> Result<mpsc::Receiver<Result<wire::BodyPiece, Status>>, Status> {
+        if !self.0.store.present(id).map_err(storage)? {
+            // "Gone" is only true where the completion is committed: this node must have
+            // applied the entry that needed the body, and know no envelope for it.
+            let view = self.0.state.view();
+            let live = query::envelope(&view, id)
+                .map_err(|e| Status::internal(e.0))?
+                .is_some();
+            return Err(
+                if !live && applied.is_some_and(|applied| applied >= index) {
+                    Status::failed_precondition(format!("message {id} is completed"))
+                } else {
+                    Status::not_found(format!("no body {id} here"))
+                },
+            );
+        }
+        let mut reader = self.0.store.reader(id).map_err(storage)?;
+        let end = self.0.store.end(id).map_err(storage)?;
+        let end = end.ok_or_else(|| Status::not_found(format!("no body {id} here")))?;
+        let (tx, rx) = mpsc::channel(8);
+        tokio::spawn(async move {
+            let body = Bytes::copy_from_slice(&id.to_bytes());
+            let mut first = true;
+            loop {
+                let piece = match reader.next() {
+                    Ok(Some(data)) => wire::BodyPiece {
+                        body: body.clone(),
+                        data,
+                        first,
+                        ..wire::BodyPiece::default()
+                    },
+                    Ok(None) => wire::BodyPiece {
+                        body: body.clone(),
+                        first,
+                        end: Some(wire::BodyEnd {
+                            len: end.len,
+                            digest: Bytes::copy_from_slice(&end.digest),
+                        }),
+                        ..wire::BodyPiece::default()
+                    },
+                    Err(e) => {
+                        let _gone = tx.send(Err(Status::data_loss(e.to_string()))).await;
+                        return;
+                    }
+                };
+                let last = piece.end.is_some();
+                if tx.send(Ok(piece)).await.is_err() || last {
+                    return;
+                }
+                first = false;
+            }
+        });
+        Ok(rx)
+    }
+
+    /// Keeps a push stream open to every other member, for as long as it is one.
+    pub(crate) async fn push_to_members(self, mut members: watch::Receiver<BTreeMap<u64, Seat>>) {
+        let mut streams: HashMap<u64, tokio::task::JoinHandle<()>> = HashMap::new();
+        loop {
+            let now: BTreeMap<u64, Seat> = members.borrow_and_update().clone();
+            streams.retain(|node, stream| {
+                let stays = now.contains_key(node);
+                if !stays {
+                    stream.abort();
+                    lock(&self.0.outbound).remove(node);
+                }
+                stays
+            });
+            for (node, seat) in now {
+                self.0.peers.learn(node, &seat.cluster_address);
+                if node != self.0.me {
+                    let bodies = self.clone();
+                    streams
+                        .entry(node)
+                        .or_insert_with(|| tokio::spawn(bodies.push_to(node)));
+                }
+            }
+            if members.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn push_to(self, node: u64) {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            match self.push_stream(node).await {
+                Ok(()) => pause = Duration::from_millis(100),
+                Err(status) => {
+                    tracing::debug!(node, "no stream for bodies: {}", status.message());
+                }
+            }
+            lock(&self.0.outbound).remove(&node);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(3));
+        }
+    }
+
+    async fn push_stream(&self, node: u64) -> Result<(), Status> {
+        let Some(mut client) = self.0.peers.bodies(node) else {
+            return Err(Status::unavailable("its address is not known"));
+        };
+        let (queue, pieces) = mpsc::channel(PEER_QUEUE_PIECES);
+        let hello = wire::BodyPiece {
+            envelope: self.0.peers.envelope(node),
+            ..wire::BodyPiece::default()
+        };
+        let _room = queue.try_send(hello);
+        let stream = tokio_stream(pieces);
+        let mut replies = client.push(stream).await?.into_inner();
+        lock(&self.0.outbound).insert(node, queue);
+        while let Some(stored) = replies.next().await {
+            let stored = stored?;
+            if let (true, Some(id)) = (stored.durable, MessageId::from_bytes(&stored.body)) {
+                self.acknowledged(id, node);
+            }
+        }
+        Ok(())
+    }
+
+    /// The ledger let go of this body.
+    pub(crate) fn release(&self, id: MessageId) {
+        lock(&self.0.released).push_back((Instant::now(), id));
+    }
+
+    /// Deletes what was released a while ago. Called every few seconds.
+    pub(crate) fn sweep_released(&self) -> io::Result<()> {
+        let mut due = Vec::new();
+        {
+            let mut released = lock(&self.0.released);
+            while released
+                .front()
+                .is_some_and(|(at, _)| at.elapsed() >= RELEASED_KEPT)
+            {
+                due.extend(released.pop_front().map(|(_, id)| id));
+            }
+        }
+        if due.is_empty() {
+            Ok(())
+        } else {
+            self.0.store.delete(&due)
+        }
+    }
+
+    /// Deletes bodies that no message refers to and that no message can refer to any more.
+    /// Called now and then, and only while every entry of the log is applied.
+    pub(crate) fn sweep_orphans(&self, now: Timestamp) -> io::Result<usize> {
+        let view = self.0.state.view();
+        let mut after = None;
+        let mut swept = 0;
+        loop {
+            let ids = self.0.store.ids(after, 512)?;
+            let Some(last) = ids.last().copied() else {
+                return Ok(swept);
+            };
+            let mut orphans = Vec::new();
+            for id in ids {
+                if now.since(id.at()) < ORPHAN_AGE {
+                    continue;
+                }
+                let live = query::envelope(&view, id).map_err(|e| io::Error::other(e.0))?;
+                if live.is_none() {
+                    orphans.push(id);
+                }
+            }
+            swept += orphans.len();
+            self.0.store.delete(&orphans)?;
+            after = Some(last);
+        }
+    }
+
+    /// How many bodies of live messages are not on this disk.
+    pub(crate) fn missing(&self, view: &dyn KvRead) -> io::Result<u64> {
+        let mut after = None;
+        let mut missing = 0;
+        loop {
+            let live = query::bodies(view, after, 512).map_err(|e| io::Error::other(e.0))?;
+            let Some(last) = live.last().map(|body| body.id) else {
+                return Ok(missing);
+            };
+            for body in &live {
+                missing += u64::from(!self.0.store.present(body.id)?);
+            }
+            after = Some(last);
+        }
+    }
+}
+
+fn tokio_stream<T>(mut queue: mpsc::Receiver<T>) -> impl futures::Stream<Item = T> {
+    futures::stream::poll_fn(move |cx| queue.poll_recv(cx))
+}
+
+fn storage(error: impl std::fmt::Display) -> Status {
+    Status::internal(format!("the body store failed: {error}"))
+}
+
+/// A body being written, here and to the peers. Dropping it abandons the body.
+pub struct BodyWriter {
+    bodies: Bodies,
+    id: MessageId,
+    writer: Option<store::Writer>,
+    targets: Vec<(u64, mpsc::Sender<wire::BodyPiece>)>,
+    pending: BytesMut,
+    len: u64,
+    first: bool,
+}
+
+impl BodyWriter {
+    /// Adds to the body. Waits while the peers' queues are full, so a fast sender is slowed to
+    /// what the network carries.
+    pub async fn write(&mut self, chunk: Bytes) -> io::Result<()> {
+        self.len += chunk.len() as u64;
+        self.pending.extend_from_slice(&chunk);
+        while self.pending.len() >= PIECE_BYTES {
+            let piece = self.pending.split_to(PIECE_BYTES).freeze();
+            self.send(piece, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the body: durable here on return, and, above [`EAGER_BYTES_MAX`], on a quorum.
+    pub async fn finish(mut self) -> io::Result<BodyRef> {
+        let rest = self.pending.split().freeze();
+        let end = self.send(rest, Some(())).await?;
+        let digest = end.ok_or_else(|| io::Error::other("the body was already ended"))?;
+        let writer = self
+            .writer
+            .take()
+            .ok_or_else(|| io::Error::other("the body was ended"))?;
+        let (done, durable) = oneshot::channel();
+        writer.finish(self.len, digest, move |result| {
+            let _gone = done.send(result);
+        });
+        durable
+            .await
+            .map_err(|_| io::Error::other("the body store stopped"))??;
+        self.bodies.acknowledged(self.id, self.bodies.0.me);
+        let body = BodyRef {
+            id: self.id,
+            len: self.len,
+            digest,
+        };
+        if self.len > EAGER_BYTES_MAX {
+            self.wait_for_quorum().await?;
+        }
+        Ok(body)
+    }
+
+    async fn wait_for_quorum(&self) -> io::Result<()> {
+        let deadline = Instant::now() + QUORUM_TIME_MAX;
+        loop {
+            let acked = self.bodies.0.acked.notified();
+            if self.bodies.on_quorum(self.id) {
+                return Ok(());
+            }
+            tokio::time::timeout_at(deadline, acked)
+                .await
+                .map_err(|_| {
+                    io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "no quorum of nodes has the body on disk; nothing was proposed",
+                    )
+                })?;
+        }
+    }
+
+    /// Writes one piece and hands it to the peers; with `end`, the last one, and returns the
+    /// digest of the whole.
+    async fn send(&mut self, data: Bytes, end: Option<()>) -> io::Result<Option<[u8; 32]>> {
+        let writer = self
+            .writer
+            .as_mut()
+            .ok_or_else(|| io::Error::other("the body was ended"))?;
+        if !data.is_empty() {
+            writer.write(&data)?;
+        }
+        let digest = end.map(|()| writer.digest());
+        let piece = wire::BodyPiece {
+            body: Bytes::copy_from_slice(&self.id.to_bytes()),
+            data,
+            first: std::mem::take(&mut self.first),
+            end: digest.map(|digest| wire::BodyEnd {
+                len: self.len,
+                digest: Bytes::copy_from_slice(&digest),
+            }),
+            ..wire::BodyPiece::default()
+        };
+        let mut kept = Vec::with_capacity(self.targets.len());
+        for (node, queue) in self.targets.drain(..) {
+            match queue.try_send(piece.clone()) {
+                Ok(()) => kept.push((node, queue)),
+                Err(mpsc::error::TrySendError::Closed(_)) => {}
+                Err(mpsc::error::TrySendError::Full(piece)) => {
+                    match queue.send_timeout(piece, PEER_PATIENCE).await {
+                        Ok(()) => kept.push((node, queue)),
+                        Err(_) => tracing::info!(
+                            node,
+                            body = %self.id,
+                            "a node takes bodies too slowly; it will fetch this one"
+                        ),
+                    }
+                }
+            }
+        }
+        self.targets = kept;
+        Ok(digest)
+    }
+}
+
+impl Drop for BodyWriter {
+    fn drop(&mut self) {
+        if self.writer.take().is_some() {
+            for (_, queue) in &self.targets {
+                // A full queue only means that the peer learns it from the missing end.
+                let _full = queue.try_send(wire::BodyPiece {
+                    body: Bytes::copy_from_slice(&self.id.to_bytes()),
+                    abandoned: true,
+                    ..wire::BodyPiece::default()
+                });
+            }
+        }
+    }
+}
+
+/// A body being read, chunk by chunk. The last chunk is handed out only when the digest of the
+/// whole fits.
+pub struct BodyReader {
+    inner: store::Reader,
+    body: BodyRef,
+    bodies: Bodies,
+}
+
+impl BodyReader {
+    /// The next chunk; `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        match self.inner.next() {
+            Ok(chunk) => Ok(chunk),
+            Err(error) => {
+                tracing::error!(body = %self.body.id, "a body on this disk cannot be used: {error}");
+                // Forget the bad copy; the next attempt fetches a good one.
+                self.bodies.0.store.delete(&[self.body.id])?;
+                Err(BodyError::Damaged(self.body.id))
+            }
+        }
+    }
+}
+
+/// The receiving end of one stream of bodies.
+struct Receiver {
+    bodies: Bodies,
+    token: u64,
+    open: HashMap<MessageId, (store::Writer, u64)>,
+}
+
+type Stored = oneshot::Receiver<io::Result<()>>;
+
+impl Receiver {
+    fn new(bodies: Bodies) -> Self {
+        static TOKENS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        let token = TOKENS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Self {
+            bodies,
+            token,
+            open: HashMap::new(),
+        }
+    }
+
+    /// Takes one piece. `Some` when it was a body's last: resolves when the body is durable.
+    fn take(&mut self, piece: wire::BodyPiece) -> Result<Option<Stored>, Status> {
+        let id = MessageId::from_bytes(&piece.body)
+            .ok_or_else(|| Status::invalid_argument("a body's id has 16 bytes"))?;
+        if piece.abandoned {
+            self.drop_body(id);
+            return Ok(None);
+        }
+        let inner = self.bodies.0.clone();
+        if piece.first {
+            if inner.store.present(id).map_err(storage)? {
+                // Sent again: what lies here is complete, and stays.
+                self.drop_body(id);
+                if piece.end.is_none() {
+                    return Ok(None);
+                }
+                let (done, stored) = oneshot::channel();
+                let _open = done.send(Ok(()));
+                return Ok(Some(stored));
+            }
+            let mut arrivals = lock(&inner.arrivals);
+            let busy = arrivals.get(&id).is_some_and(|other| {
+                other.writer != self.token && other.touched.elapsed() < ARRIVAL_STALL
+            });
+            if busy {
+                return Ok(None);
+            }
+            arrivals.insert(
+                id,
+                Arrival {
+                    writer: self.token,
+                    touched: Instant::now(),
+                },
+            );
+            drop(arrivals);
+            self.open.insert(id, (inner.store.begin(id), 0));
+        } else {
+            let mut arrivals = lock(&inner.arrivals);
+            match arrivals.get_mut(&id) {
+                Some(arrival) if arrival.writer == self.token => arrival.touched = Instant::now(),
+                // Another stream took over, or this one began before a restart.
+                _ => {
+                    drop(arrivals);
+                    self.open.remove(&id);
+                    return Ok(None);
+                }
+            }
+        }
+        let Some((writer, len)) = self.open.get_mut(&id) else {
+            return Ok(None);
+        };
+        if !piece.data.is_empty() {
+            writer.write(&piece.data).map_err(storage)?;
+            *len += piece.data.len() as u64;
+        }
+        let Some(end) = piece.end else {
+            return Ok(None);
+        };
+        let Some((writer, len)) = self.open.remove(&id) else {
+            return Ok(None);
+        };
+        let digest = writer.digest();
+        if len != end.len || digest[..] != end.digest[..] {
+            lock(&inner.arrivals).remove(&id);
+            return Err(Status::data_loss(format!(
+                "the body of {id} was changed on its way"
+            )));
+        }
+        let (done, stored) = oneshot::channel();
+        let bodies = self.bodies.clone();
+        writer.finish(len, digest, move |result| {
+            if result.is_ok() {
+                bodies.arrived(id);
+            }
+            let _gone = done.send(result);
+        });
+        Ok(Some(stored))
+    }
+
+    fn drop_body(&mut self, id: MessageId) {
+        self.open.remove(&id);
+        let mut arrivals = lock(&self.bodies.0.arrivals);
+        if arrivals
+            .get(&id)
+            .is_some_and(|arrival| arrival.writer == self.token)
+        {
+            arrivals.remove(&id);
+        }
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let mut arrivals = lock(&self.bodies.0.arrivals);
+        for id in self.open.keys() {
+            arrivals.remove(id);
+        }
+    }
+}

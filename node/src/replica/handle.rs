@@ -1,0 +1,271 @@
+//! The cluster, as the rooms above see it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_ledger::{Command, Effect, Member, Reply, query};
+use holdfast_mail::{MessageId, NodeId, Timestamp};
+use holdfast_proto::cluster as wire;
+use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::Instant;
+
+use super::bodies::{Bodies, Copies};
+use super::peers::Peers;
+use super::propose::{self, Waiting};
+use super::types::{LogId, Raft, Seat};
+use super::{Identity, codec};
+use crate::config::WanProfile;
+use crate::store::{Store, View};
+
+/// Why a proposal has no reply.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// Nothing entered the log: whatever it was will not happen.
+    #[error("{0}")]
+    NotProposed(String),
+    /// It entered a log, and may still be committed.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// This node's membership in the cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) me: Member,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) raft: Raft,
+    pub(crate) store: Arc<Store>,
+    pub(crate) bodies: Bodies,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) profile: WanProfile,
+    pub(crate) effects: broadcast::Sender<Effect>,
+    pub(crate) proposals: mpsc::Sender<Waiting>,
+    pub(crate) applied: watch::Receiver<Option<LogId>>,
+    pub(crate) members: watch::Receiver<BTreeMap<u64, Seat>>,
+    /// When a leader was last heard from.
+    pub(crate) heard: Mutex<Option<Instant>>,
+    pub(crate) disk_low: AtomicBool,
+    pub(crate) disk_free: AtomicU64,
+    pub(crate) disk_total: AtomicU64,
+    /// Set when this node is about to be removed; the rooms above hand back what they hold and
+    /// then report through `retired`.
+    pub(crate) retiring: watch::Sender<bool>,
+    pub(crate) retired: watch::Sender<bool>,
+    /// Set when a peer says that this node was removed from the cluster.
+    pub(crate) removed: watch::Sender<bool>,
+}
+
+impl Cluster {
+    /// Proposes a command and waits for the ledger's reply. Commands of neighbours travel
+    /// together; the leader may be any node; what is safe to repeat is repeated until the
+    /// deadline.
+    pub async fn propose(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Reply, ProposeError> {
+        propose::submit(&self.0.proposals, command, deadline).await
+    }
+
+    /// What this node has applied, as one consistent view. It may lag behind the leader.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.0.store.view()
+    }
+
+    /// What happens from now on. Hints: after `Lagged`, and at the start, scan the state.
+    #[must_use]
+    pub fn effects(&self) -> broadcast::Receiver<Effect> {
+        self.0.effects.subscribe()
+    }
+
+    #[must_use]
+    pub fn me(&self) -> &Member {
+        &self.0.me
+    }
+
+    #[must_use]
+    pub fn cluster_id(&self) -> [u8; 16] {
+        self.0.identity.cluster_id
+    }
+
+    /// The members as the ledger knows them.
+    #[must_use]
+    pub fn members(&self) -> Vec<Member> {
+        query::members(&self.view()).unwrap_or_else(|error| {
+            tracing::error!("cannot read the members: {}", error.0);
+            Vec::new()
+        })
+    }
+
+    /// Whether a leader is known and was heard from a moment ago, or this node leads and a
+    /// quorum answers it.
+    #[must_use]
+    pub fn has_quorum(&self) -> bool {
+        let silence_max = self.0.profile.leader_silence_max() * 2;
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        match metrics.current_leader {
+            None => false,
+            Some(leader) if leader == self.0.me.id.0 => metrics
+                .last_quorum_acked
+                .as_ref()
+                .is_some_and(|at| at.elapsed() < silence_max),
+            Some(_) => {
+                let heard = self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
+                heard.is_some_and(|at| at.elapsed() < silence_max)
+            }
+        }
+    }
+
+    /// Who leads, as far as this node knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.0
+            .raft
+            .metrics()
+            .borrow_watched()
+            .current_leader
+            .map(NodeId)
+    }
+
+    #[must_use]
+    pub fn durable_copies(&self, message: MessageId) -> Copies {
+        self.0.bodies.durable_copies(message)
+    }
+
+    #[must_use]
+    pub fn bodies(&self) -> &Bodies {
+        &self.0.bodies
+    }
+
+    /// Whether the data directory's disk is nearly full: no new mail, but delivery goes on.
+    #[must_use]
+    pub fn disk_low(&self) -> bool {
+        self.0.disk_low.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when a peer has said that this node was removed.
+    pub async fn was_removed(&self) {
+        let mut removed = self.0.removed.subscribe();
+        let _sender_gone = removed.wait_for(|removed| *removed).await;
+    }
+
+    /// Resolves when this node is about to be removed: take no new mail, hand back leases, then
+    /// call [`Self::retired`].
+    pub async fn retiring(&self) {
+        let mut retiring = self.0.retiring.subscribe();
+        let _sender_gone = retiring.wait_for(|retiring| *retiring).await;
+    }
+
+    /// The rooms above hold no lease any more.
+    pub fn retired(&self) {
+        self.0.retired.send_replace(true);
+    }
+
+    /// Announces the removal and waits until the rooms above are done.
+    pub(crate) async fn retire(&self) {
+        let mut retired = self.0.retired.subscribe();
+        self.0.retiring.send_replace(true);
+        let limit = Duration::from_secs(10);
+        let _late = tokio::time::timeout(limit, retired.wait_for(|retired| *retired)).await;
+    }
+
+    /// How this node stands.
+    #[must_use]
+    pub fn standing(&self) -> wire::Standing {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        wire::Standing {
+            node_id: self.0.me.id.0,
+            version: env!("CARGO_PKG_VERSION").into(),
+            last_log: Some(wire::LogId {
+                index: metrics.last_log_index.unwrap_or(0),
+                ..wire::LogId::default()
+            }),
+            applied: metrics.last_applied.as_ref().map(codec::log_id_to_wire),
+            term: metrics.current_term,
+            leader: metrics.current_leader.unwrap_or(0),
+            disk_free_bytes: self.0.disk_free.load(Ordering::Relaxed),
+            disk_total_bytes: self.0.disk_total.load(Ordering::Relaxed),
+            bodies_missing: 0,
+            voter: metrics
+                .membership_config
+                .voter_ids()
+                .any(|id| id == self.0.me.id.0),
+        }
+    }
+
+    /// Asks every member how it stands; an error text and the round trip for each.
+    pub async fn standings(&self) -> Vec<(Place, Result<wire::Standing, String>, Duration)> {
+        let seats: Vec<Place> = {
+            let metrics = self.0.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let membership = metrics.membership_config.membership();
+            let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
+            membership
+                .nodes()
+                .map(|(id, seat)| Place {
+                    id: NodeId(*id),
+                    name: seat.name.clone(),
+                    region: seat.region.clone(),
+                    voter: voters.contains(id),
+                })
+                .collect()
+        };
+        let asks = seats.into_iter().map(|seat| async move {
+            let begin = Instant::now();
+            let standing = if seat.id == self.0.me.id {
+                Ok(self.standing())
+            } else {
+                self.ask_standing(seat.id.0).await
+            };
+            (seat, standing, begin.elapsed())
+        });
+        futures::future::join_all(asks).await
+    }
+
+    pub(crate) async fn ask_standing(&self, node: u64) -> Result<wire::Standing, String> {
+        let mut client = self
+            .0
+            .peers
+            .members(node)
+            .ok_or("its address is not known")?;
+        let request = wire::StandingRequest {
+            envelope: self.0.peers.envelope(node),
+        };
+        match tokio::time::timeout(Duration::from_secs(2), client.standing(request)).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Err(status)) => {
+                if status.code() == tonic::Code::PermissionDenied
+                    && status.metadata().contains_key(super::service::REMOVED)
+                {
+                    self.0.removed.send_replace(true);
+                }
+                Err(status.message().to_owned())
+            }
+            Err(_) => Err("no answer within 2 s".into()),
+        }
+    }
+}
+
+/// A member's place in Raft's membership.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub id: NodeId,
+    pub name: String,
+    pub region: String,
+    pub voter: bool,
+}
+
+/// The wall clock, for stamping batches. Logged time is clamped so that it never runs back.
+pub(crate) fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+}

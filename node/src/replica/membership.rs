@@ -1,0 +1,565 @@
+//! Members come and go: invite, admit, promote, leave, hand over leadership.
+//!
+//! A member becomes one in three steps: the ledger allocates its id (the log index of its
+//! `Redeem`), Raft adds it as a learner, and once it has caught up, bodies included, it votes.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use holdfast_ledger::{Command, Member, Refusal, Reply, query};
+use holdfast_mail::NodeId;
+use holdfast_proto::cluster as wire;
+use openraft::ChangeMembers;
+use prost::Message;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::handle::{Cluster, ProposeError, now};
+use super::types::Seat;
+use super::{Identity, random};
+use crate::net::{authority, grpc};
+
+const TOKEN_PREFIX: &str = "holdfast1.";
+
+/// How long a membership step may take before the operator is told that it did not happen.
+const STEP_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// How long a learner may take to catch up. It fetches every held body, so this is a matter of
+/// bandwidth; the operator may interrupt and resume.
+const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(6 * 3600);
+
+/// Why a member could not join or leave.
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    #[error("{0}")]
+    Refused(String),
+    #[error("not a join token: it must begin with {TOKEN_PREFIX} and be copied whole")]
+    NotAToken,
+    #[error(
+        "no node of the cluster answers at {addresses}: {why}. Nothing was changed; check the network and try again"
+    )]
+    Unreachable { addresses: String, why: String },
+    #[error("cannot make a certificate request: {0}")]
+    Certificate(String),
+}
+
+/// A fresh single-use token; the cluster keeps only its hash.
+pub async fn invite(
+    cluster: &Cluster,
+    ttl: Duration,
+) -> Result<(String, holdfast_mail::Timestamp), MembershipError> {
+    let (token_id, secret): ([u8; 16], [u8; 32]) = (random(), random());
+    let expires_at = now().plus(ttl);
+    let command = Command::Invite {
+        token_id,
+        secret_hash: hash(&secret),
+        expires_at,
+    };
+    propose(cluster, command).await?;
+    let ca = &cluster.0.identity.ca_certificate;
+    let fingerprint =
+        authority::fingerprint(ca).map_err(|e| MembershipError::Certificate(e.to_string()))?;
+    let token = wire::Token {
+        cluster_id: cluster.cluster_id().to_vec().into(),
+        ca_fingerprint: fingerprint.to_vec().into(),
+        token_id: token_id.to_vec().into(),
+        secret: secret.to_vec().into(),
+        addresses: cluster
+            .members()
+            .into_iter()
+            .map(|m| m.cluster_address)
+            .collect(),
+    };
+    Ok((
+        format!(
+            "{TOKEN_PREFIX}{}",
+            URL_SAFE_NO_PAD.encode(token.encode_to_vec())
+        ),
+        expires_at,
+    ))
+}
+
+fn hash(secret: &[u8]) -> [u8; 32] {
+    *blake3::hash(secret).as_bytes()
+}
+
+async fn propose(cluster: &Cluster, command: Command) -> Result<Reply, MembershipError> {
+    match cluster
+        .propose(command, Instant::now() + STEP_TIME_MAX)
+        .await
+    {
+        Ok(Reply::Refused(refusal)) => Err(MembershipError::Refused(refusal.to_string())),
+        Ok(reply) => Ok(reply),
+        Err(ProposeError::NotProposed(why)) => Err(MembershipError::Refused(format!(
+            "{why}; nothing was changed, try again"
+        ))),
+        Err(ProposeError::Unknown(why)) => Err(MembershipError::Refused(format!(
+            "{why}; it may or may not have happened: look at the status before trying again"
+        ))),
+    }
+}
+
+/// Answers a join request: checks and consumes the token, allocates an id, signs the
+/// certificate. Any member can.
+pub(crate) async fn admit(
+    cluster: &Cluster,
+    request: wire::JoinRequest,
+) -> Result<wire::JoinReply, Status> {
+    let token_id: [u8; 16] = request.token_id[..]
+        .try_into()
+        .map_err(|_| Status::invalid_argument("a token id has 16 bytes"))?;
+    let known = query::cluster(&cluster.view()).map_err(|e| Status::internal(e.0))?;
+    let known = known.ok_or_else(|| Status::unavailable("this node is still catching up"))?;
+    let member = Member {
+        id: NodeId(0),
+        name: request.name,
+        region: request.region,
+        cluster_address: request.cluster_address,
+        smtp_name: request.smtp_name,
+        smtp_address: request.smtp_address,
+    };
+    let deadline = Instant::now() + STEP_TIME_MAX;
+    let command = Command::Redeem {
+        token_id,
+        secret_hash: hash(&request.secret),
+        member: member.clone(),
+    };
+    let reply = cluster.propose(command, deadline).await;
+    let node = match reply {
+        Ok(Reply::Member(node)) => node,
+        Ok(Reply::Refused(Refusal::BadToken)) => {
+            return Err(Status::permission_denied(Refusal::BadToken.to_string()));
+        }
+        Ok(other) => return Err(Status::failed_precondition(format!("{other:?}"))),
+        Err(error) => return Err(Status::unavailable(error.to_string())),
+    };
+    let certificate = authority::sign(
+        &known.ca_certificate,
+        &known.ca_key,
+        &request.certificate_request,
+        node,
+        known.id,
+    )
+    .map_err(|e| Status::invalid_argument(e.to_string()))?;
+    tracing::info!(%node, name = member.name, region = member.region, "a node joined");
+    let members = cluster.members().iter().map(member_to_wire).collect();
+    Ok(wire::JoinReply {
+        cluster_id: known.id.to_vec().into(),
+        node_id: node.0,
+        certificate: certificate.into(),
+        ca_certificate: known.ca_certificate.into(),
+        members,
+    })
+}
+
+fn member_to_wire(member: &Member) -> wire::Member {
+    wire::Member {
+        id: member.id.0,
+        name: member.name.clone(),
+        region: member.region.clone(),
+        cluster_address: member.cluster_address.clone(),
+        smtp_name: member.smtp_name.clone(),
+        smtp_address: member.smtp_address.clone(),
+    }
+}
+
+/// Redeems a token: talks to nobody whose CA is not the one the token names.
+/// `member.id` is ignored; the cluster allocates it. Returns this node's identity and where
+/// the other members are.
+pub async fn redeem(
+    token: &str,
+    member: &Member,
+) -> Result<(Identity, Vec<wire::Member>), MembershipError> {
+    let token = token
+        .trim()
+        .strip_prefix(TOKEN_PREFIX)
+        .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
+        .and_then(|bytes| wire::Token::decode(&bytes[..]).ok())
+        .ok_or(MembershipError::NotAToken)?;
+    let fingerprint: [u8; 32] = token.ca_fingerprint[..]
+        .try_into()
+        .map_err(|_| MembershipError::NotAToken)?;
+    let cluster_id: [u8; 16] = token.cluster_id[..]
+        .try_into()
+        .map_err(|_| MembershipError::NotAToken)?;
+    let (key, certificate_request) =
+        authority::request().map_err(|e| MembershipError::Certificate(e.to_string()))?;
+    let client = crate::net::tls::pinned_client(fingerprint)
+        .map_err(|e| MembershipError::Certificate(e.to_string()))?;
+    let request = wire::JoinRequest {
+        token_id: token.token_id.clone(),
+        secret: token.secret.clone(),
+        name: member.name.clone(),
+        region: member.region.clone(),
+        cluster_address: member.cluster_address.clone(),
+        smtp_name: member.smtp_name.clone(),
+        smtp_address: member.smtp_address.clone(),
+        certificate_request: certificate_request.into(),
+    };
+    let mut why = String::from("the token names no address");
+    for address in &token.addresses {
+        let channel = grpc::channel(address, "join.holdfast.internal", &client);
+        let mut members = wire::members_client::MembersClient::new(channel);
+        let reply = tokio::time::timeout(STEP_TIME_MAX * 2, members.join(request.clone())).await;
+        match reply {
+            Ok(Ok(reply)) => {
+                let reply = reply.into_inner();
+                if reply.cluster_id[..] != cluster_id[..] {
+                    return Err(MembershipError::Refused(
+                        "the node that answered belongs to another cluster than the token".into(),
+                    ));
+                }
+                let identity = Identity {
+                    cluster_id,
+                    node_id: NodeId(reply.node_id),
+                    incarnation: random(),
+                    certificate: reply.certificate.to_vec(),
+                    key,
+                    ca_certificate: reply.ca_certificate.to_vec(),
+                };
+                return Ok((identity, reply.members));
+            }
+            Ok(Err(status)) => match status.code() {
+                tonic::Code::Unavailable | tonic::Code::Unknown => why = status.message().into(),
+                _ => return Err(MembershipError::Refused(status.message().into())),
+            },
+            Err(_) => why = format!("{address} did not answer in time"),
+        }
+    }
+    Err(MembershipError::Unreachable {
+        addresses: token.addresses.join(", "),
+        why,
+    })
+}
+
+/// A membership step that only the leader can do.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Promote(NodeId),
+    Remove(NodeId),
+}
+
+/// Makes a joined node a learner and then a voter. Called on the node itself, which knows no
+/// leader yet: it asks the `members` it was told of.
+pub async fn promote(cluster: &Cluster, members: &[wire::Member]) -> Result<(), MembershipError> {
+    for member in members {
+        cluster.0.peers.learn(member.id, &member.cluster_address);
+    }
+    let others = members
+        .iter()
+        .map(|m| m.id)
+        .filter(|id| *id != cluster.me().id.0)
+        .collect();
+    at_leader(
+        cluster,
+        Step::Promote(cluster.me().id),
+        others,
+        CATCH_UP_TIME_MAX,
+    )
+    .await
+}
+
+/// Removes a member: its leadership and leases move first.
+pub async fn leave(cluster: &Cluster, node: NodeId) -> Result<(), MembershipError> {
+    let others = cluster.members().iter().map(|m| m.id.0).collect();
+    at_leader(cluster, Step::Remove(node), others, STEP_TIME_MAX * 4).await
+}
+
+async fn at_leader(
+    cluster: &Cluster,
+    step: Step,
+    others: Vec<u64>,
+    limit: Duration,
+) -> Result<(), MembershipError> {
+    let deadline = Instant::now() + limit;
+    let mut turn = 0;
+    let mut next = cluster.leader().map(|node| node.0);
+    loop {
+        let target = next.unwrap_or_else(|| {
+            turn += 1;
+            others
+                .get(turn % others.len().max(1))
+                .copied()
+                .unwrap_or(cluster.me().id.0)
+        });
+        let outcome = if target == cluster.me().id.0 {
+            match step {
+                Step::Promote(node) => promote_here(cluster, node).await,
+                Step::Remove(node) => remove_here(cluster, node).await,
+            }
+        } else {
+            ask(cluster, step, target).await
+        };
+        let why = match outcome {
+            Ok(()) => return Ok(()),
+            Err(NotDone::Refused(why)) => return Err(MembershipError::Refused(why)),
+            Err(NotDone::AskLeader(leader)) => {
+                next = leader;
+                "no node leads".to_owned()
+            }
+            Err(NotDone::NoAnswer(why)) => {
+                next = None;
+                why
+            }
+        };
+        if Instant::now() >= deadline {
+            return Err(MembershipError::Refused(format!(
+                "{why}; nothing was changed, try again when the cluster has a leader"
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+/// Why a step was not done here.
+pub(crate) enum NotDone {
+    Refused(String),
+    AskLeader(Option<u64>),
+    NoAnswer(String),
+}
+
+async fn ask(cluster: &Cluster, step: Step, target: u64) -> Result<(), NotDone> {
+    let no_address = || NotDone::NoAnswer(format!("the address of node {target} is not known"));
+    let mut client = cluster.0.peers.members(target).ok_or_else(no_address)?;
+    let envelope = cluster.0.peers.envelope(target);
+    let reply = match step {
+        Step::Promote(node) => {
+            client
+                .promote(wire::PromoteRequest {
+                    envelope,
+                    node_id: node.0,
+                })
+                .await
+        }
+        Step::Remove(node) => {
+            client
+                .leave(wire::LeaveRequest {
+                    envelope,
+                    node_id: node.0,
+                })
+                .await
+        }
+    };
+    match reply.map(tonic::Response::into_inner) {
+        Ok(reply) if reply.not_leader => Err(NotDone::AskLeader(
+            (reply.leader != 0).then_some(reply.leader),
+        )),
+        Ok(reply) if reply.refused.is_empty() => Ok(()),
+        Ok(reply) => Err(NotDone::Refused(reply.refused)),
+        Err(status) if status.code() == tonic::Code::PermissionDenied => {
+            Err(NotDone::Refused(status.message().into()))
+        }
+        Err(status) => Err(NotDone::NoAnswer(format!(
+            "node {target}: {}",
+            status.message()
+        ))),
+    }
+}
+
+/// How a step that was asked for over the network is answered.
+pub(crate) fn reply(outcome: Result<(), NotDone>) -> wire::MembershipReply {
+    match outcome {
+        Ok(()) => wire::MembershipReply::default(),
+        Err(NotDone::Refused(refused)) => wire::MembershipReply {
+            refused,
+            ..wire::MembershipReply::default()
+        },
+        Err(NotDone::AskLeader(leader)) => wire::MembershipReply {
+            not_leader: true,
+            leader: leader.unwrap_or(0),
+            ..wire::MembershipReply::default()
+        },
+        Err(NotDone::NoAnswer(_)) => wire::MembershipReply {
+            not_leader: true,
+            ..wire::MembershipReply::default()
+        },
+    }
+}
+
+fn must_lead(cluster: &Cluster) -> Result<(), NotDone> {
+    match cluster.leader() {
+        Some(leader) if leader == cluster.me().id => Ok(()),
+        leader => Err(NotDone::AskLeader(leader.map(|node| node.0))),
+    }
+}
+
+fn voters(cluster: &Cluster) -> BTreeSet<u64> {
+    cluster.0.raft.voter_ids().collect()
+}
+
+pub(crate) async fn promote_here(cluster: &Cluster, node: NodeId) -> Result<(), NotDone> {
+    must_lead(cluster)?;
+    if voters(cluster).contains(&node.0) {
+        return Ok(());
+    }
+    let member = cluster
+        .members()
+        .into_iter()
+        .find(|m| m.id == node)
+        .ok_or_else(|| {
+            NotDone::Refused(format!(
+                "node {node} is not a member; it must join with a token first"
+            ))
+        })?;
+    let seat = Seat {
+        name: member.name,
+        region: member.region,
+        cluster_address: member.cluster_address,
+    };
+    let raft = &cluster.0.raft;
+    let unfinished = |e: &dyn std::fmt::Display| {
+        tracing::info!(%node, "promotion interrupted: {e}");
+        NotDone::AskLeader(None)
+    };
+    raft.add_learner(node.0, seat, true)
+        .await
+        .map_err(|e| unfinished(&e))?;
+    let deadline = Instant::now() + CATCH_UP_TIME_MAX;
+    loop {
+        match cluster.ask_standing(node.0).await {
+            Ok(standing) if standing.bodies_missing == 0 => break,
+            Ok(standing) => {
+                tracing::info!(%node, missing = standing.bodies_missing, "a learner fetches bodies")
+            }
+            Err(why) => tracing::info!(%node, "a learner does not answer: {why}"),
+        }
+        if Instant::now() >= deadline {
+            return Err(NotDone::Refused(format!(
+                "node {node} did not catch up in time"
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let change = ChangeMembers::AddVoterIds(BTreeSet::from([node.0]));
+    raft.change_membership(change, true)
+        .await
+        .map_err(|e| unfinished(&e))?;
+    tracing::info!(%node, "a node votes now");
+    Ok(())
+}
+
+pub(crate) async fn remove_here(cluster: &Cluster, node: NodeId) -> Result<(), NotDone> {
+    must_lead(cluster)?;
+    let raft = &cluster.0.raft;
+    let all = voters(cluster);
+    let learner = raft.learner_ids().any(|id| id == node.0);
+    let known = cluster.members().iter().any(|m| m.id == node);
+    if !all.contains(&node.0) && !learner && !known {
+        return Err(NotDone::Refused(format!("node {node} is not a member")));
+    }
+    let remaining: Vec<u64> = all.iter().copied().filter(|id| *id != node.0).collect();
+    if remaining.is_empty() {
+        return Err(NotDone::Refused(
+            "it is the only node: without it no mail could be held. Join another node first".into(),
+        ));
+    }
+    let answers = remaining.iter().map(|id| async move {
+        *id == cluster.me().id.0 || cluster.ask_standing(*id).await.is_ok()
+    });
+    let alive = futures::future::join_all(answers)
+        .await
+        .into_iter()
+        .filter(|yes| *yes)
+        .count();
+    let quorum = remaining.len() / 2 + 1;
+    if alive < quorum {
+        return Err(NotDone::Refused(format!(
+            "without node {node} only {alive} of {} voters would answer and {quorum} are needed: the cluster would \
+             stop. Nothing was changed. Bring back a node first",
+            remaining.len()
+        )));
+    }
+    if node == cluster.me().id {
+        // The next leader removes us; the caller asks it.
+        transfer(cluster, None)
+            .await
+            .map_err(|e| NotDone::Refused(e.to_string()))?;
+        return Err(NotDone::AskLeader(cluster.leader().map(|leader| leader.0)));
+    }
+    retire(cluster, node).await;
+    let unfinished = |e: &dyn std::fmt::Display| {
+        tracing::info!(%node, "removal interrupted: {e}");
+        NotDone::AskLeader(None)
+    };
+    if all.contains(&node.0) {
+        let change = ChangeMembers::RemoveVoters(BTreeSet::from([node.0]));
+        raft.change_membership(change, false)
+            .await
+            .map_err(|e| unfinished(&e))?;
+    } else if learner {
+        let change = ChangeMembers::RemoveNodes(BTreeSet::from([node.0]));
+        raft.change_membership(change, false)
+            .await
+            .map_err(|e| unfinished(&e))?;
+    }
+    propose(cluster, Command::RemoveMember { node })
+        .await
+        .map_err(|e| NotDone::Refused(e.to_string()))?;
+    tracing::info!(%node, "a node left");
+    Ok(())
+}
+
+/// Asks a node to hand back its leases, and waits a little for it. A node that does not answer
+/// loses them when they expire.
+async fn retire(cluster: &Cluster, node: NodeId) {
+    let Some(mut client) = cluster.0.peers.members(node.0) else {
+        return;
+    };
+    let request = wire::StandingRequest {
+        envelope: cluster.0.peers.envelope(node.0),
+    };
+    let limit = Duration::from_secs(15);
+    match tokio::time::timeout(limit, client.retire(request)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(status)) => tracing::info!(%node, "it does not retire: {}", status.message()),
+        Err(_) => tracing::info!(%node, "it takes too long to retire; its leases expire"),
+    }
+}
+
+/// Hands leadership to `to`, or to the voter that has most of the log. Only the leader can.
+pub async fn transfer(cluster: &Cluster, to: Option<NodeId>) -> Result<NodeId, MembershipError> {
+    let me = cluster.me().id.0;
+    let refuse = |why: String| Err(MembershipError::Refused(why));
+    if cluster.leader() != Some(NodeId(me)) {
+        return refuse("this node does not lead; nothing was changed".into());
+    }
+    let voters: Vec<u64> = voters(cluster).into_iter().filter(|id| *id != me).collect();
+    let target = match to {
+        Some(node) if node.0 == me => return Ok(node),
+        Some(node) if voters.contains(&node.0) => node.0,
+        Some(node) => return refuse(format!("node {node} is no voter; nothing was changed")),
+        None => {
+            let asks = voters.iter().map(|id| async move {
+                let standing = cluster.ask_standing(*id).await.ok()?;
+                Some((standing.last_log.unwrap_or_default().index, *id))
+            });
+            let best = futures::future::join_all(asks)
+                .await
+                .into_iter()
+                .flatten()
+                .max();
+            match best {
+                Some((_, id)) => id,
+                None => return refuse("no other voter answers; nothing was changed".into()),
+            }
+        }
+    };
+    let stopped = |e: &dyn std::fmt::Display| MembershipError::Refused(e.to_string());
+    cluster
+        .0
+        .raft
+        .trigger()
+        .transfer_leader(target)
+        .await
+        .map_err(|e| stopped(&e))?;
+    let deadline = Instant::now() + STEP_TIME_MAX;
+    while cluster.leader().is_none_or(|leader| leader.0 == me) {
+        if Instant::now() >= deadline {
+            return refuse("leadership did not move; the cluster goes on as it was".into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(cluster.leader().unwrap_or(NodeId(target)))
+}

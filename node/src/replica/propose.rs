@@ -1,0 +1,312 @@
+//! Carries commands to the leader, many in one batch.
+//!
+//! Commands that arrive while batches are under way travel together in the next one, so a busy
+//! node costs the leader one entry and one reply for many messages. Every command but a few is
+//! safe to repeat: the ledger answers a repeated one as it answered the first.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_ledger::{Batch, Command, Reply};
+use holdfast_proto::cluster as wire;
+use holdfast_proto::ledger as ledger_wire;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use prost::Message;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::gate;
+use super::handle::{Inner, ProposeError, now};
+use super::types::{Proposal, Replies};
+
+/// Commands in one batch. A batch is one log entry: it is decoded, applied and answered whole,
+/// and must not hold up the state machine for long.
+const BATCH_COMMANDS_MAX: usize = 256;
+
+/// Batches under way at a time: enough to overlap a slow round trip with the next fsync, few
+/// enough that commands gather.
+const BATCHES_IN_FLIGHT_MAX: usize = 4;
+
+/// Commands that may wait here; beyond it `submit` waits.
+const QUEUE_COMMANDS_MAX: usize = 4096;
+
+/// One try at one leader. After it the outcome is unknown, and the batch is tried again.
+const TRY_TIME_MAX: Duration = Duration::from_secs(8);
+
+/// Between tries while there is no leader.
+const PAUSE: Duration = Duration::from_millis(100);
+
+const QUEUED: u8 = 0;
+const TAKEN: u8 = 1;
+const WITHDRAWN: u8 = 2;
+
+/// A command on its way.
+pub(crate) struct Waiting {
+    command: Command,
+    deadline: Instant,
+    /// QUEUED until the batcher takes it; WITHDRAWN when its proposer gave up before.
+    stage: Arc<AtomicU8>,
+    reply: oneshot::Sender<Result<Reply, ProposeError>>,
+    /// A try ended without telling whether the command entered a log.
+    ambiguous: bool,
+}
+
+pub(crate) fn queue() -> (mpsc::Sender<Waiting>, mpsc::Receiver<Waiting>) {
+    mpsc::channel(QUEUE_COMMANDS_MAX)
+}
+
+/// Hands `command` to the batcher and waits for its reply.
+pub(crate) async fn submit(
+    queue: &mpsc::Sender<Waiting>,
+    command: Command,
+    deadline: Instant,
+) -> Result<Reply, ProposeError> {
+    let (reply, answer) = oneshot::channel();
+    let stage = Arc::new(AtomicU8::new(QUEUED));
+    let waiting = Waiting {
+        command,
+        deadline,
+        stage: stage.clone(),
+        reply,
+        ambiguous: false,
+    };
+    let stopped = || ProposeError::NotProposed("this node is stopping".into());
+    match tokio::time::timeout_at(deadline, queue.send(waiting)).await {
+        Ok(sent) => sent.map_err(|_| stopped())?,
+        Err(_) => {
+            return Err(ProposeError::NotProposed(
+                "too many commands wait already".into(),
+            ));
+        }
+    }
+    // The batcher answers at the deadline by itself; the margin covers a busy machine.
+    match tokio::time::timeout_at(deadline + TRY_TIME_MAX * 2, answer).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) | Err(_) => {
+            let withdrawn = stage
+                .compare_exchange(QUEUED, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok();
+            Err(if withdrawn {
+                stopped()
+            } else {
+                ProposeError::Unknown("the node stopped while the command was under way".into())
+            })
+        }
+    }
+}
+
+/// Commands whose effect is not the same when they are applied twice.
+fn once_only(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Redeem { .. } | Command::Bootstrap { .. } | Command::Invite { .. }
+    )
+}
+
+/// A node id is the index of its entry, so the command that allocates one has an entry of its
+/// own.
+fn travels_alone(command: &Command) -> bool {
+    matches!(command, Command::Redeem { .. })
+}
+
+/// Runs until every sender of `queue` is gone.
+pub(crate) async fn run(cluster: Arc<Inner>, mut queue: mpsc::Receiver<Waiting>) {
+    let in_flight = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT_MAX));
+    let mut next: VecDeque<Waiting> = VecDeque::new();
+    loop {
+        if next.is_empty() {
+            match queue.recv().await {
+                Some(waiting) => next.push_back(waiting),
+                None => return,
+            }
+        }
+        let Ok(permit) = in_flight.clone().acquire_owned().await else {
+            return;
+        };
+        while next.len() < BATCH_COMMANDS_MAX {
+            match queue.try_recv() {
+                Ok(waiting) => next.push_back(waiting),
+                Err(_) => break,
+            }
+        }
+        let mut batch: Vec<Waiting> = Vec::new();
+        while let Some(waiting) = next.front() {
+            let alone = travels_alone(&waiting.command);
+            if alone && !batch.is_empty() {
+                break;
+            }
+            batch.extend(next.pop_front());
+            if alone || batch.len() >= BATCH_COMMANDS_MAX {
+                break;
+            }
+        }
+        batch.retain(|waiting| {
+            waiting
+                .stage
+                .compare_exchange(QUEUED, TAKEN, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+        });
+        let cluster = cluster.clone();
+        tokio::spawn(async move {
+            carry(&cluster, batch).await;
+            drop(permit);
+        });
+    }
+}
+
+/// One try's outcome.
+enum Try {
+    Done(Vec<Reply>),
+    /// Nothing entered a log.
+    Not(String),
+    /// It may have.
+    Unknown(String),
+}
+
+/// Tries a batch until it is answered or everyone in it gave up.
+async fn carry(cluster: &Arc<Inner>, mut batch: Vec<Waiting>) {
+    while !batch.is_empty() {
+        let proposal = Proposal::new(Batch {
+            at: now(),
+            commands: batch
+                .iter()
+                .map(|waiting| waiting.command.clone())
+                .collect(),
+        });
+        let (why, unknown) = match attempt(cluster, &proposal).await {
+            Try::Done(replies) if replies.len() == batch.len() => {
+                for (waiting, reply) in batch.drain(..).zip(replies) {
+                    let _gone = waiting.reply.send(Ok(reply));
+                }
+                return;
+            }
+            Try::Done(_) => ("the leader's replies do not fit the batch".to_owned(), true),
+            Try::Not(why) => (why, false),
+            Try::Unknown(why) => (why, true),
+        };
+        tracing::debug!(
+            commands = batch.len(),
+            unknown,
+            "a batch was not committed: {why}"
+        );
+        let now = Instant::now();
+        let mut kept = Vec::with_capacity(batch.len());
+        for mut waiting in batch {
+            waiting.ambiguous |= unknown;
+            let over = now >= waiting.deadline;
+            if waiting.ambiguous && (over || once_only(&waiting.command)) {
+                let _gone = waiting.reply.send(Err(ProposeError::Unknown(why.clone())));
+            } else if over {
+                let _gone = waiting
+                    .reply
+                    .send(Err(ProposeError::NotProposed(why.clone())));
+            } else {
+                kept.push(waiting);
+            }
+        }
+        batch = kept;
+        let soonest = batch.iter().map(|waiting| waiting.deadline).min();
+        tokio::time::sleep_until(soonest.unwrap_or(now).min(now + PAUSE)).await;
+    }
+}
+
+async fn attempt(cluster: &Arc<Inner>, proposal: &Proposal) -> Try {
+    let leader = cluster.raft.metrics().borrow_watched().current_leader;
+    let outcome = match leader {
+        None => return Try::Not("no leader is elected: too few nodes can reach each other".into()),
+        Some(me) if me == cluster.me.id.0 => {
+            tokio::time::timeout(TRY_TIME_MAX, lead(cluster, proposal.clone(), me)).await
+        }
+        Some(leader) => {
+            tokio::time::timeout(TRY_TIME_MAX, forward(cluster, proposal, leader)).await
+        }
+    };
+    outcome.unwrap_or_else(|_| Try::Unknown("no quorum answered in time".into()))
+}
+
+async fn forward(cluster: &Arc<Inner>, proposal: &Proposal, leader: u64) -> Try {
+    let Some(mut client) = cluster.peers.members(leader) else {
+        return Try::Not("the leader's address is not known".into());
+    };
+    let request = wire::ProposeRequest {
+        envelope: cluster.peers.envelope(leader),
+        batch: proposal.bytes.clone(),
+    };
+    use wire::propose_reply::Outcome;
+    match client
+        .propose(request)
+        .await
+        .map(|reply| reply.into_inner().outcome)
+    {
+        Ok(Some(Outcome::Replies(bytes))) => match decode_replies(bytes) {
+            Some(replies) => Try::Done(replies),
+            None => Try::Unknown("the leader's replies cannot be read".into()),
+        },
+        Ok(Some(Outcome::NotLeader(_))) => Try::Not("leadership is moving".into()),
+        Ok(Some(Outcome::NotProposed(why))) => Try::Not(why),
+        Ok(Some(Outcome::Unknown(why))) => Try::Unknown(why),
+        Ok(None) => Try::Unknown("the leader's reply has no outcome".into()),
+        Err(status) => Try::Unknown(format!("the leader does not answer: {}", status.message())),
+    }
+}
+
+/// Proposes on this node, which leads; `sender` is the node the commands came from.
+async fn lead(cluster: &Arc<Inner>, proposal: Proposal, sender: u64) -> Try {
+    // The leader's own log is behind the gate too.
+    if let Err(status) = gate::before_proposal(&cluster.bodies, &proposal, sender, u64::MAX).await {
+        return Try::Not(status.message().to_owned());
+    }
+    match cluster.raft.client_write(proposal).await {
+        Ok(response) => {
+            let Replies(replies) = response.data;
+            Try::Done(replies)
+        }
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+            Try::Not(format!("this node does not lead now ({:?})", to.reason))
+        }
+        Err(other) => Try::Unknown(other.to_string()),
+    }
+}
+
+/// Answers a batch that another node forwarded.
+pub(crate) async fn answer(cluster: &Arc<Inner>, bytes: Bytes, sender: u64) -> wire::ProposeReply {
+    use wire::propose_reply::Outcome;
+    let outcome = match super::codec::proposal(bytes) {
+        Err(error) => Outcome::NotProposed(error.to_string()),
+        Ok(proposal) => {
+            let leader = cluster.raft.metrics().borrow_watched().current_leader;
+            if leader == Some(cluster.me.id.0) {
+                match lead(cluster, proposal, sender).await {
+                    Try::Done(replies) => Outcome::Replies(encode_replies(&replies)),
+                    Try::Not(why) => Outcome::NotProposed(why),
+                    Try::Unknown(why) => Outcome::Unknown(why),
+                }
+            } else {
+                Outcome::NotLeader(leader.unwrap_or(0))
+            }
+        }
+    };
+    wire::ProposeReply {
+        outcome: Some(outcome),
+    }
+}
+
+fn encode_replies(replies: &[Reply]) -> Bytes {
+    let replies = replies
+        .iter()
+        .map(|reply| Bytes::from(reply.encode()))
+        .collect();
+    Bytes::from(ledger_wire::Replies { replies }.encode_to_vec())
+}
+
+fn decode_replies(bytes: Bytes) -> Option<Vec<Reply>> {
+    let replies = ledger_wire::Replies::decode(bytes).ok()?.replies;
+    replies
+        .iter()
+        .map(|bytes| Reply::decode(bytes).ok())
+        .collect()
+}

@@ -1,0 +1,205 @@
+//! Applies committed entries to the ledger and announces what they caused.
+//!
+//! Commit first, then announce: an effect is sent after its entry's rows are in the store.
+//! Effects are hints; a receiver that misses some scans the state.
+
+use std::io;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use holdfast_ledger::{Effect, apply_batch};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+use prost::Message;
+use tokio::sync::{broadcast, watch};
+
+use super::codec;
+use super::snapshot::{SnapshotFile, Snapshots};
+use super::types::{LogId, Replies, Snapshot, SnapshotMeta, StoredMembership, Types};
+use crate::store::{Store, View};
+use holdfast_proto::cluster as wire;
+
+const APPLIED: &[u8] = b"applied";
+const MEMBERSHIP: &[u8] = b"membership";
+
+/// The replicated state on this node.
+pub(crate) struct StateMachine {
+    store: Arc<Store>,
+    snapshots: Snapshots,
+    effects: broadcast::Sender<Effect>,
+    applied: watch::Sender<Option<LogId>>,
+    membership: StoredMembership,
+}
+
+impl StateMachine {
+    pub(crate) fn open(
+        store: Arc<Store>,
+        snapshots: Snapshots,
+        effects: broadcast::Sender<Effect>,
+    ) -> io::Result<Self> {
+        let bad = |e: prost::DecodeError| io::Error::new(io::ErrorKind::InvalidData, e);
+        let applied = match store.meta(APPLIED)? {
+            Some(bytes) => Some(codec::log_id(
+                &wire::LogId::decode(&bytes[..]).map_err(bad)?,
+            )),
+            None => None,
+        };
+        let membership = match store.meta(MEMBERSHIP)? {
+            Some(bytes) => {
+                codec::stored_membership(wire::StoredMembership::decode(&bytes[..]).map_err(bad)?)?
+            }
+            None => StoredMembership::default(),
+        };
+        Ok(Self {
+            store,
+            snapshots,
+            effects,
+            applied: watch::Sender::new(applied),
+            membership,
+        })
+    }
+
+    /// What has been applied, as it grows.
+    pub(crate) fn applied(&self) -> watch::Receiver<Option<LogId>> {
+        self.applied.subscribe()
+    }
+
+    fn meta_rows(
+        applied: LogId,
+        membership: Option<&StoredMembership>,
+    ) -> Vec<(&'static [u8], Vec<u8>)> {
+        let mut rows = vec![(APPLIED, codec::log_id_to_wire(&applied).encode_to_vec())];
+        if let Some(membership) = membership {
+            let bytes = codec::stored_membership_to_wire(membership).encode_to_vec();
+            rows.push((MEMBERSHIP, bytes));
+        }
+        rows
+    }
+}
+
+impl RaftStateMachine<Types> for StateMachine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((*self.applied.borrow(), self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut effects = Vec::new();
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let mut rows = self.store.batch();
+            let mut replies = Replies::default();
+            let mut changed = None;
+            match &entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Normal(proposal) => {
+                    let index = entry.log_id.index;
+                    replies.0 = apply_batch(&mut rows, index, &proposal.batch, &mut effects)
+                        .map_err(|e| io::Error::other(e.0))?;
+                }
+                EntryPayload::Membership(membership) => {
+                    changed = Some(StoredMembership::new(
+                        Some(entry.log_id),
+                        membership.clone(),
+                    ));
+                    effects.push(Effect::MembersChanged);
+                }
+            }
+            self.store
+                .commit(rows, &Self::meta_rows(entry.log_id, changed.as_ref()))?;
+            if let Some(changed) = changed {
+                self.membership = changed;
+            }
+            self.applied.send_replace(Some(entry.log_id));
+            if let Some(responder) = responder {
+                responder.send(replies);
+            }
+            for effect in effects.drain(..) {
+                // An error means that nobody listens yet; whoever comes scans the state.
+                let _unheard = self.effects.send(effect);
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
+        Some(self.get_snapshot_builder().await)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        // No entry is applied while this runs, so view, log id and membership fit together.
+        Builder {
+            view: self.store.view(),
+            meta: SnapshotMeta {
+                last_log_id: *self.applied.borrow(),
+                last_membership: self.membership.clone(),
+            },
+            snapshots: self.snapshots.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        let (store, snapshots) = (self.store.clone(), self.snapshots.clone());
+        let meta_rows = meta
+            .last_log_id
+            .map(|id| Self::meta_rows(id, Some(&meta.last_membership)))
+            .unwrap_or_default();
+        tokio::task::spawn_blocking(move || {
+            let current = snapshots.current()?;
+            let same = current.is_some_and(|(_, file)| file.path() == snapshot.path());
+            let snapshot = if same {
+                snapshot
+            } else {
+                snapshots.adopt(snapshot.path())?
+            };
+            let (_, rows) = snapshot.rows()?;
+            store.replace_state(rows, &meta_rows)
+        })
+        .await
+        .map_err(io::Error::other)??;
+        self.membership = meta.last_membership.clone();
+        self.applied.send_replace(meta.last_log_id);
+        let _unheard = self.effects.send(Effect::MembersChanged);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let current = self.snapshots.current()?;
+        Ok(current.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+    }
+}
+
+/// A frozen view on its way to a file.
+pub(crate) struct Builder {
+    view: View,
+    meta: SnapshotMeta,
+    snapshots: Snapshots,
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let (view, meta, snapshots) =
+            (self.view.clone(), self.meta.clone(), self.snapshots.clone());
+        let file = tokio::task::spawn_blocking({
+            let meta = meta.clone();
+            move || snapshots.build(&meta, view.rows())
+        })
+        .await
+        .map_err(io::Error::other)??;
+        Ok(Snapshot {
+            meta,
+            snapshot: file,
+        })
+    }
+}

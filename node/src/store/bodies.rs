@@ -1,0 +1,361 @@
+//! Bodies on this disk: chunks in blob files, and an end row that makes a body one.
+//!
+//! A chunk's place follows from its offset, so writing a body again, or by two hands, puts the
+//! same bytes into the same rows. A body is present once its end row is durable.
+
+use std::collections::{HashSet, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use holdfast_mail::MessageId;
+use rocksdb::{BlockBasedOptions, Cache, DB, Direction, IteratorMode, WriteBatch};
+
+use super::flusher::Flusher;
+use super::{Options, StoreError, broken, database_options, refuse_poisoned};
+
+/// Bytes of one chunk; the last one of a body is shorter.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// The chunk number of the end row.
+const END: u32 = u32::MAX;
+
+/// Ids remembered as present, so that the gate rarely reads the disk.
+const RECENT_MAX: usize = 16_384;
+
+/// Where a body ends, and what it must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Bytes.
+    pub len: u64,
+    /// BLAKE3.
+    pub digest: [u8; 32],
+}
+
+/// The bodies on this disk.
+pub struct BodyStore(Arc<Inner>);
+
+struct Inner {
+    // Dropped first: its thread uses the database.
+    flusher: Flusher,
+    db: Arc<DB>,
+    dir: PathBuf,
+    options: Options,
+    known: Mutex<Known>,
+}
+
+/// What is known of ids without reading.
+#[derive(Default)]
+struct Known {
+    /// End row written, not yet durable.
+    pending: HashSet<MessageId>,
+    recent: HashSet<MessageId>,
+    order: VecDeque<MessageId>,
+}
+
+impl Known {
+    fn durable(&mut self, id: MessageId) {
+        self.pending.remove(&id);
+        if self.recent.insert(id) {
+            self.order.push_back(id);
+            if self.order.len() > RECENT_MAX {
+                if let Some(old) = self.order.pop_front() {
+                    self.recent.remove(&old);
+                }
+            }
+        }
+    }
+}
+
+fn key(id: MessageId, chunk: u32) -> [u8; 20] {
+    let mut key = [0; 20];
+    key[..16].copy_from_slice(&id.to_bytes());
+    key[16..].copy_from_slice(&chunk.to_be_bytes());
+    key
+}
+
+fn chunks(len: u64) -> u32 {
+    u32::try_from(len.div_ceil(CHUNK_BYTES as u64)).unwrap_or(END - 1)
+}
+
+impl Inner {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, batch: WriteBatch) -> io::Result<()> {
+        self.db.write(batch).map_err(|error| {
+            let why = format!("a write in {} failed: {error}", self.dir.display());
+            super::poison(&self.dir, &why);
+            (self.options.fatal)(why);
+            broken(error)
+        })
+    }
+
+    fn end(&self, id: MessageId) -> io::Result<Option<End>> {
+        let Some(row) = self.db.get_pinned(key(id, END)).map_err(broken)? else {
+            return Ok(None);
+        };
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "an end row is damaged");
+        let len = row
+            .get(..8)
+            .and_then(|b| b.try_into().ok())
+            .ok_or_else(damaged)?;
+        let digest = row
+            .get(8..)
+            .and_then(|b| b.try_into().ok())
+            .ok_or_else(damaged)?;
+        Ok(Some(End {
+            len: u64::from_be_bytes(len),
+            digest,
+        }))
+    }
+}
+
+impl BodyStore {
+    pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
+        let in_dir = |error: io::Error| StoreError::Io {
+            path: dir.to_owned(),
+            error,
+        };
+        std::fs::create_dir_all(dir).map_err(in_dir)?;
+        refuse_poisoned(dir)?;
+        let mut db_options = database_options();
+        let mut blocks = BlockBasedOptions::default();
+        blocks.set_block_cache(&Cache::new_lru_cache(8 << 20));
+        blocks.set_cache_index_and_filter_blocks(true);
+        blocks.set_bloom_filter(10.0, false);
+        db_options.set_block_based_table_factory(&blocks);
+        // Mail is compressed or encoded already; the CPU is what we run out of first.
+        db_options.set_compression_type(rocksdb::DBCompressionType::None);
+        db_options.set_write_buffer_size(32 << 20);
+        db_options.set_max_write_buffer_number(3);
+        db_options.set_enable_blob_files(true);
+        db_options.set_min_blob_size(512);
+        db_options.set_blob_file_size(64 << 20);
+        db_options.set_enable_blob_gc(true);
+        db_options.set_blob_gc_age_cutoff(0.75);
+        db_options.set_blob_gc_force_threshold(0.5);
+        let db = DB::open(&db_options, dir).map_err(|e| StoreError::Damaged {
+            path: dir.to_owned(),
+            why: e.to_string(),
+        })?;
+        let db = Arc::new(db);
+        let flusher = Flusher::start(
+            "bodies-flush",
+            dir.to_owned(),
+            options.clone(),
+            {
+                let db = db.clone();
+                move || db.flush_wal(true)
+            },
+            || Ok(()),
+        )
+        .map_err(in_dir)?;
+        let known = Mutex::default();
+        Ok(Self(Arc::new(Inner {
+            flusher,
+            db,
+            dir: dir.to_owned(),
+            options,
+            known,
+        })))
+    }
+
+    /// Starts writing a body.
+    #[must_use]
+    pub fn begin(&self, id: MessageId) -> Writer {
+        Writer {
+            store: self.0.clone(),
+            id,
+            chunk: Vec::new(),
+            written: 0,
+            hasher: blake3::Hasher::new(),
+        }
+    }
+
+    /// Whether the body is here, whole and durable.
+    pub fn present(&self, id: MessageId) -> io::Result<bool> {
+        {
+            let known = self.0.known();
+            if known.recent.contains(&id) {
+                return Ok(true);
+            }
+            if known.pending.contains(&id) {
+                return Ok(false);
+            }
+        }
+        Ok(self.0.end(id)?.is_some())
+    }
+
+    pub fn end(&self, id: MessageId) -> io::Result<Option<End>> {
+        self.0.end(id)
+    }
+
+    /// Opens a body that is present.
+    pub fn reader(&self, id: MessageId) -> io::Result<Reader> {
+        let end = self.0.end(id)?.ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("the body of {id} is not on this disk"),
+            )
+        })?;
+        Ok(Reader {
+            store: self.0.clone(),
+            id,
+            end,
+            next: 0,
+            read: 0,
+            hasher: blake3::Hasher::new(),
+        })
+    }
+
+    pub fn delete(&self, ids: &[MessageId]) -> io::Result<()> {
+        let mut batch = WriteBatch::default();
+        for id in ids {
+            let mut known = self.0.known();
+            known.recent.remove(id);
+            drop(known);
+            match self.0.end(*id)? {
+                Some(end) => {
+                    for chunk in 0..chunks(end.len) {
+                        batch.delete(key(*id, chunk));
+                    }
+                    batch.delete(key(*id, END));
+                }
+                None => batch.delete_range(key(*id, 0), key(*id, END)),
+            }
+        }
+        self.0.write(batch)
+    }
+
+    /// Ids that have any row, in order, behind `after`.
+    pub fn ids(&self, after: Option<MessageId>, limit: usize) -> io::Result<Vec<MessageId>> {
+        let mut from = after.map_or([0; 20], |id| key(MessageId(id.0.saturating_add(1)), 0));
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let mut rows = self
+                .0
+                .db
+                .iterator(IteratorMode::From(&from, Direction::Forward));
+            let Some(row) = rows.next() else { break };
+            let (row_key, _) = row.map_err(broken)?;
+            let id = row_key.get(..16).and_then(MessageId::from_bytes);
+            let id = id.ok_or_else(|| io::Error::other("a body's key is damaged"))?;
+            found.push(id);
+            from = key(MessageId(id.0.saturating_add(1)), 0);
+        }
+        Ok(found)
+    }
+}
+
+/// A body being written. Dropped before it is finished, it leaves chunks that nothing refers to.
+pub struct Writer {
+    store: Arc<Inner>,
+    id: MessageId,
+    chunk: Vec<u8>,
+    written: u32,
+    hasher: blake3::Hasher,
+}
+
+impl Writer {
+    pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update(bytes);
+        while self.chunk.len() + bytes.len() >= CHUNK_BYTES {
+            let (now, rest) = bytes.split_at(CHUNK_BYTES - self.chunk.len());
+            self.chunk.extend_from_slice(now);
+            let mut batch = WriteBatch::default();
+            batch.put(key(self.id, self.written), &self.chunk);
+            self.store.write(batch)?;
+            self.written += 1;
+            self.chunk.clear();
+            bytes = rest;
+        }
+        self.chunk.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// BLAKE3 of what was written so far.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        *self.hasher.finalize().as_bytes()
+    }
+
+    /// Ends the body; `done` is called once it is durable.
+    pub fn finish(
+        self,
+        len: u64,
+        digest: [u8; 32],
+        done: impl FnOnce(io::Result<()>) + Send + 'static,
+    ) {
+        let mut batch = WriteBatch::default();
+        if !self.chunk.is_empty() {
+            batch.put(key(self.id, self.written), &self.chunk);
+        }
+        let mut end = [0; 40];
+        end[..8].copy_from_slice(&len.to_be_bytes());
+        end[8..].copy_from_slice(&digest);
+        batch.put(key(self.id, END), end);
+        let id = self.id;
+        self.store.known().pending.insert(id);
+        if let Err(error) = self.store.write(batch) {
+            done(Err(error));
+            return;
+        }
+        // The callback outlives the store when the last handle goes; it only needs the set.
+        let store = Arc::downgrade(&self.store);
+        self.store.flusher.flushed(move |result| {
+            if let (Ok(()), Some(store)) = (&result, store.upgrade()) {
+                store.known().durable(id);
+            }
+            done(result);
+        });
+    }
+}
+
+/// A body being read. The last chunk comes only when the whole has the right digest.
+pub struct Reader {
+    store: Arc<Inner>,
+    id: MessageId,
+    end: End,
+    next: u32,
+    read: u64,
+    hasher: blake3::Hasher,
+}
+
+impl Reader {
+    #[must_use]
+    pub fn end(&self) -> End {
+        self.end
+    }
+
+    /// The next chunk; `None` after the last. `InvalidData` when the copy on this disk is bad.
+    pub fn next(&mut self) -> io::Result<Option<Bytes>> {
+        if self.read == self.end.len {
+            return Ok(None);
+        }
+        let damaged = || {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("the body of {} on this disk is damaged", self.id),
+            )
+        };
+        let chunk = self
+            .store
+            .db
+            .get(key(self.id, self.next))
+            .map_err(broken)?
+            .ok_or_else(damaged)?;
+        self.next += 1;
+        self.read += chunk.len() as u64;
+        self.hasher.update(&chunk);
+        if chunk.is_empty() || self.read > self.end.len {
+            return Err(damaged());
+        }
+        if self.read == self.end.len && *self.hasher.finalize().as_bytes() != self.end.digest {
+            return Err(damaged());
+        }
+        Ok(Some(Bytes::from(chunk)))
+    }
+}

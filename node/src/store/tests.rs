@@ -1,0 +1,387 @@
+//! What the stores promise, tried on a real disk; crashes are real `kill -9`s of this test
+//! binary, started again as a child.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use holdfast_ledger::{Kv, KvRead};
+use holdfast_mail::{MessageId, Timestamp};
+
+use super::{BodyStore, Options, Store, StoreError};
+
+fn options() -> Options {
+    Options {
+        fatal: Arc::new(|why| panic!("the store failed: {why}")),
+    }
+}
+
+fn open(dir: &Path) -> Store {
+    Store::open(dir, options()).unwrap()
+}
+
+fn append(store: &Store, range: std::ops::Range<u64>) {
+    let entries = range
+        .map(|index| (index, index.to_string().into_bytes()))
+        .collect();
+    let (tx, rx) = mpsc::channel();
+    store
+        .append(entries, move |result| tx.send(result).unwrap())
+        .unwrap();
+    rx.recv().unwrap().unwrap();
+}
+
+fn indexes(store: &Store) -> Vec<u64> {
+    let rows = store.log_limited(0, u64::MAX, usize::MAX).unwrap();
+    for (index, bytes) in &rows {
+        assert_eq!(bytes, index.to_string().as_bytes());
+    }
+    rows.into_iter().map(|(index, _)| index).collect()
+}
+
+#[test]
+fn log_and_meta_are_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    append(&store, 0..10);
+    futures::executor::block_on(store.put_meta_durable(b"vote", b"seven")).unwrap();
+    store.truncate_after(Some(7)).unwrap();
+    append(&store, 8..12);
+    store.purge(2).unwrap();
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(indexes(&store), (3..12).collect::<Vec<_>>());
+    assert_eq!(store.log_bounds().unwrap(), Some((3, 11)));
+    assert_eq!(store.meta(b"vote").unwrap().unwrap(), b"seven");
+}
+
+#[test]
+fn an_empty_log_has_no_bounds_even_after_a_purge_of_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    assert_eq!(store.log_bounds().unwrap(), None);
+    append(&store, 0..5);
+    store.purge(4).unwrap();
+    assert_eq!(store.log_bounds().unwrap(), None);
+    drop(store);
+    // The log is shorter than its mark here, on purpose: the purge is remembered.
+    assert_eq!(open(dir.path()).log_bounds().unwrap(), None);
+}
+
+#[test]
+fn a_limited_read_gives_at_least_one_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    append(&store, 0..10);
+    assert_eq!(store.log_limited(3, 8, 0).unwrap().len(), 1);
+    assert_eq!(store.log_limited(3, 8, 2).unwrap().len(), 2);
+    assert_eq!(store.log_limited(3, 8, 1000).unwrap().len(), 5);
+}
+
+#[test]
+fn callbacks_fire_in_the_order_of_the_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let fired = Arc::new(Mutex::new(Vec::new()));
+    for index in 0..200 {
+        let fired = fired.clone();
+        store
+            .append(vec![(index, index.to_string())], move |result| {
+                result.unwrap();
+                fired.lock().unwrap().push(index);
+            })
+            .unwrap();
+    }
+    // A vote waits its turn: when it is durable, so is every entry before it.
+    futures::executor::block_on(store.put_meta_durable(b"vote", b"x")).unwrap();
+    assert_eq!(*fired.lock().unwrap(), (0..200).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_log_that_lost_entries_does_not_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    append(&store, 0..10);
+    std::thread::sleep(Duration::from_millis(1100));
+    append(&store, 10..12);
+    append(&store, 12..14);
+    drop(store);
+    // What bit-rot under a careless recovery mode does: the log ends early, and nobody says so.
+    let other = tempfile::tempdir().unwrap();
+    let shorter = open(other.path());
+    append(&shorter, 0..3);
+    drop(shorter);
+    std::fs::copy(dir.path().join("MARK"), other.path().join("MARK")).unwrap();
+    let error = Store::open(other.path(), options()).err().unwrap();
+    assert!(
+        matches!(error, StoreError::LogShorterThanMark { found: 2, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_poisoned_directory_does_not_open() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    super::poison(dir.path(), "fsync: input/output error");
+    let error = Store::open(dir.path(), options()).err().unwrap();
+    assert!(matches!(error, StoreError::Poisoned { .. }), "{error}");
+}
+
+#[test]
+fn a_batch_sees_its_own_changes_and_a_view_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut batch = store.batch();
+    for key in ["a1", "a3", "b1"] {
+        batch.put(key.as_bytes(), b"old");
+    }
+    store.commit(batch, &[(b"applied", b"1".to_vec())]).unwrap();
+    let before = store.view();
+    let mut batch = store.batch();
+    batch.put(b"a2", b"new");
+    batch.put(b"a3", b"new");
+    batch.delete(b"a1");
+    let rows = |kv: &dyn KvRead, from: &[u8], limit| -> Vec<String> {
+        let rows = kv.scan(b"a", from, limit).unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        rows.iter()
+            .map(|(key, value)| format!("{}={}", text(key), text(value)))
+            .collect()
+    };
+    assert_eq!(rows(&batch, b"", 9), ["a2=new", "a3=new"]);
+    assert_eq!(rows(&batch, b"", 1), ["a2=new"]);
+    assert_eq!(rows(&batch, b"a3", 9), ["a3=new"]);
+    assert_eq!(batch.get(b"a1").unwrap(), None);
+    store.commit(batch, &[]).unwrap();
+    assert_eq!(rows(&before, b"", 9), ["a1=old", "a3=old"]);
+    assert_eq!(rows(&store.view(), b"", 9), ["a2=new", "a3=new"]);
+}
+
+#[test]
+fn a_replaced_state_is_whole_and_an_interrupted_one_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut batch = store.batch();
+    batch.put(b"old", b"1");
+    store.commit(batch, &[]).unwrap();
+    let all = |store: &Store| -> Vec<(Vec<u8>, Vec<u8>)> {
+        store.view().rows().map(Result::unwrap).collect()
+    };
+    let torn = (0..3000u32)
+        .map(|n| Ok((n.to_be_bytes().to_vec(), vec![])))
+        .chain([Err(std::io::Error::other("the snapshot is cut short"))]);
+    assert!(store.replace_state(torn, &[]).is_err());
+    assert_eq!(all(&store), [(b"old".to_vec(), b"1".to_vec())]);
+    let rows: Vec<_> = (0..3000u32)
+        .map(|n| (n.to_be_bytes().to_vec(), b"new".to_vec()))
+        .collect();
+    store
+        .replace_state(
+            rows.clone().into_iter().map(Ok),
+            &[(b"applied", b"9".to_vec())],
+        )
+        .unwrap();
+    assert_eq!(all(&store), rows);
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(all(&store), rows);
+    assert_eq!(store.meta(b"applied").unwrap().unwrap(), b"9");
+}
+
+fn id(n: u64) -> MessageId {
+    MessageId::new(Timestamp(n), n.into())
+}
+
+fn content(n: u64, len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|place| (place as u64 * 31 + n * 7) as u8)
+        .collect()
+}
+
+fn put_body(store: &BodyStore, n: u64, len: usize, done: impl FnOnce() + Send + 'static) {
+    let bytes = content(n, len);
+    let mut writer = store.begin(id(n));
+    for piece in bytes.chunks(70_000) {
+        writer.write(piece).unwrap();
+    }
+    let digest = writer.digest();
+    writer.finish(bytes.len() as u64, digest, move |result| {
+        result.unwrap();
+        done();
+    });
+}
+
+fn read_body(store: &BodyStore, n: u64) -> std::io::Result<Vec<u8>> {
+    let mut reader = store.reader(id(n))?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = reader.next()? {
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+#[test]
+fn bodies_of_every_size_come_back_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = BodyStore::open(dir.path(), options()).unwrap();
+    let sizes = [0, 1, 511, 262_143, 262_144, 262_145, 3 << 20];
+    for (n, len) in sizes.into_iter().enumerate() {
+        let (tx, rx) = mpsc::channel();
+        assert!(!store.present(id(n as u64)).unwrap());
+        put_body(&store, n as u64, len, move || tx.send(()).unwrap());
+        rx.recv().unwrap();
+        assert!(store.present(id(n as u64)).unwrap());
+    }
+    drop(store);
+    let store = BodyStore::open(dir.path(), options()).unwrap();
+    for (n, len) in sizes.into_iter().enumerate() {
+        assert!(store.present(id(n as u64)).unwrap());
+        assert_eq!(
+            read_body(&store, n as u64).unwrap(),
+            content(n as u64, len),
+            "{len}"
+        );
+    }
+    assert_eq!(store.ids(Some(id(1)), 3).unwrap(), [id(2), id(3), id(4)]);
+    store.delete(&[id(2), id(6)]).unwrap();
+    assert!(!store.present(id(6)).unwrap());
+    assert_eq!(
+        store.ids(None, 99).unwrap(),
+        [id(0), id(1), id(3), id(4), id(5)]
+    );
+}
+
+#[test]
+fn a_body_without_its_end_is_not_present() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = BodyStore::open(dir.path(), options()).unwrap();
+    let mut writer = store.begin(id(1));
+    writer.write(&content(1, 600_000)).unwrap();
+    drop(writer);
+    assert!(!store.present(id(1)).unwrap());
+    assert_eq!(store.ids(None, 9).unwrap(), [id(1)]);
+    store.delete(&[id(1)]).unwrap();
+    assert_eq!(store.ids(None, 9).unwrap(), []);
+}
+
+#[test]
+fn a_changed_byte_is_noticed_before_the_last_chunk_is_handed_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = BodyStore::open(dir.path(), options()).unwrap();
+    let bytes = content(1, 600_000);
+    let mut writer = store.begin(id(1));
+    writer.write(&bytes).unwrap();
+    let (tx, rx) = mpsc::channel();
+    let mut digest = writer.digest();
+    digest[0] ^= 1;
+    writer.finish(bytes.len() as u64, digest, move |_| tx.send(()).unwrap());
+    rx.recv().unwrap();
+    let error = read_body(&store, 1).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+}
+
+/// Set in the child of [`what_was_called_durable_survives_kill_9`].
+const CHILD: &str = "HOLDFAST_TEST_KILL_CHILD";
+
+#[test]
+fn what_was_called_durable_survives_kill_9() {
+    if let Some(dir) = std::env::var_os(CHILD) {
+        child(&PathBuf::from(dir));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..5u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "store::tests::what_was_called_durable_survives_kill_9",
+                "--exact",
+                "--nocapture",
+            ])
+            .env(CHILD, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let reports = Arc::new(Mutex::new(Vec::new()));
+        let reader = std::thread::spawn({
+            let reports = reports.clone();
+            move || {
+                for line in lines.map_while(Result::ok) {
+                    reports.lock().unwrap().push(line);
+                }
+            }
+        });
+        // Not before it has reported something, then at an odd moment.
+        while !reports
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|line| line.contains("durable"))
+        {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(Duration::from_millis(13 * (round + 1)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        reader.join().unwrap();
+        let reports = reports.lock().unwrap();
+        let last = |kind: &str| -> Option<u64> {
+            reports
+                .iter()
+                .filter_map(|line| line.rsplit_once(kind)?.1.trim().parse().ok())
+                .max()
+        };
+        let store = open(&dir.path().join("ledger"));
+        let entry = last("durable-entry ").unwrap();
+        assert!(
+            store.log_bounds().unwrap().unwrap().1 >= entry,
+            "entry {entry} was lost"
+        );
+        assert_eq!(indexes(&store).first(), Some(&0));
+        if let Some(body) = last("durable-body ") {
+            let bodies = BodyStore::open(&dir.path().join("bodies"), options()).unwrap();
+            for n in 0..=body {
+                assert_eq!(
+                    read_body(&bodies, n).unwrap(),
+                    content(n, 10_000),
+                    "body {n} was lost"
+                );
+            }
+        }
+    }
+}
+
+/// Appends for ever and tells what is durable, until it is killed.
+fn child(dir: &Path) -> ! {
+    let store = open(&dir.join("ledger"));
+    let bodies = BodyStore::open(&dir.join("bodies"), options()).unwrap();
+    let mut index = store.log_bounds().unwrap().map_or(0, |(_, last)| last + 1);
+    let mut body = bodies
+        .ids(None, usize::MAX)
+        .unwrap()
+        .len()
+        .saturating_sub(1) as u64;
+    let report = |text: String| {
+        let mut out = std::io::stdout().lock();
+        // The parent is gone: so are we, soon.
+        let _gone = writeln!(out, "{text}").and_then(|()| out.flush());
+    };
+    loop {
+        let entry = index;
+        store
+            .append(vec![(entry, entry.to_string())], move |result| {
+                result.unwrap();
+                report(format!("durable-entry {entry}"));
+            })
+            .unwrap();
+        index += 1;
+        let n = body;
+        put_body(&bodies, n, 10_000, move || {
+            report(format!("durable-body {n}"))
+        });
+        body += 1;
+        std::thread::sleep(Duration::from_micros(300));
+    }
+}
