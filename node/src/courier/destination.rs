@@ -45,6 +45,11 @@ pub(super) enum Unreachable {
 }
 
 impl Unreachable {
+    /// Waiting does not help: somebody has to change the domain's record.
+    pub(super) fn needs_an_operator(&self) -> bool {
+        matches!(self, Self::NoPrimary | Self::Ourselves { .. })
+    }
+
     /// The primary took the connection and then let us wait.
     pub(super) fn is_slow(&self) -> bool {
         matches!(

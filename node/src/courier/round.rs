@@ -216,7 +216,11 @@ impl Round {
             Ended::Lost => {}
             Ended::Unreachable(why) => {
                 desk.counters.unavailable.inc();
-                tracing::info!(domain = %desk.domain(), %why, "no connection to the primary");
+                if why.needs_an_operator() {
+                    tracing::warn!(domain = %desk.domain(), %why, "mail cannot be delivered");
+                } else {
+                    tracing::info!(domain = %desk.domain(), %why, "no connection to the primary");
+                }
             }
         }
         if self.workers() > 0 {

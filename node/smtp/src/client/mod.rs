@@ -282,6 +282,9 @@ impl Session {
 
     /// Bytes of the primary, cut however they came.
     pub fn receive(&mut self, bytes: &[u8]) {
+        if self.is_closed() {
+            return;
+        }
         self.replies.push(bytes);
         while !self.is_closed() {
             if self.phase == Phase::Upgrading {

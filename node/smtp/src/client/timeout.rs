@@ -63,3 +63,29 @@ pub struct Wait {
     /// not when bytes come, so that a primary cannot buy time with a byte a minute.
     pub number: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_wait_is_shorter_than_the_rfc_asks() {
+        // RFC 5321 section 4.5.3.2: "An SMTP client MUST provide a timeout mechanism. It MUST
+        // use per-command timeouts rather than somehow trying to time the entire mail
+        // transaction." The minimums follow in its subsections, in minutes.
+        for (timeout, minutes) in [
+            (Timeout::Banner, 5),
+            (Timeout::Mail, 5),
+            (Timeout::Rcpt, 5),
+            (Timeout::DataInitiation, 2),
+            (Timeout::DataBlock, 3),
+            (Timeout::DataTermination, 10),
+        ] {
+            assert_eq!(
+                timeout.duration(),
+                Duration::from_secs(minutes * 60),
+                "{timeout:?}"
+            );
+        }
+    }
+}
