@@ -135,6 +135,8 @@ pub struct Try<'a> {
     pub recipients: &'a [String],
     pub digest: Digest,
     pub end: End,
+    /// Of the reply that ended it, if one did.
+    pub code: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,29 +166,30 @@ impl History {
     /// forbids nothing: the run was stopped while it was under way.
     #[must_use]
     pub fn tries(&self) -> Vec<Try<'_>> {
-        let ends: std::collections::HashMap<AttemptId, End> = self
+        let ends: std::collections::HashMap<AttemptId, (End, Option<u16>)> = self
             .events
             .iter()
             .filter_map(|event| match event {
                 Event::Replied {
                     attempt,
-                    stage: Stage::AfterTheDot,
+                    stage,
                     code,
-                } => Some((
-                    *attempt,
-                    if *code < 400 {
-                        End::Acknowledged
-                    } else {
-                        End::RefusedAfterTheDot
-                    },
-                )),
+                } => {
+                    let end = match (stage, code) {
+                        (Stage::BeforeTheDot, _) => End::BeforeTheDot,
+                        (Stage::AfterTheDot, 0..400) => End::Acknowledged,
+                        (Stage::AfterTheDot, _) => End::RefusedAfterTheDot,
+                    };
+                    Some((*attempt, (end, Some(*code))))
+                }
                 Event::Closed {
                     attempt,
                     stage: Stage::AfterTheDot,
-                } => Some((*attempt, End::Unknown)),
-                Event::Replied { attempt, .. } | Event::Closed { attempt, .. } => {
-                    Some((*attempt, End::BeforeTheDot))
-                }
+                } => Some((*attempt, (End::Unknown, None))),
+                Event::Closed {
+                    attempt,
+                    stage: Stage::BeforeTheDot,
+                } => Some((*attempt, (End::BeforeTheDot, None))),
                 _ => None,
             })
             .collect();
@@ -200,15 +203,19 @@ impl History {
                     reverse_path,
                     recipients,
                     digest,
-                } => Some(Try {
-                    attempt: *attempt,
-                    letter: *letter,
-                    node,
-                    reverse_path,
-                    recipients,
-                    digest: *digest,
-                    end: ends.get(attempt).copied().unwrap_or(End::Unknown),
-                }),
+                } => {
+                    let (end, code) = ends.get(attempt).copied().unwrap_or((End::Unknown, None));
+                    Some(Try {
+                        attempt: *attempt,
+                        letter: *letter,
+                        node,
+                        reverse_path,
+                        recipients,
+                        digest: *digest,
+                        end,
+                        code,
+                    })
+                }
                 _ => None,
             })
             .collect()

@@ -7,6 +7,7 @@
 //! | [`bytes_changed`] | this is not what was sent |
 //! | [`delivered_to_someone_else`] | this was not for him |
 //! | [`delivered_although_refused`] | you said 451, and it came all the same |
+//! | [`refused_for_good`] | you told my sender to give up |
 //! | [`duplicates`] | it came twice |
 
 pub mod acknowledged_mail_lost;
@@ -14,6 +15,7 @@ pub mod bytes_changed;
 pub mod delivered_although_refused;
 pub mod delivered_to_someone_else;
 pub mod duplicates;
+pub mod refused_for_good;
 pub mod unexpected_mail;
 
 use std::fmt;
@@ -65,6 +67,7 @@ pub const RULES: &[(&str, Rule)] = &[
         "delivered although refused",
         delivered_although_refused::check,
     ),
+    ("refused for good", refused_for_good::check),
     ("duplicates", duplicates::check),
 ];
 

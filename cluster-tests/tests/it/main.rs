@@ -19,5 +19,6 @@ const ALWAYS_TRIED: &[&str] = &[
     "unexpected mail",
     "bytes changed",
     "delivered to someone else",
+    "refused for good",
     "duplicates",
 ];
