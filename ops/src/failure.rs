@@ -54,6 +54,16 @@ impl Failure {
         self
     }
 
+    /// Adds to the reason.
+    #[must_use]
+    pub(crate) fn because(mut self, reasons: Vec<String>) -> Self {
+        for reason in reasons {
+            self.why.push_str("; ");
+            self.why.push_str(&reason);
+        }
+        self
+    }
+
     /// What a node answered to a request; `what` is that which was asked of it.
     pub(crate) fn from_status(what: impl Into<String>, status: &tonic::Status) -> Self {
         use tonic::Code;

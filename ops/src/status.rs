@@ -1,7 +1,5 @@
 //! `holdfast status` and `holdfast cluster status`.
 
-use std::time::Duration;
-
 use holdfast_proto::admin::{Empty, NodeStatus, StatusReply};
 use serde_json::json;
 
@@ -137,7 +135,7 @@ fn as_text(status: &StatusReply, output: Output, part: Part) -> Result<(), Failu
             domain.domain.clone(),
             domain.messages.to_string(),
             output::bytes(domain.bytes),
-            output::span(Duration::from_millis(domain.oldest_ms)),
+            output::age(domain.oldest_ms),
             by.map_or_else(|| "-".to_owned(), |node| node.name.clone()),
             output::plain(&domain.last_reply),
         ]);
@@ -226,7 +224,7 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
             "domain": domain.domain,
             "messages": domain.messages,
             "bytes": domain.bytes,
-            "oldest_ms": domain.oldest_ms,
+            "oldest_at": output::rfc3339(domain.oldest_ms),
             "lease_node": domain.lease_node,
             "last_reply": domain.last_reply,
         })).collect::<Vec<_>>(),

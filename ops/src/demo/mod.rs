@@ -58,9 +58,11 @@ pub(crate) async fn run(args: Demo, output: Output) -> Result<Exit, Failure> {
     let kept = folder.keep();
     let failure = match ended {
         Err(failure) => failure,
-        Ok(()) => Failure::new("the demo did not go well", reasons(&summary)),
+        Ok(()) => Failure::new("the demo did not go well", "it played to its end"),
     };
-    Err(failure.fix(format!("look at the nodes' logs in {}", kept.display())))
+    Err(failure
+        .because(reasons(&summary))
+        .fix(format!("look at the nodes' logs in {}", kept.display())))
 }
 
 async fn play(
@@ -274,7 +276,8 @@ fn leader_name(status: &StatusReply) -> Option<String> {
     status::leader(status).map(|node| node.name.clone())
 }
 
-fn reasons(summary: &Summary) -> String {
+/// What the count shows to be wrong.
+fn reasons(summary: &Summary) -> Vec<String> {
     let mut reasons = Vec::new();
     if summary.lost > 0 {
         let some: Vec<String> = summary
@@ -308,7 +311,7 @@ fn reasons(summary: &Summary) -> String {
             summary.accepted, summary.sent
         ));
     }
-    reasons.join("; ")
+    reasons
 }
 
 /// Tells what happens, with the time since the beginning: to people on standard output, and

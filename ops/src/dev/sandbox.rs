@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use holdfast_proto::admin::{InitRequest, InviteRequest, JoinRequest, StatusReply};
+use holdfast_proto::admin::{DomainName, InitRequest, InviteRequest, JoinRequest, StatusReply};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
@@ -144,7 +144,7 @@ impl Sandbox {
         dead
     }
 
-    /// Asks every node to stop and waits; kills what does not.
+    /// Asks every node to stop and waits; kills what does not. Tells who did not end well.
     pub(crate) async fn stop(mut self) {
         for child in self.children.iter().flatten() {
             let pid = child
@@ -156,12 +156,21 @@ impl Sandbox {
             }
         }
         let deadline = Instant::now() + STOP_TIME_MAX;
-        for child in self.children.iter_mut().flatten() {
-            if tokio::time::timeout_at(deadline, child.wait())
-                .await
-                .is_err()
-            {
-                let _ = child.kill().await;
+        for (node, child) in self.plan.nodes.iter().zip(&mut self.children) {
+            let Some(child) = child else { continue };
+            match tokio::time::timeout_at(deadline, child.wait()).await {
+                Ok(Ok(how)) if how.success() => {}
+                Ok(Ok(how)) => eprintln!("{} did not stop well ({how})", node.name),
+                Ok(Err(error)) => eprintln!("{} cannot be waited for: {error}", node.name),
+                Err(_) => {
+                    eprintln!(
+                        "{} did not stop within {} s and was killed",
+                        node.name,
+                        STOP_TIME_MAX.as_secs()
+                    );
+                    // Fails only for a process that has just ended.
+                    let _ = child.kill().await;
+                }
             }
         }
     }
@@ -290,6 +299,7 @@ impl Sandbox {
             loop {
                 if let Ok(status) = self.status_of(&name).await
                     && is_ready(&status)
+                    && self.knows_domain(&name).await
                 {
                     break;
                 }
@@ -301,6 +311,18 @@ impl Sandbox {
             }
         }
         Ok(())
+    }
+
+    /// Whether the node has heard of the sandbox's domain; until then it takes no mail for it.
+    async fn knows_domain(&self, node: &str) -> bool {
+        let Ok(mut client) = self.client(node).await else {
+            return false;
+        };
+        let asked = DomainName {
+            name: self.plan.domain.clone(),
+            dry_run: false,
+        };
+        client.domain_get(client::request(asked)).await.is_ok()
     }
 
     async fn client(&self, node: &str) -> Result<Client, Failure> {

@@ -1,0 +1,324 @@
+//! A customer's own mail server: down, or up with the moods of a real one.
+
+use std::io;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::letter::opened;
+use super::ports;
+use super::wire::Wire;
+use crate::history::{Digest, Event, Recorder};
+use crate::random::Random;
+
+const ACCEPT_POLL: Duration = Duration::from_millis(20);
+const CHUNK_BYTES_MAX: usize = 64 << 20;
+
+/// One in so many recipients is deferred,
+const RECIPIENT_DEFERRED_ONE_IN: u64 = 20;
+/// one in so many messages is deferred after its final dot,
+const MESSAGE_DEFERRED_ONE_IN: u64 = 15;
+/// and after one in so many that was taken, the answer never comes.
+const ANSWER_LOST_ONE_IN: u64 = 40;
+
+/// The primary of one domain. It begins down.
+#[derive(Debug)]
+pub struct Primary {
+    domain: &'static str,
+    address: SocketAddr,
+    seed: u64,
+    recorder: Arc<Recorder>,
+    up: Option<Up>,
+}
+
+#[derive(Debug)]
+struct Up {
+    going_down: Arc<AtomicBool>,
+    sessions: Arc<Mutex<Vec<TcpStream>>>,
+    listening: JoinHandle<()>,
+}
+
+impl Primary {
+    #[must_use]
+    pub fn new(domain: &'static str, seed: u64, recorder: Arc<Recorder>) -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free(1)));
+        Self {
+            domain,
+            address,
+            seed,
+            recorder,
+            up: None,
+        }
+    }
+
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// # Panics
+    /// If its port has been taken by another program.
+    pub fn come_up(&mut self) {
+        if self.up.is_some() {
+            return;
+        }
+        self.recorder
+            .note(format!("the primary of {} comes up", self.domain));
+        let listener = TcpListener::bind(self.address)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .expect("the primary's port is still free");
+        let going_down = Arc::new(AtomicBool::new(false));
+        let sessions = Arc::new(Mutex::new(Vec::new()));
+        let listening = thread::spawn({
+            let (going_down, sessions) = (Arc::clone(&going_down), Arc::clone(&sessions));
+            let (domain, recorder, seed) = (self.domain, Arc::clone(&self.recorder), self.seed);
+            move || {
+                let mut count = 0;
+                while !going_down.load(Ordering::Relaxed) {
+                    let Ok((stream, _)) = listener.accept() else {
+                        thread::sleep(ACCEPT_POLL);
+                        continue;
+                    };
+                    count += 1;
+                    let session = || -> io::Result<Visit> {
+                        stream.set_nonblocking(false)?;
+                        let handle = stream.try_clone()?;
+                        sessions
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(handle);
+                        Ok(Visit {
+                            wire: Wire::new(stream)?,
+                            domain,
+                            recorder: Arc::clone(&recorder),
+                            random: Random::new(seed ^ count),
+                            mail: Transaction::default(),
+                        })
+                    };
+                    if let Ok(mut visit) = session() {
+                        thread::spawn(move || {
+                            // An error is a client that went away. Dropping the stream would not
+                            // hang up: the list of sessions has another handle of it.
+                            drop(visit.serve());
+                            visit.wire.hang_up();
+                        });
+                    }
+                }
+            }
+        });
+        self.up = Some(Up {
+            going_down,
+            sessions,
+            listening,
+        });
+    }
+
+    /// Stops listening and cuts every connection.
+    pub fn go_down(&mut self) {
+        let Some(up) = self.up.take() else { return };
+        self.recorder
+            .note(format!("the primary of {} goes down", self.domain));
+        up.going_down.store(true, Ordering::Relaxed);
+        drop(up.listening.join());
+        for session in up
+            .sessions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+        {
+            // It may have ended by itself.
+            drop(session.shutdown(Shutdown::Both));
+        }
+    }
+}
+
+impl Drop for Primary {
+    fn drop(&mut self) {
+        self.go_down();
+    }
+}
+
+struct Visit {
+    wire: Wire,
+    domain: &'static str,
+    recorder: Arc<Recorder>,
+    random: Random,
+    mail: Transaction,
+}
+
+#[derive(Default)]
+struct Transaction {
+    reverse_path: String,
+    recipients: Vec<String>,
+    text: Vec<u8>,
+}
+
+const EXTENSIONS: &[u8] = b"250-primary.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
+250-CHUNKING\r\n250 ENHANCEDSTATUSCODES\r\n";
+
+impl Visit {
+    fn serve(&mut self) -> io::Result<()> {
+        self.wire.write(b"220 primary.test ESMTP\r\n")?;
+        while let Some(line) = self.wire.line()? {
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            let path = line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
+            let verb = line
+                .split(' ')
+                .next()
+                .unwrap_or_default()
+                .to_ascii_uppercase();
+            match verb.as_str() {
+                "EHLO" => self.wire.write(EXTENSIONS)?,
+                "HELO" | "NOOP" => self.wire.write(b"250 2.0.0 ok\r\n")?,
+                "RSET" => {
+                    self.mail = Transaction::default();
+                    self.wire.write(b"250 2.0.0 ok\r\n")?;
+                }
+                "MAIL" => {
+                    self.mail = Transaction {
+                        reverse_path: path,
+                        ..Transaction::default()
+                    };
+                    self.wire.write(b"250 2.1.0 ok\r\n")?;
+                }
+                "RCPT" if self.random.one_in(RECIPIENT_DEFERRED_ONE_IN) => {
+                    self.wire.write(b"450 4.2.1 not now\r\n")?;
+                }
+                "RCPT" => {
+                    self.mail.recipients.push(path);
+                    self.wire.write(b"250 2.1.5 ok\r\n")?;
+                }
+                "DATA" if self.mail.recipients.is_empty() => {
+                    self.wire.write(b"554 5.5.1 no valid recipients\r\n")?;
+                }
+                "DATA" => {
+                    self.wire.write(b"354 go on\r\n")?;
+                    self.data()?;
+                    self.decide()?;
+                }
+                "BDAT" => self.chunk(&line)?,
+                "QUIT" => return self.wire.write(b"221 2.0.0 bye\r\n"),
+                _ => self.wire.write(b"500 5.5.2 unknown\r\n")?,
+            }
+        }
+        Ok(())
+    }
+
+    fn data(&mut self) -> io::Result<()> {
+        while let Some(line) = self.wire.line()? {
+            if line == b".\r\n" {
+                return Ok(());
+            }
+            self.mail
+                .text
+                .extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
+        }
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+
+    fn chunk(&mut self, line: &str) -> io::Result<()> {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let size = words
+            .next()
+            .and_then(|size| size.parse().ok())
+            .filter(|size| *size <= CHUNK_BYTES_MAX)
+            .ok_or(io::ErrorKind::InvalidData)?;
+        self.wire.exact(size, &mut self.mail.text)?;
+        if self.mail.recipients.is_empty() {
+            return self.wire.write(b"554 5.5.1 no valid recipients\r\n");
+        }
+        if words
+            .next()
+            .is_some_and(|word| word.eq_ignore_ascii_case("LAST"))
+        {
+            return self.decide();
+        }
+        self.wire.write(b"250 2.0.0 ok\r\n")
+    }
+
+    /// The message has come in full: takes it, or does not.
+    fn decide(&mut self) -> io::Result<()> {
+        let mail = std::mem::take(&mut self.mail);
+        if self.random.one_in(MESSAGE_DEFERRED_ONE_IN) {
+            return self.wire.write(b"451 4.3.0 not now\r\n");
+        }
+        let (attempt, text) = opened(&mail.text);
+        self.recorder.record(Event::Delivered {
+            attempt,
+            primary: self.domain.to_owned(),
+            reverse_path: mail.reverse_path,
+            recipients: mail.recipients,
+            digest: Digest::of(text),
+        });
+        if self.random.one_in(ANSWER_LOST_ONE_IN) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        self.wire.write(b"250 2.0.0 taken\r\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::{Load, Session};
+    use crate::history::End;
+    use crate::invariants;
+
+    /// The harness against itself: a primary as the node, so that every rule but the refusals'
+    /// sees lawful mail.
+    #[test]
+    fn what_senders_send_the_primary_records() {
+        let recorder = Arc::new(Recorder::default());
+        let mut primary = Primary::new("example.test", 1, Arc::clone(&recorder));
+        primary.come_up();
+        let nodes = vec![("n1".to_owned(), primary.address())];
+        let load = Arc::new(Load::new(
+            nodes,
+            &["example.test"],
+            1,
+            Arc::clone(&recorder),
+        ));
+        let senders = load.start(3);
+        crate::harness::wait_for("acknowledgements", Duration::from_secs(20), || {
+            (recorder.history().acknowledged() > 200).then_some(())
+        });
+        load.stop();
+        for sender in senders {
+            sender.join().unwrap();
+        }
+        let history = recorder.history();
+        let report = invariants::check(&history);
+        assert!(!report.is_broken(), "{report}");
+        for rule in [
+            "acknowledged mail lost",
+            "bytes changed",
+            "delivered although refused",
+        ] {
+            assert!(report.is_tried(rule), "{report}");
+        }
+        let tries = history.tries();
+        for end in [End::BeforeTheDot, End::RefusedAfterTheDot, End::Unknown] {
+            assert!(tries.iter().any(|a_try| a_try.end == end), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_can_be_finished_later_or_never() {
+        let recorder = Arc::new(Recorder::default());
+        let mut primary = Primary::new("example.test", 1, Arc::clone(&recorder));
+        primary.come_up();
+        let load = Load::new(vec![], &["example.test"], 1, Arc::clone(&recorder));
+        let begin = || {
+            Session::open("n1", primary.address())
+                .unwrap()
+                .begin(&load, &load.letter())
+        };
+        let (first, second) = (begin().unwrap(), begin().unwrap());
+        assert_eq!(first.finish(&recorder), Some(250));
+        primary.go_down();
+        assert_eq!(second.finish(&recorder), None);
+        assert_eq!(recorder.history().acknowledged(), 1);
+    }
+}
