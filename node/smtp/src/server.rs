@@ -266,6 +266,8 @@ impl Session {
     }
 
     /// What to do next.
+    // Not an iterator: what comes next depends on what is answered.
+    #[expect(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Step {
         loop {
             if self.reset {
@@ -283,10 +285,8 @@ impl Session {
                         .extend_from_slice(&Reply::plain(220, text).to_bytes());
                 }
                 State::Asking(question) => {
-                    if let Question::Message = question {
-                        if !self.piece.is_empty() {
-                            return Step::Body(std::mem::take(&mut self.piece));
-                        }
+                    if matches!(question, Question::Message) && !self.piece.is_empty() {
+                        return Step::Body(std::mem::take(&mut self.piece));
                     }
                     return Step::Ask(question.clone());
                 }

@@ -63,10 +63,10 @@ impl Peers {
             .get(&node)?
             .clone();
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, channel)) = channels.get(&(node, purpose)) {
-            if *known == address {
-                return Some(channel.clone());
-            }
+        if let Some((known, channel)) = channels.get(&(node, purpose))
+            && *known == address
+        {
+            return Some(channel.clone());
         }
         let name =
             crate::net::authority::node_name(holdfast_mail::NodeId(node), self.identity.cluster_id);

@@ -298,10 +298,10 @@ impl Service {
             for row in rows {
                 let (key, value) = row?;
                 let body = query::body_of_row(&key, &value).map_err(|e| io::Error::other(e.0))?;
-                if let Some(body) = body {
-                    if !bodies.present(body.id)? {
-                        live.push(body);
-                    }
+                if let Some(body) = body
+                    && !bodies.present(body.id)?
+                {
+                    live.push(body);
                 }
             }
             Ok((meta, live))

@@ -59,10 +59,10 @@ impl Known {
         self.pending.remove(&id);
         if self.recent.insert(id) {
             self.order.push_back(id);
-            if self.order.len() > RECENT_MAX {
-                if let Some(old) = self.order.pop_front() {
-                    self.recent.remove(&old);
-                }
+            if self.order.len() > RECENT_MAX
+                && let Some(old) = self.order.pop_front()
+            {
+                self.recent.remove(&old);
             }
         }
     }
@@ -331,6 +331,7 @@ impl Reader {
     }
 
     /// The next chunk; `None` after the last. `InvalidData` when the copy on this disk is bad.
+    #[expect(clippy::should_implement_trait)] // It fails, and is read as chunks, not collected.
     pub fn next(&mut self) -> io::Result<Option<Bytes>> {
         if self.read == self.end.len {
             return Ok(None);

@@ -62,10 +62,8 @@ impl Drop for Flusher {
             .take();
         // A callback may hold the last handle to the store: the thread cannot wait for itself.
         let other = thread.filter(|thread| thread.thread().id() != std::thread::current().id());
-        if let Some(thread) = other {
-            if thread.join().is_err() {
-                tracing::error!("the flusher ended in a panic");
-            }
+        if let Some(Err(_)) = other.map(JoinHandle::join) {
+            tracing::error!("the flusher ended in a panic");
         }
     }
 }
