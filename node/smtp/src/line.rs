@@ -6,13 +6,12 @@
 
 use crate::limits::COMMAND_BYTES_MAX;
 
-/// Bytes that have arrived and not been used.
+/// Bytes that have arrived and not been used. Bounded: what is used leaves, and the shell reads
+/// on only when what is left is less than a command line.
 #[derive(Default)]
 pub(crate) struct Input {
     bytes: Vec<u8>,
     start: usize,
-    /// Dropping the rest of an overlong line.
-    skipping: bool,
 }
 
 /// What the buffer holds next.
@@ -22,7 +21,7 @@ pub(crate) enum Line {
     Incomplete,
     /// Without its CRLF.
     Whole(Vec<u8>),
-    /// It was longer than [`COMMAND_BYTES_MAX`], and has been dropped to its end.
+    /// No CRLF within [`COMMAND_BYTES_MAX`].
     TooLong,
     /// A bare CR, a bare LF, or a NUL: nothing behind it may be trusted.
     Broken,
@@ -30,10 +29,10 @@ pub(crate) enum Line {
 
 impl Input {
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        if self.start == self.bytes.len() {
-            self.bytes.clear();
-            self.start = 0;
-        }
+        // What is left of a command is short. Without this a client that never stops between two
+        // commands would make the buffer grow for ever.
+        self.bytes.drain(..self.start);
+        self.start = 0;
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -46,49 +45,34 @@ impl Input {
     }
 
     pub(crate) fn consume(&mut self, count: usize) {
-        self.start += count;
-        if self.start == self.bytes.len() {
-            self.bytes.clear();
-            self.start = 0;
-        }
+        self.start = self.bytes.len().min(self.start + count);
     }
 
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.start = 0;
-        self.skipping = false;
     }
 
+    /// Takes the next line. Whether it is whole, too long or broken follows from its bytes alone,
+    /// not from how they were cut: the first fault counts.
     pub(crate) fn line(&mut self) -> Line {
         let rest = self.rest();
-        let Some(end) = memchr::memchr3(b'\r', b'\n', 0, rest) else {
-            let waiting = rest.len();
-            if waiting > COMMAND_BYTES_MAX {
-                self.skipping = true;
-                self.consume(waiting);
-            }
-            return Line::Incomplete;
-        };
-        match (rest[end], rest.get(end + 1)) {
-            (b'\r', Some(b'\n')) => {
-                let too_long = self.skipping || end + 2 > COMMAND_BYTES_MAX;
-                let line = rest[..end].to_vec();
-                self.consume(end + 2);
-                self.skipping = false;
-                if too_long {
-                    Line::TooLong
-                } else {
+        let window = &rest[..rest.len().min(COMMAND_BYTES_MAX)];
+        let full = window.len() == COMMAND_BYTES_MAX;
+        match memchr::memchr3(b'\r', b'\n', 0, window) {
+            None if full => Line::TooLong,
+            None => Line::Incomplete,
+            Some(end) if window[end] != b'\r' => Line::Broken,
+            Some(end) => match window.get(end + 1) {
+                Some(b'\n') => {
+                    let line = window[..end].to_vec();
+                    self.consume(end + 2);
                     Line::Whole(line)
                 }
-            }
-            (b'\r', None) => {
-                if end > COMMAND_BYTES_MAX {
-                    self.skipping = true;
-                    self.consume(end);
-                }
-                Line::Incomplete
-            }
-            _ => Line::Broken,
+                Some(_) => Line::Broken,
+                None if full => Line::TooLong,
+                None => Line::Incomplete,
+            },
         }
     }
 }
@@ -105,8 +89,8 @@ mod tests {
             loop {
                 match input.line() {
                     Line::Incomplete => break,
-                    Line::Broken => {
-                        found.push(Line::Broken);
+                    fault @ (Line::Broken | Line::TooLong) => {
+                        found.push(fault);
                         return found;
                     }
                     line => found.push(line),
@@ -132,6 +116,7 @@ mod tests {
                 b"a\rQUIT\r\n",
                 b"a\0\r\nQUIT\r\n",
                 b"a\r\r\nQUIT\r\n",
+                b"\nQUIT\r\n",
             ] {
                 assert_eq!(lines(broken, cut), [Line::Broken], "{broken:?} cut {cut}");
             }
@@ -139,15 +124,34 @@ mod tests {
     }
 
     #[test]
-    fn an_overlong_line_is_dropped_to_its_end_and_no_further() {
-        let mut bytes = vec![b'x'; COMMAND_BYTES_MAX * 3];
-        bytes.extend_from_slice(b"\r\nNOOP\r\n");
-        for cut in [1, 7, 1000, 2049, 100_000] {
-            assert_eq!(
-                lines(&bytes, cut),
-                [Line::TooLong, Line::Whole(b"NOOP".into())],
-                "{cut}"
-            );
+    fn a_line_is_too_long_from_one_byte_on_however_the_bytes_arrive() {
+        let longest = COMMAND_BYTES_MAX - 2;
+        for cut in [1, 7, 1000, 2047, 2048, 2049, 100_000] {
+            let mut bytes = vec![b'x'; longest];
+            bytes.extend_from_slice(b"\r\nNOOP\r\n");
+            let whole = [
+                Line::Whole(vec![b'x'; longest]),
+                Line::Whole(b"NOOP".into()),
+            ];
+            assert_eq!(lines(&bytes, cut), whole, "{cut}");
+            bytes.insert(0, b'x');
+            assert_eq!(lines(&bytes, cut), [Line::TooLong], "{cut}");
+            // A fault behind the limit is no longer looked at.
+            bytes[COMMAND_BYTES_MAX] = 0;
+            assert_eq!(lines(&bytes, cut), [Line::TooLong], "{cut}");
+            bytes[COMMAND_BYTES_MAX - 1] = 0;
+            assert_eq!(lines(&bytes, cut), [Line::Broken], "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_never_pauses_between_commands_does_not_fill_memory() {
+        let mut input = Input::default();
+        let stream: Vec<u8> = b"NOOP\r\n".repeat(10_000);
+        for part in stream.chunks(4095) {
+            input.push(part);
+            while input.line() != Line::Incomplete {}
+            assert!(input.bytes.len() <= 4095 + COMMAND_BYTES_MAX);
         }
     }
 }

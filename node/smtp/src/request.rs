@@ -164,16 +164,25 @@ fn path_argument<'a>(argument: &'a str, prefix: &str) -> Result<(&'a str, &'a st
     Err(wrong())
 }
 
-/// Strips a source route. RFC 5321 appendix C: servers "MUST be prepared to receive source
-/// routes", and "SHOULD ignore them"; the mailbox behind it is what counts.
+/// Strips a source route. RFC 5321 section 3.3: "Servers MUST be prepared to encounter a list of
+/// source routes in the forward-path, but they SHOULD ignore the routes". The mailbox behind it
+/// is what counts: a route never makes us a relay.
 fn without_route(path: &str) -> Result<&str, Reply> {
-    match path.strip_prefix('@') {
-        None => Ok(path),
-        Some(route) => route
-            .split_once(':')
-            .map(|(_, mailbox)| mailbox)
-            .ok_or_else(|| syntax("the source route has no end")),
-    }
+    let Some(route) = path.strip_prefix('@') else {
+        return Ok(path);
+    };
+    let wrong = || syntax("the source route is not valid");
+    let (hosts, mailbox) = route.split_once(':').ok_or_else(wrong)?;
+    let mut hosts = hosts.split(',').enumerate();
+    let valid = hosts.all(|(place, host)| {
+        let host = if place == 0 {
+            Some(host)
+        } else {
+            host.strip_prefix('@')
+        };
+        host.is_some_and(|host| Domain::parse(host).is_ok())
+    });
+    if valid { Ok(mailbox) } else { Err(wrong()) }
 }
 
 fn address(path: &str, utf8: bool) -> Result<Address, Reply> {
@@ -183,12 +192,21 @@ fn address(path: &str, utf8: bool) -> Result<Address, Reply> {
     })
 }
 
-fn parameters(text: &str) -> impl Iterator<Item = (String, Option<&str>)> {
-    text.split_ascii_whitespace()
-        .map(|word| match word.split_once('=') {
+/// The parameters, keywords in upper case. One that is given twice is refused: which of the two
+/// counts is a question that servers answer differently.
+fn parameters(text: &str) -> Result<Vec<(String, Option<&str>)>, Reply> {
+    let mut found: Vec<(String, Option<&str>)> = Vec::new();
+    for word in text.split_ascii_whitespace() {
+        let (keyword, value) = match word.split_once('=') {
             Some((keyword, value)) => (keyword.to_ascii_uppercase(), Some(value)),
             None => (word.to_ascii_uppercase(), None),
-        })
+        };
+        if found.iter().any(|(known, _)| *known == keyword) {
+            return Err(syntax(format!("the parameter {keyword} is given twice")));
+        }
+        found.push((keyword, value));
+    }
+    Ok(found)
 }
 
 fn mail((path, rest): (&str, &str)) -> Result<Request, Reply> {
@@ -200,7 +218,7 @@ fn mail((path, rest): (&str, &str)) -> Result<Request, Reply> {
         ret: None,
         envid: None,
     };
-    for (keyword, value) in parameters(rest) {
+    for (keyword, value) in parameters(rest)? {
         match (keyword.as_str(), value) {
             ("SIZE", Some(value)) => {
                 let digits = value.len() <= 20 && value.bytes().all(|b| b.is_ascii_digit());
@@ -213,7 +231,7 @@ fn mail((path, rest): (&str, &str)) -> Result<Request, Reply> {
             }
             ("BODY", Some(_)) => return Err(syntax("BODY is 7BIT or 8BITMIME")),
             ("SMTPUTF8", None) => mail.smtputf8 = true,
-            ("RET", Some(value)) if mail.ret.is_none() => {
+            ("RET", Some(value)) => {
                 mail.ret = Some(if value.eq_ignore_ascii_case("FULL") {
                     Ret::Full
                 } else if value.eq_ignore_ascii_case("HDRS") {
@@ -222,7 +240,7 @@ fn mail((path, rest): (&str, &str)) -> Result<Request, Reply> {
                     return Err(syntax("RET is FULL or HDRS"));
                 });
             }
-            ("ENVID", Some(value)) if mail.envid.is_none() => {
+            ("ENVID", Some(value)) => {
                 if value.len() > ENVID_OCTETS_MAX || !is_xtext(value) {
                     return Err(syntax("ENVID is xtext of at most 100 octets"));
                 }
@@ -248,19 +266,13 @@ fn rcpt((path, rest): (&str, &str)) -> Result<Request, Reply> {
         notify: None,
         orcpt: None,
     };
-    for (keyword, value) in parameters(rest) {
+    for (keyword, value) in parameters(rest)? {
         match (keyword.as_str(), value) {
-            ("NOTIFY", Some(value)) if recipient.notify.is_none() => {
+            ("NOTIFY", Some(value)) => {
                 recipient.notify = Some(notify(value)?);
             }
-            ("ORCPT", Some(value)) if recipient.orcpt.is_none() => {
-                let good = value.len() <= ORCPT_OCTETS_MAX
-                    && value.split_once(';').is_some_and(|(kind, text)| {
-                        !kind.is_empty()
-                            && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-                            && is_xtext(text)
-                    });
-                if !good {
+            ("ORCPT", Some(value)) => {
+                if !is_orcpt(value) {
                     return Err(syntax("ORCPT is type;xtext"));
                 }
                 recipient.orcpt = Some(value.to_owned());
@@ -289,6 +301,21 @@ fn notify(value: &str) -> Result<Notify, Reply> {
         }
     }
     Ok(notify)
+}
+
+/// `addr-type;xtext` (RFC 3461 section 4.2). Whether UTF-8 is allowed in it, as it is for the type
+/// `utf-8` (RFC 6533 section 3), the session checks.
+fn is_orcpt(value: &str) -> bool {
+    value.len() <= ORCPT_OCTETS_MAX
+        && value.split_once(';').is_some_and(|(kind, text)| {
+            !kind.is_empty()
+                && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && if kind.eq_ignore_ascii_case("utf-8") {
+                    text.chars().all(|c| c.is_ascii_graphic() || !c.is_ascii())
+                } else {
+                    is_xtext(text)
+                }
+        })
 }
 
 /// RFC 3461 section 4: printable ASCII but `+` and `=`, or `+` and two upper-case hexadecimal
@@ -368,6 +395,7 @@ mod tests {
             "RCPT TO:<postmaster>",
             "RCPT TO:<@a.example,@b.example:joe@example.org> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;joe@example.org",
             "RCPT TO:<joe%other.example@example.org>",
+            "RCPT TO:<j\u{fc}@example.org> ORCPT=utf-8;j\u{fc}@example.org",
             "BDAT 0 LAST",
             "NOOP whatever",
             "ETRN @example.org",
@@ -390,6 +418,15 @@ mod tests {
             ("MAIL FROM:<joe@example.org>SIZE=1", 501),
             ("MAIL FROM:<joe@example.org> SIZE=x", 501),
             ("MAIL FROM:<joe@example.org> FOO=1", 555),
+            ("MAIL FROM:<joe@example.org> BODY=BINARYMIME", 501),
+            ("MAIL FROM:<joe@example.org> SIZE=1 size=2", 501),
+            ("MAIL FROM:<joe@example.org> SIZE=99999999999999999999", 501),
+            ("MAIL FROM:<joe@example.org> ENVID=a+2bb", 501),
+            ("MAIL FROM:<joe@example.org> RET=SOME", 501),
+            ("RCPT TO:<@:joe@example.org>", 501),
+            ("RCPT TO:<@a.example,b.example:joe@example.org>", 501),
+            ("RCPT TO:<@a.example joe@example.org>", 501),
+            ("RCPT TO:<joe@example.org> ORCPT=rfc822;j\u{fc}", 501),
             ("MAIL FROM:<joe@example.org> ENVID=a=b", 501),
             ("MAIL FROM:<postmaster>", 501),
             ("MAIL FROM:<j\u{fc}@example.org>", 553),

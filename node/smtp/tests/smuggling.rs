@@ -1,0 +1,277 @@
+//! Nothing but CRLF "." CRLF ends a message, wherever it stands and however it arrives.
+//!
+//! RFC 5321 section 4.1.1.4: "In particular, the sequence "<LF>.<LF>" (bare line feeds, without
+//! carriage returns) MUST NOT be treated as equivalent to <CRLF>.<CRLF> as the end of mail data
+//! indication."
+
+use holdfast_smtp::reply::Reply;
+use holdfast_smtp::server::{Options, Question, Session, Step};
+
+/// The end-of-data variants of the published lists of SMTP smuggling.
+const VARIANTS: [&[u8]; 16] = [
+    b"\n.\n",
+    b"\n.\r",
+    b"\r.\n",
+    b"\r.\r",
+    b"\n.\r\n",
+    b"\r.\r\n",
+    b"\r\n.\n",
+    b"\r\n.\r",
+    b"\r\n.\r\r\n",
+    b"\r\r\n.\r\r\n",
+    b"\r\n\0.\r\n",
+    b"\r\n.\0\r\n",
+    b"\0\r\n.\r\n",
+    b"\r\0\n.\r\n",
+    b"\r\n.\r\0\n",
+    b"\r\n.\r\n\0",
+];
+
+const SMUGGLED: &[u8] = b"MAIL FROM:<smuggled@example.org>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n";
+
+/// What became of a stream of bytes behind DATA.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Outcome {
+    /// Messages taken, each with its content.
+    messages: Vec<Vec<u8>>,
+    /// Senders that were asked about after the first.
+    senders: Vec<String>,
+    /// The codes of the replies.
+    codes: Vec<String>,
+    closed: bool,
+}
+
+/// A session in which DATA has just been answered with 354.
+fn in_data(tls: bool) -> Session {
+    let mut session = Session::new(Options {
+        name: "mx.example".into(),
+        message_bytes_max: 1 << 20,
+        tls: true,
+    });
+    let mut before = Outcome::default();
+    let mut say = |session: &mut Session, line: &str| {
+        session.receive(line.as_bytes());
+        run(session, &mut before, &mut Vec::new());
+    };
+    if tls {
+        say(&mut session, "STARTTLS\r\n");
+    }
+    for line in [
+        "EHLO c.example\r\n",
+        "MAIL FROM:<a@example.org>\r\n",
+        "RCPT TO:<b@example.org>\r\n",
+        "DATA\r\n",
+    ] {
+        say(&mut session, line);
+    }
+    assert_eq!(before.codes.last().unwrap(), "354");
+    session
+}
+
+fn run(session: &mut Session, outcome: &mut Outcome, body: &mut Vec<u8>) {
+    loop {
+        match session.next() {
+            Step::Write(bytes) => {
+                let text = String::from_utf8(bytes).unwrap();
+                outcome
+                    .codes
+                    .extend(text.lines().map(|line| line[..3].to_owned()));
+            }
+            Step::Ask(question) => {
+                match question {
+                    Question::Message => outcome.messages.push(std::mem::take(body)),
+                    Question::Mail(mail) => outcome.senders.push(mail.reverse_path.to_string()),
+                    _ => {}
+                }
+                session.answer(Reply::new(250, 0, 0, "ok"));
+            }
+            Step::Body(bytes) => body.extend(bytes),
+            Step::Refused(_) => {}
+            Step::Reset => body.clear(),
+            Step::StartTls => session.tls_started(),
+            Step::NeedInput => return,
+            Step::Close => {
+                outcome.closed = true;
+                return;
+            }
+        }
+    }
+}
+
+fn outcome(tls: bool, parts: &[&[u8]]) -> Outcome {
+    let mut session = in_data(tls);
+    let mut outcome = Outcome::default();
+    let mut body = Vec::new();
+    for part in parts {
+        session.receive(part);
+        run(&mut session, &mut outcome, &mut body);
+        if outcome.closed {
+            break;
+        }
+    }
+    outcome
+}
+
+/// The same bytes in one read, byte by byte, and cut at each place.
+fn cuts(bytes: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
+    let halves = (1..bytes.len()).map(|at| vec![&bytes[..at], &bytes[at..]]);
+    [vec![bytes], bytes.chunks(1).collect()]
+        .into_iter()
+        .chain(halves)
+}
+
+#[test]
+fn sixteen_variants_of_the_end_smuggle_nothing_with_and_without_tls() {
+    let mut cases = 0;
+    for (number, variant) in VARIANTS.iter().enumerate() {
+        for (before, behind) in [
+            (&b""[..], &b"more\r\n.\r\n"[..]),
+            (
+                b"Subject: x\r\n\r\nfirst\r\nsecond",
+                b"more\r\nlast\r\n.\r\n",
+            ),
+            (b"Subject: x\r\n\r\nlast", b""),
+        ] {
+            let bytes = [before, variant, SMUGGLED, behind].concat();
+            for parts in cuts(&bytes) {
+                for tls in [false, true] {
+                    let outcome = outcome(tls, &parts);
+                    assert!(outcome.closed, "{variant:?} {parts:?}");
+                    assert!(outcome.senders.is_empty(), "{variant:?} {parts:?}");
+                    if number == 15 {
+                        // A true end; the NUL behind it breaks the next command.
+                        assert_eq!(outcome.codes, ["250", "500"], "{parts:?}");
+                        assert_eq!(outcome.messages.len(), 1);
+                    } else {
+                        assert_eq!(outcome.codes, ["550"], "{variant:?} {parts:?}");
+                        assert!(outcome.messages.is_empty());
+                    }
+                }
+                cases += 1;
+            }
+        }
+    }
+    assert!(cases > 4000);
+}
+
+/// A slow reader that knows nothing but the rule.
+fn reference(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, ()> {
+    let mut content = Vec::new();
+    let mut line = Vec::new();
+    for (at, byte) in bytes.iter().enumerate() {
+        let after_cr = line.last() == Some(&b'\r');
+        if *byte == 0 || (*byte == b'\n') != after_cr {
+            return Err(());
+        }
+        line.push(*byte);
+        if line.ends_with(b"\r\n") {
+            if line == b".\r\n" {
+                return Ok(Some((content, at + 1)));
+            }
+            content.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
+            line.clear();
+        }
+    }
+    Ok(None)
+}
+
+#[test]
+fn a_hundred_thousand_random_streams_end_where_the_slow_reader_says() {
+    const WORDS: [&[u8]; 12] = [
+        b"\r\n",
+        b"\r\n",
+        b"\r\n",
+        b".",
+        b".",
+        b"\r\n.\r\n",
+        b"\r",
+        b"\n",
+        b"\0",
+        b"a",
+        b"long line",
+        b"..",
+    ];
+    let mut seed = 0x5eed_u64;
+    let mut random = |below: usize| {
+        // The constants of Knuth's MMIX generator.
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    let (mut taken, mut broken) = (0, 0);
+    for _ in 0..100_000 {
+        let mut bytes = Vec::new();
+        for _ in 0..1 + random(12) {
+            // Faults are rare, or every stream would be short.
+            let word = if random(4) > 0 {
+                random(6)
+            } else {
+                random(WORDS.len())
+            };
+            bytes.extend_from_slice(WORDS[word]);
+        }
+        let place = random(bytes.len() + 1);
+        let outcome = outcome(false, &[&bytes[..place], &bytes[place..]]);
+        match reference(&bytes) {
+            Ok(Some((content, _))) => {
+                assert_eq!(outcome.messages, [content], "{bytes:?} cut {place}");
+                taken += 1;
+            }
+            Ok(None) => assert!(
+                outcome.messages.is_empty() && !outcome.closed,
+                "{bytes:?} cut {place}"
+            ),
+            Err(()) => {
+                assert_eq!(
+                    (outcome.codes, outcome.closed),
+                    (vec!["550".into()], true),
+                    "{bytes:?} cut {place}"
+                );
+                broken += 1;
+            }
+        }
+    }
+    assert!(taken > 10_000 && broken > 10_000, "{taken} {broken}");
+}
+
+#[test]
+fn content_is_read_at_the_speed_of_memory() {
+    // No time is asserted: a busy machine would fail it. The work is: 64 MiB in mail-like lines,
+    // which a reader that handles bytes one by one takes seconds for, and many times that where
+    // it copies what it has for every line.
+    let line = [&[b'x'; 76][..], b"\r\n"].concat();
+    let block = line.repeat(840);
+    let mut session = Session::new(Options {
+        name: "mx.example".into(),
+        message_bytes_max: 1 << 30,
+        tls: false,
+    });
+    let mut outcome = Outcome::default();
+    for said in [
+        "HELO c\r\n",
+        "MAIL FROM:<>\r\n",
+        "RCPT TO:<b@example.org>\r\n",
+        "DATA\r\n",
+    ] {
+        session.receive(said.as_bytes());
+        run(&mut session, &mut outcome, &mut Vec::new());
+    }
+    let mut pieces = 0;
+    let mut total = 0;
+    for _ in 0..1024 {
+        session.receive(&block);
+        loop {
+            match session.next() {
+                Step::Body(piece) => {
+                    pieces += 1;
+                    total += piece.len();
+                }
+                Step::NeedInput => break,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(pieces, total >> 16, "every piece but the last is full");
+    assert!(total > 60 << 20);
+}
