@@ -55,7 +55,7 @@ impl Counters {
         );
         registry.register(
             "refused",
-            "Commands and messages refused, by reason",
+            "Connections, commands and messages refused, by reason",
             self.refused.clone(),
         );
         registry.register(

@@ -41,14 +41,7 @@ impl Guests {
 
     /// A place, or why there is none.
     pub(super) fn enter(&self, address: IpAddr) -> Result<Guest, &'static str> {
-        // An IPv6 customer has at least a /64: counting single addresses would count nothing.
-        let address = match address {
-            IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-                Some(v4) => v4.into(),
-                None => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
-            },
-            v4 => v4,
-        };
+        let address = network(address);
         let mut now = self.now();
         if now.all >= self.0.all_max {
             return Err("too many connections");
@@ -76,6 +69,18 @@ impl Drop for Guest {
                 now.by_address.remove(&self.address);
             }
         }
+    }
+}
+
+/// What counts as one client. An IPv6 customer has at least a /64: counting single addresses would
+/// count nothing.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => v4.into(),
+            None => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
+        },
+        v4 => v4,
     }
 }
 

@@ -3,6 +3,8 @@
 mod counters;
 mod etrn;
 mod guests;
+#[cfg(test)]
+mod tests;
 mod transaction;
 
 use std::net::IpAddr;
@@ -46,6 +48,7 @@ struct Shared {
     cluster: Cluster,
     tls: SmtpServer,
     counters: Counters,
+    etrn: etrn::Desk,
 }
 
 /// Serves `listeners` until `stop` resolves, and then finishes what is in progress.
@@ -65,6 +68,7 @@ pub async fn run(
         cluster,
         tls,
         counters,
+        etrn: etrn::Desk::default(),
     });
     let (stopping, stopped) = watch::channel(false);
     let mut sessions = JoinSet::new();

@@ -12,8 +12,8 @@ use holdfast_smtp::request::Mail;
 use holdfast_smtp::server::{Question, Session};
 use tokio::time::Instant;
 
+use super::Shared;
 use super::counters::Reason;
-use super::{Shared, etrn};
 use crate::replica::{BodyWriter, ProposeError, random_id};
 use crate::talk::serve::Desk;
 
@@ -23,6 +23,15 @@ const ACCEPT_TIME_MAX: Duration = Duration::from_secs(240);
 
 /// How long cancelling may take before the connection is closed without an answer.
 const CANCEL_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// How long MAIL and DATA wait for a quorum that is lost. MAIL tells soon, so that the client can
+/// turn to another node; a client at DATA has been through most of its transaction and waits two
+/// minutes for the reply (RFC 5321 section 4.5.3.2.4).
+const QUORUM_PATIENCE_AT_MAIL: Duration = Duration::from_secs(5);
+const QUORUM_PATIENCE_AT_DATA: Duration = Duration::from_secs(30);
+
+/// How often the quorum is looked for meanwhile.
+const QUORUM_POLL: Duration = Duration::from_millis(50);
 
 /// RFC 5321 section 6.3: "Simple counting of the number of Received: header fields in a
 /// message has proven to be an effective … method of detecting loops"; "the counting … SHOULD
@@ -42,11 +51,14 @@ pub(super) struct Transaction<'a> {
     client: IpAddr,
     mail: Option<Mail>,
     recipients: Vec<Recipient>,
+    /// The last message whose content began, for the log lines of this transaction.
+    message: Option<MessageId>,
     content: Option<Content>,
+    /// Why the desk refused what it was last asked; the session's own refusals have none.
+    reason: Option<&'static str>,
 }
 
 struct Content {
-    id: MessageId,
     writer: BodyWriter,
     /// The header section so far, until it is whole.
     header: Vec<u8>,
@@ -66,37 +78,35 @@ impl<'a> Transaction<'a> {
             client,
             mail: None,
             recipients: Vec::new(),
+            message: None,
             content: None,
+            reason: None,
         }
     }
 
-    /// Counts and logs a refusal, and gives it back.
-    fn refuse(&self, reason: &'static str, reply: Reply) -> Reply {
-        self.shared
-            .counters
-            .refused
-            .get_or_create(&Reason { reason })
-            .inc();
-        tracing::info!(
-            client = %self.client,
-            msg = self.content.as_ref().map(|content| content.id.to_string()),
-            code = reply.code,
-            reason,
-            "refused: {}",
-            reply.lines.join(" ")
-        );
+    /// Notes why, for the log and the counters.
+    fn refuse(&mut self, reason: &'static str, reply: Reply) -> Reply {
+        self.reason = Some(reason);
         reply
     }
 
-    fn no_quorum(&self) -> Option<Reply> {
-        (!self.shared.cluster.has_quorum()).then(|| {
-            let text = "no quorum of our nodes can be reached; please try again or another of our mail exchangers";
-            self.refuse("no_quorum", Reply::new(451, 3, 2, text))
-        })
+    /// Waits a moment for a quorum: a leader that died is replaced within seconds, and the client
+    /// need not notice.
+    async fn no_quorum(&mut self, patience: Duration) -> Option<Reply> {
+        let deadline = Instant::now() + patience;
+        while !self.shared.cluster.has_quorum() {
+            if Instant::now() >= deadline {
+                let text = "no quorum of our nodes can be reached; please try again or another of our mail exchangers";
+                return Some(self.refuse("no_quorum", Reply::new(451, 3, 2, text)));
+            }
+            tokio::time::sleep(QUORUM_POLL).await;
+        }
+        None
     }
 
-    fn mail(&mut self, mail: Mail) -> Reply {
-        if let Some(refusal) = self.no_quorum() {
+    async fn mail(&mut self, mail: Mail) -> Reply {
+        self.forget();
+        if let Some(refusal) = self.no_quorum(QUORUM_PATIENCE_AT_MAIL).await {
             return refusal;
         }
         if self.shared.cluster.disk_low() {
@@ -105,7 +115,6 @@ impl<'a> Transaction<'a> {
             return self.refuse("disk_low", Reply::new(452, 3, 1, text));
         }
         self.mail = Some(mail);
-        self.recipients.clear();
         Reply::new(250, 1, 0, "Ok")
     }
 
@@ -147,7 +156,7 @@ impl<'a> Transaction<'a> {
 
     /// Content begins: our trace line first.
     async fn content(&mut self, session: &Session) -> Reply {
-        if let Some(refusal) = self.no_quorum() {
+        if let Some(refusal) = self.no_quorum(QUORUM_PATIENCE_AT_DATA).await {
             return refusal;
         }
         let id = MessageId::new(now(), random_id());
@@ -164,8 +173,8 @@ impl<'a> Transaction<'a> {
             at: now(),
             only_recipient,
         });
+        self.message = Some(id);
         let mut content = Content {
-            id,
             writer: self.shared.cluster.bodies().begin(id),
             header: Vec::new(),
             header_whole: false,
@@ -180,13 +189,14 @@ impl<'a> Transaction<'a> {
     async fn message(&mut self, session: &Session) -> Option<Reply> {
         let begin = Instant::now();
         if let Some(refusal) = self.unusable() {
-            self.forget();
+            self.content = None;
             return Some(refusal);
         }
-        let (Some(mail), Some(content)) = (self.mail.take(), self.content.take()) else {
-            return Some(Reply::new(503, 5, 1, "no transaction"));
+        let (Some(mail), Some(content), Some(id)) =
+            (self.mail.take(), self.content.take(), self.message)
+        else {
+            return Some(self.refuse("sequence", Reply::new(503, 5, 1, "no transaction")));
         };
-        let id = content.id;
         let body = match content.writer.finish().await {
             Ok(body) => body,
             Err(error) => {
@@ -239,6 +249,7 @@ impl<'a> Transaction<'a> {
         };
         let seconds = begin.elapsed().as_secs_f64();
         if reply.as_ref().is_some_and(Reply::is_positive) {
+            self.message = None;
             self.shared.counters.accepted.inc();
             self.shared.counters.accepted_bytes.inc_by(bytes);
             self.shared.counters.accept_seconds.observe(seconds);
@@ -263,7 +274,7 @@ impl<'a> Transaction<'a> {
     /// RFC 5321 section 4.2.5: after a 4yz reply the server "MUST NOT make a subsequent attempt to
     /// deliver that message". So it is cancelled in the log before 451 is said; when even that
     /// cannot be committed, nothing is said at all.
-    async fn cancel(&self, id: MessageId) -> Option<Reply> {
+    async fn cancel(&mut self, id: MessageId) -> Option<Reply> {
         let deadline = Instant::now() + CANCEL_TIME_MAX;
         match self
             .shared
@@ -295,10 +306,13 @@ impl<'a> Transaction<'a> {
     }
 
     /// Why the received content is not taken, if it is not.
-    fn unusable(&self) -> Option<Reply> {
+    fn unusable(&mut self) -> Option<Reply> {
         let content = self.content.as_ref()?;
         if let Some(error) = &content.failed {
-            tracing::warn!(msg = %content.id, "the body was not stored: {error}");
+            tracing::warn!(
+                msg = self.message.map(tracing::field::display),
+                "the body was not stored: {error}"
+            );
             let text = "the message could not be stored; please try again";
             return Some(self.refuse("body", Reply::new(451, 3, 0, text)));
         }
@@ -323,18 +337,30 @@ impl<'a> Transaction<'a> {
     fn forget(&mut self) {
         self.mail = None;
         self.recipients.clear();
+        self.message = None;
         self.content = None;
+        self.reason = None;
     }
 }
 
 impl Desk for Transaction<'_> {
     async fn ask(&mut self, question: Question, session: &Session) -> Option<Reply> {
         match question {
-            Question::Mail(mail) => Some(self.mail(mail)),
+            Question::Mail(mail) => Some(self.mail(mail).await),
             Question::Rcpt(recipient) => Some(self.rcpt(recipient)),
             Question::Content => Some(self.content(session).await),
             Question::Message => self.message(session).await,
-            Question::Etrn(etrn) => Some(etrn::flush(&self.shared.cluster, etrn).await),
+            Question::Etrn(etrn) => {
+                let reply = self
+                    .shared
+                    .etrn
+                    .flush(&self.shared.cluster, self.client, etrn)
+                    .await;
+                if !reply.is_positive() {
+                    self.reason = Some("etrn");
+                }
+                Some(reply)
+            }
         }
     }
 
@@ -359,8 +385,44 @@ impl Desk for Transaction<'_> {
         content.failed = content.writer.write(Bytes::from(bytes)).await.err();
     }
 
+    fn refused(&mut self, reply: &Reply) {
+        let reason = self.reason.take().unwrap_or_else(|| reason_of(reply));
+        self.shared
+            .counters
+            .refused
+            .get_or_create(&Reason { reason })
+            .inc();
+        tracing::info!(
+            client = %self.client,
+            msg = self.message.map(tracing::field::display),
+            code = reply.code,
+            reason,
+            "refused: {}",
+            reply.lines.join(" ")
+        );
+        // What is refused from here on is no part of that message.
+        if self.content.is_none() {
+            self.message = None;
+        }
+    }
+
     fn reset(&mut self) {
         self.forget();
+    }
+}
+
+/// Why the session refused by itself.
+fn reason_of(reply: &Reply) -> &'static str {
+    let status = reply.status.map(|status| (status.subject, status.detail));
+    match (reply.code, status) {
+        (500 | 550, Some((5, 2))) => "framing",
+        (552, _) => "too_large",
+        (421, Some((4, 2))) => "timeout",
+        (421, Some((3, 2))) => "shutdown",
+        (421 | 452, _) => "limit",
+        (554, Some((5, 0))) => "out_of_step",
+        (503 | 554, _) => "sequence",
+        _ => "syntax",
     }
 }
 

@@ -22,8 +22,11 @@ const READ_BYTES: usize = 16 << 10;
 /// minutes are for waiting for it to speak).
 const WRITE_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// A handshake takes two round trips.
-const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(30);
+/// After our last word a client is heard out for this long, or this many bytes. A socket that is
+/// closed with unread input is reset, and a client that is still sending would never see the
+/// reply that says why (RFC 9293 section 3.6.1).
+const FAREWELL_TIME_MAX: Duration = Duration::from_secs(2);
+const FAREWELL_BYTES_MAX: usize = 1 << 20;
 
 /// Who decides: answers questions and takes content.
 pub trait Desk {
@@ -35,6 +38,8 @@ pub trait Desk {
     ) -> impl Future<Output = Option<Reply>> + Send;
     /// Content. A failure must be remembered and told at [`Question::Message`].
     fn body(&mut self, bytes: Vec<u8>) -> impl Future<Output = ()> + Send;
+    /// The client is about to read this refusal, the desk's own or the session's.
+    fn refused(&mut self, reply: &Reply);
     /// The transaction is over without a message.
     fn reset(&mut self);
 }
@@ -94,29 +99,31 @@ pub async fn serve(
 ) -> io::Result<()> {
     let mut stream = Stream::Plain(stream);
     let mut buffer = vec![0; READ_BYTES];
-    // The whole of a command, or of a block of content, must arrive within its time: a client
-    // that sends a byte a minute is not waited for.
-    let mut since = Instant::now();
+    let mut waiting = Waiting::new(&session);
     loop {
         match session.next() {
             Step::Write(bytes) => {
                 let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the client does not read");
-                timeout(WRITE_TIME_MAX, stream.write_all(&bytes))
-                    .await
-                    .map_err(late)??;
-                since = Instant::now();
+                let written = async {
+                    stream.write_all(&bytes).await?;
+                    stream.flush().await
+                };
+                timeout(WRITE_TIME_MAX, written).await.map_err(late)??;
+                waiting.pause();
             }
             Step::Ask(question) => {
                 match desk.ask(question, &session).await {
                     Some(reply) => session.answer(reply),
                     None => return Ok(()),
                 }
-                since = Instant::now();
+                waiting.pause();
             }
             Step::Body(bytes) => {
+                let begin = Instant::now();
                 desk.body(bytes).await;
-                since = Instant::now();
+                waiting.since += begin.elapsed();
             }
+            Step::Refused(reply) => desk.refused(&reply),
             Step::Reset => desk.reset(),
             Step::StartTls => {
                 let (Stream::Plain(plain), Some(tls)) = (stream, &tls) else {
@@ -124,12 +131,11 @@ pub async fn serve(
                 };
                 let late =
                     |_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long");
-                let upgraded = timeout(HANDSHAKE_TIME_MAX, tls.accept(plain))
+                let upgraded = timeout(session.timer().time_max, tls.accept(plain))
                     .await
                     .map_err(late)??;
                 stream = Stream::Tls(Box::new(upgraded));
                 session.tls_started();
-                since = Instant::now();
             }
             Step::NeedInput => {
                 if session.is_idle() && *stop.borrow() {
@@ -138,9 +144,8 @@ pub async fn serve(
                     );
                     continue;
                 }
-                let deadline = since + session.time_max();
                 let read = tokio::select! {
-                    read = timeout_at(deadline, stream.read(&mut buffer)) => read,
+                    read = timeout_at(waiting.deadline(&session), stream.read(&mut buffer)) => read,
                     changed = stop.changed(), if session.is_idle() => {
                         if changed.is_err() {
                             session.shut_down("this server is shutting down");
@@ -152,14 +157,61 @@ pub async fn serve(
                     Ok(Ok(0)) => return Ok(()),
                     Ok(Ok(count)) => session.receive(&buffer[..count]),
                     Ok(Err(error)) => return Err(error),
-                    Err(_) => session.shut_down("timeout: nothing was said for too long"),
+                    Err(_) => session.timed_out(),
                 }
             }
             Step::Close => {
-                // The client may have closed already.
-                let _gone = timeout(WRITE_TIME_MAX, stream.shutdown()).await;
+                farewell(stream, &mut buffer).await;
                 return Ok(());
             }
         }
     }
 }
+
+/// Since when the client has owed us what the session's timer names.
+struct Waiting {
+    turn: u64,
+    since: Instant,
+}
+
+impl Waiting {
+    fn new(session: &Session) -> Self {
+        Self {
+            turn: session.timer().turn,
+            since: Instant::now(),
+        }
+    }
+
+    /// The client was kept waiting for us: its time begins anew.
+    fn pause(&mut self) {
+        self.since = Instant::now();
+    }
+
+    fn deadline(&mut self, session: &Session) -> Instant {
+        let timer = session.timer();
+        if timer.turn != self.turn {
+            self.turn = timer.turn;
+            self.since = Instant::now();
+        }
+        self.since + timer.time_max
+    }
+}
+
+/// Closes so that the client can read our last words. It may have closed already.
+async fn farewell(mut stream: Stream, buffer: &mut [u8]) {
+    let listen = async {
+        stream.shutdown().await?;
+        let mut heard = 0;
+        while heard < FAREWELL_BYTES_MAX {
+            match stream.read(buffer).await? {
+                0 => break,
+                count => heard += count,
+            }
+        }
+        io::Result::Ok(())
+    };
+    let _gone = timeout(FAREWELL_TIME_MAX, listen).await;
+}
+
+#[cfg(test)]
+mod tests;

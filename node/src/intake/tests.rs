@@ -1,0 +1,331 @@
+//! Port 25 of a cluster of one, over real sockets.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use holdfast_ledger::{Command, Member, Primary, Reply as LedgerReply, query};
+use holdfast_mail::{Domain, NodeId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+use super::*;
+use crate::config::WanProfile;
+use crate::net::{connect, tls};
+use crate::replica;
+
+struct House {
+    cluster: Cluster,
+    address: std::net::SocketAddr,
+    stop: watch::Sender<bool>,
+    intake: tokio::task::JoinHandle<()>,
+    _dir: tempfile::TempDir,
+}
+
+fn any_port() -> Listener {
+    Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap()
+}
+
+impl House {
+    async fn open() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let dir = tempfile::tempdir().unwrap();
+        let cluster_listener = any_port();
+        let member = Member {
+            id: NodeId(0),
+            name: format!("n{}", COUNT.fetch_add(1, Ordering::Relaxed)),
+            region: "here".into(),
+            cluster_address: cluster_listener.address().unwrap().to_string(),
+            smtp_name: "mx.holdfast.example".into(),
+            smtp_address: "127.0.0.1:25".into(),
+        };
+        let options = replica::Options {
+            data_dir: dir.path().to_owned(),
+            member,
+            profile: WanProfile::Lan,
+            disk_free_min: 0,
+            fatal: Arc::new(|why| panic!("{why}")),
+        };
+        let (identity, bootstrap) = replica::found(&options.member).unwrap();
+        let stores = replica::create(&options, identity).await.unwrap();
+        let cluster = replica::start(options, stores, cluster_listener, Some(bootstrap))
+            .await
+            .unwrap();
+        let listener = any_port();
+        let address = listener.address().unwrap();
+        let (stop, mut stopped) = watch::channel(false);
+        let intake = tokio::spawn(run(
+            Options {
+                name: "mx.holdfast.example".into(),
+                message_bytes_max: 4 << 20,
+                connections_max: 10,
+                connections_per_client_max: 3,
+            },
+            cluster.clone(),
+            vec![listener],
+            tls::smtp_self_signed("mx.holdfast.example").unwrap(),
+            Metrics::default(),
+            async move {
+                let _sender_gone = stopped.wait_for(|stop| *stop).await;
+            },
+        ));
+        let house = Self {
+            cluster,
+            address,
+            stop,
+            intake,
+            _dir: dir,
+        };
+        house.configure("foo.example").await;
+        house
+    }
+
+    async fn configure(&self, domain: &str) {
+        let command = Command::SetDomain {
+            domain: Domain::parse(domain).unwrap(),
+            primary: Primary {
+                host: "127.0.0.1".into(),
+                port: 1,
+            },
+            must_be_new: false,
+            must_exist: false,
+        };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        assert_eq!(
+            self.cluster.propose(command, deadline).await.unwrap(),
+            LedgerReply::Done
+        );
+    }
+
+    fn held(&self, domain: &str) -> Vec<query::Held> {
+        query::held(
+            &self.cluster.view(),
+            &Domain::parse(domain).unwrap(),
+            None,
+            100,
+        )
+        .unwrap()
+    }
+
+    async fn guest(&self) -> Client {
+        let stream = connect::tcp(self.address, Duration::from_secs(5))
+            .await
+            .unwrap();
+        let mut client = Client(stream);
+        assert_eq!(
+            client.hear().await,
+            "220 mx.holdfast.example ESMTP Holdfast"
+        );
+        assert!(client.ask("EHLO c.example").await.starts_with("250"));
+        client
+    }
+
+    async fn close(self) {
+        self.stop.send_replace(true);
+        self.intake.await.unwrap();
+        self.cluster.stop().await;
+    }
+}
+
+struct Client(TcpStream);
+
+impl Client {
+    /// The last line of a reply; empty at the end of the connection.
+    async fn hear(&mut self) -> String {
+        let mut line = String::new();
+        let mut byte = [0];
+        while self.0.read(&mut byte).await.unwrap() > 0 {
+            line.push(char::from(byte[0]));
+            if line.ends_with("\r\n") {
+                if line.as_bytes()[3] == b' ' {
+                    return line.trim_end().to_owned();
+                }
+                line.clear();
+            }
+        }
+        line
+    }
+
+    async fn ask(&mut self, line: &str) -> String {
+        self.0
+            .write_all(format!("{line}\r\n").as_bytes())
+            .await
+            .unwrap();
+        self.hear().await
+    }
+
+    async fn send(&mut self, recipients: &[&str], content: &str) -> String {
+        assert_eq!(
+            self.ask("MAIL FROM:<joe@sender.example>").await,
+            "250 2.1.0 Ok"
+        );
+        for recipient in recipients {
+            let reply = self.ask(&format!("RCPT TO:<{recipient}>")).await;
+            assert_eq!(reply, "250 2.1.5 Ok", "{recipient}");
+        }
+        assert!(self.ask("DATA").await.starts_with("354"));
+        self.ask(&format!("{content}.")).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_answered_250_is_held_byte_for_byte_behind_our_trace_line() {
+    let house = House::open().await;
+    let mut client = house.guest().await;
+    let content = format!(
+        "Subject: hi\r\n\r\n..dots\r\n{}",
+        "a line\r\n".repeat(200_000)
+    );
+    for (number, recipients) in [&["a@foo.example"][..], &["a@foo.example", "b@FOO.example"]]
+        .into_iter()
+        .enumerate()
+    {
+        let reply = client.send(recipients, &content).await;
+        let (head, tail) = (
+            reply.split(' ').take(3).collect::<Vec<_>>().join(" "),
+            reply.ends_with("held on 1 of 1 nodes"),
+        );
+        assert!(head == "250 2.0.0 Ok:" && tail, "{reply}");
+        let id = reply.split(' ').nth(3).unwrap().parse().unwrap();
+        let held = house.held("foo.example");
+        assert_eq!(held.len(), number + 1);
+        assert_eq!(held[number].message, id);
+        let envelope = query::envelope(&house.cluster.view(), id).unwrap().unwrap();
+        assert_eq!(envelope.recipients.len(), recipients.len());
+        assert_eq!(envelope.reverse_path.to_string(), "<joe@sender.example>");
+        let mut reader = house.cluster.bodies().read(&envelope.body).await.unwrap();
+        let mut body = Vec::new();
+        while let Some(piece) = reader.next().await.unwrap() {
+            body.extend_from_slice(&piece);
+        }
+        let body = String::from_utf8(body).unwrap();
+        let (trace, rest) = body.split_at(body.len() - content.len() + 1);
+        assert_eq!(rest, content.replacen("..dots", ".dots", 1));
+        assert!(
+            trace.starts_with(
+                "Received: from c.example ([127.0.0.1])\r\n\tby mx.holdfast.example with ESMTP id "
+            ),
+            "{trace}"
+        );
+        // RFC 5321 section 7.6: one recipient must not learn of another.
+        assert_eq!(
+            trace.contains("for <a@foo.example>"),
+            recipients.len() == 1,
+            "{trace}"
+        );
+    }
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_relays_through_us_whatever_the_address_looks_like() {
+    let house = House::open().await;
+    let mut client = house.guest().await;
+    client.ask("MAIL FROM:<joe@sender.example>").await;
+    for recipient in [
+        "<a@elsewhere.example>",
+        "<@foo.example:a@elsewhere.example>",
+        "<@mx.holdfast.example,@foo.example:a@elsewhere.example>",
+        "<a%elsewhere.example@foo.example>",
+        "<elsewhere.example!a@foo.example>",
+        "<\"a@elsewhere.example\"@foo.example>",
+        "<a@[127.0.0.1]>",
+        "<a@[IPv6:::1]>",
+        "<a@sub.foo.example>",
+        "<a@foo.example.elsewhere.example>",
+        "<a@mx.holdfast.example>",
+        "<postmaster>",
+    ] {
+        let reply = client.ask(&format!("RCPT TO:{recipient}")).await;
+        assert!(reply.starts_with("550 5."), "{recipient}: {reply}");
+    }
+    assert_eq!(client.ask("DATA").await, "554 5.5.1 no valid recipients");
+    assert_eq!(house.held("foo.example").len(), 0);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_goes_round_is_refused() {
+    let house = House::open().await;
+    let mut client = house.guest().await;
+    let hop = "Received: from a by b.example; now\r\n";
+    let ours = "Received: from a\r\n\tby mx.holdfast.example; now\r\n";
+    for (header, refused) in [
+        (hop.repeat(100), false),
+        (hop.repeat(101), true),
+        (ours.repeat(4), false),
+        (ours.repeat(5), true),
+        (format!("Subject: x\r\n\r\n{}", ours.repeat(5)), false),
+    ] {
+        let reply = client.send(&["a@foo.example"], &header).await;
+        assert_eq!(reply.starts_with("554 5.4.6 "), refused, "{reply}");
+        assert_eq!(reply.starts_with("250 "), !refused, "{reply}");
+    }
+    assert_eq!(house.held("foo.example").len(), 3);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etrn_tells_the_truth_and_starts_a_domain_once_in_a_while() {
+    let house = House::open().await;
+    house.configure("sub.bar.example").await;
+    let mut client = house.guest().await;
+    assert_eq!(
+        client.ask("ETRN elsewhere.example").await,
+        "459 4.7.1 node elsewhere.example not allowed: it is no domain of this server"
+    );
+    assert_eq!(
+        client.ask("ETRN @example").await.split(' ').next(),
+        Some("251")
+    );
+    assert_eq!(
+        client.ask("ETRN #sub.bar.example").await,
+        "251 2.0.0 OK, no messages waiting for node sub.bar.example"
+    );
+    client.send(&["a@foo.example"], "x\r\n").await;
+    client
+        .send(&["a@foo.example", "b@foo.example"], "x\r\n")
+        .await;
+    // It was started a moment ago, with the others below `example`.
+    assert_eq!(
+        client.ask("ETRN foo.example").await,
+        "252 2.0.0 OK, pending messages for node foo.example started"
+    );
+    tokio::time::sleep(Duration::from_millis(5100)).await;
+    assert_eq!(
+        client.ask("ETRN foo.example").await,
+        "253 2.0.0 OK, 2 pending messages for node foo.example started"
+    );
+    for _ in 0..25 {
+        client.ask("ETRN foo.example").await;
+    }
+    assert_eq!(
+        client.ask("ETRN foo.example").await,
+        "458 4.3.2 unable to queue messages for node foo.example: you ask too often"
+    );
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_too_many_is_told_421_and_a_stop_says_goodbye() {
+    let house = House::open().await;
+    let mut guests = Vec::new();
+    for _ in 0..3 {
+        guests.push(house.guest().await);
+    }
+    let mut fourth = Client(
+        connect::tcp(house.address, Duration::from_secs(5))
+            .await
+            .unwrap(),
+    );
+    assert!(
+        fourth
+            .hear()
+            .await
+            .starts_with("421 4.7.0 too many connections from your address")
+    );
+    drop(guests.pop());
+    house.stop.send_replace(true);
+    for guest in &mut guests {
+        assert!(guest.hear().await.starts_with("421 4.3.2 "));
+    }
+    house.close().await;
+}
