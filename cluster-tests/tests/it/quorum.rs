@@ -52,17 +52,13 @@ fn without_a_quorum_mail_is_deferred_and_never_delivered_later() {
             "acknowledged without a quorum: {codes:?}"
         );
     }
-    assert!(
-        codes.iter().any(|code| matches!(code, Some(400..500))),
-        "nobody was told to come again: {codes:?}"
-    );
-    // New mail is deferred as well, at whatever stage.
+    // Those may have entered the leader's log, and without a quorum nothing can be cancelled: they
+    // may be left without an answer. New mail is told to come again.
     let fresh = open()
         .ok()
         .and_then(|session| session.give(&run.load, &run.load.letter(), false));
-    if let Some((code, _)) = fresh {
-        assert!((400..500).contains(&code), "{code}");
-    }
+    let code = fresh.map(|(code, _)| code);
+    assert!(matches!(code, Some(400..500)), "new mail got {code:?}");
 
     for node in &others {
         run.restart(node);

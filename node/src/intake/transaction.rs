@@ -17,12 +17,13 @@ use super::counters::Reason;
 use crate::replica::{BodyWriter, ProposeError, random_id};
 use crate::talk::serve::Desk;
 
-/// How long a message may wait for a quorum. A client waits ten minutes for the reply to the
-/// final dot (RFC 5321 section 4.5.3.2.6); half of it leaves time to cancel and to answer.
-const ACCEPT_TIME_MAX: Duration = Duration::from_secs(240);
+/// How long a message may wait for a quorum: several elections, even at the slowest
+/// `wan_profile`. A client waits ten minutes for the reply to the final dot (RFC 5321 section
+/// 4.5.3.2.6), but other mail exchangers could have its message long before.
+const ACCEPT_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// How long cancelling may take before the connection is closed without an answer.
-const CANCEL_TIME_MAX: Duration = Duration::from_secs(60);
+const CANCEL_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// How long MAIL and DATA wait for a quorum that is lost. MAIL tells soon, so that the client can
 /// turn to another node; a client at DATA has been through most of its transaction and waits two
