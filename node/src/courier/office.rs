@@ -343,6 +343,10 @@ impl News {
 /// Asks for the lease, and waits until this node's view shows it: then everything that was
 /// recorded under earlier leases is shown too, and no row that is read is out of date.
 async fn acquire(cluster: &Cluster, domain: &Domain) -> Option<Lease> {
+    // Renewing the lease while it cannot deliver, it would keep the others from delivering.
+    if !cluster.is_current() {
+        return None;
+    }
     let me = cluster.me().id;
     let asked = Instant::now();
     let command = Command::AcquireLease {

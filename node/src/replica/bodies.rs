@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -98,6 +99,8 @@ struct Inner {
     /// Bodies on their way here, and who writes each.
     arrivals: Mutex<HashMap<MessageId, Arrival>>,
     waiting: Mutex<HashMap<MessageId, Vec<oneshot::Sender<()>>>>,
+    /// When the youngest body that was streamed here began, milliseconds since the epoch.
+    newest: AtomicU64,
     released: Mutex<VecDeque<(Instant, MessageId)>>,
 }
 
@@ -129,6 +132,7 @@ impl Bodies {
             acked: tokio::sync::Notify::new(),
             arrivals: Mutex::default(),
             waiting: Mutex::default(),
+            newest: AtomicU64::new(0),
             released: Mutex::default(),
         }))
     }
@@ -204,15 +208,17 @@ impl Bodies {
     ) -> Result<(), Status> {
         let id = body.id;
         // The stream usually brings the body within a round trip of its entry. Where nothing is
-        // arriving at all, this entry is an old one, and waiting would be in vain.
+        // arriving, or what arrives is younger, this entry is an old one: waiting would be in
+        // vain, and a node that catches up would wait for ever.
+        let streamed = Timestamp(self.0.newest.load(Ordering::Relaxed));
         let arriving = lock(&self.0.arrivals)
             .values()
             .any(|a| a.touched.elapsed() < ARRIVAL_STALL);
         let mut patience = Instant::now()
-            + if arriving {
-                ARRIVAL_STALL
-            } else {
-                ARRIVAL_START
+            + match (arriving, streamed.since(id.at()) > ARRIVAL_STALL) {
+                (_, true) => Duration::ZERO,
+                (true, false) => ARRIVAL_STALL,
+                (false, false) => ARRIVAL_START,
             };
         loop {
             let arrived = self.wait_for(id);
@@ -339,6 +345,13 @@ impl Bodies {
                 let body = piece.body.clone();
                 // The first piece of a stream only opens it.
                 if !body.is_empty() {
+                    if let (true, Some(id)) = (piece.first, MessageId::from_bytes(&body)) {
+                        receiver
+                            .bodies
+                            .0
+                            .newest
+                            .fetch_max(id.at().0, Ordering::Relaxed);
+                    }
                     match receiver.take(piece) {
                         Ok(Some(stored)) => {
                             let acks = acks.clone();
@@ -520,9 +533,13 @@ impl Bodies {
     }
 
     /// Deletes bodies that no message refers to and that no message can refer to any more.
-    /// Called now and then, and only while every entry of the log is applied.
-    pub(crate) fn sweep_orphans(&self, now: Timestamp) -> io::Result<usize> {
-        let view = self.0.state.view();
+    /// Stops as soon as `all_applied` says that the log has entries the state does not show: one
+    /// of them may need a body that looks abandoned.
+    pub(crate) fn sweep_orphans(
+        &self,
+        now: Timestamp,
+        all_applied: impl Fn() -> bool,
+    ) -> io::Result<usize> {
         let mut after = None;
         let mut swept = 0;
         loop {
@@ -530,9 +547,16 @@ impl Bodies {
             let Some(last) = ids.last().copied() else {
                 return Ok(swept);
             };
+            if !all_applied() {
+                return Ok(swept);
+            }
+            // Taken after the page was listed: whatever was accepted before is shown in it.
+            let view = self.0.state.view();
             let mut orphans = Vec::new();
             for id in ids {
-                if now.since(id.at()) < ORPHAN_AGE {
+                // One that became durable in this life of the process may be in the gate, on
+                // its way into the log.
+                if now.since(id.at()) < ORPHAN_AGE || self.0.store.is_recent(id) {
                     continue;
                 }
                 let live = query::envelope(&view, id).map_err(|e| io::Error::other(e.0))?;
@@ -712,12 +736,14 @@ impl BodyReader {
     pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
         match self.inner.next() {
             Ok(chunk) => Ok(chunk),
-            Err(error) => {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 tracing::error!(body = %self.body.id, "a body on this disk cannot be used: {error}");
                 // Forget the bad copy; the next attempt fetches a good one.
                 self.bodies.0.store.delete(&[self.body.id])?;
                 Err(BodyError::Damaged(self.body.id))
             }
+            // A disk that cannot be read now may be read later: the copy stays.
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -733,8 +759,8 @@ type Stored = oneshot::Receiver<io::Result<()>>;
 
 impl Receiver {
     fn new(bodies: Bodies) -> Self {
-        static TOKENS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
-        let token = TOKENS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        static TOKENS: AtomicU64 = AtomicU64::new(1);
+        let token = TOKENS.fetch_add(1, Ordering::Relaxed);
         Self {
             bodies,
             token,

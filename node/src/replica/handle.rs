@@ -124,6 +124,18 @@ impl Cluster {
         }
     }
 
+    /// Whether this node has applied nearly all that it knows to be committed. One that catches
+    /// up must not take on work that it would decide from an old view.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        const ENTRIES_BEHIND_MAX: u64 = 64;
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let index = |id: &Option<LogId>| id.map_or(0, |id| id.index);
+        let applied = index(&metrics.last_applied);
+        index(&metrics.cluster_committed) <= applied + ENTRIES_BEHIND_MAX
+    }
+
     /// Who leads, as far as this node knows.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {

@@ -437,16 +437,20 @@ async fn look_after(cluster: Cluster, data_dir: PathBuf, disk_free_min: u64) {
 }
 
 async fn sweep(cluster: &Cluster) {
-    let metrics = cluster.0.raft.metrics();
     let all_applied = {
-        let metrics = metrics.borrow_watched();
-        metrics.last_log_index == metrics.last_applied.map(|id| id.index)
+        let raft = cluster.0.raft.clone();
+        move || {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.last_log_index == metrics.last_applied.map(|id| id.index)
+        }
     };
-    if all_applied {
+    {
         let cluster = cluster.clone();
-        let swept =
-            tokio::task::spawn_blocking(move || cluster.bodies().sweep_orphans(handle::now()))
-                .await;
+        let swept = tokio::task::spawn_blocking(move || {
+            cluster.bodies().sweep_orphans(handle::now(), all_applied)
+        })
+        .await;
         match swept {
             Ok(Ok(0)) => {}
             Ok(Ok(bodies)) => tracing::info!(bodies, "abandoned bodies deleted"),

@@ -189,6 +189,13 @@ impl BodyStore {
         Ok(self.0.end(id)?.is_some())
     }
 
+    /// Whether the body became durable not long ago, in this life of the process.
+    #[must_use]
+    pub fn is_recent(&self, id: MessageId) -> bool {
+        let known = self.0.known();
+        known.recent.contains(&id) || known.pending.contains(&id)
+    }
+
     pub fn end(&self, id: MessageId) -> io::Result<Option<End>> {
         self.0.end(id)
     }

@@ -5,8 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use rocksdb::{
@@ -47,7 +46,9 @@ pub struct Store {
     dir: PathBuf,
     options: Options,
     progress: Arc<Mutex<Progress>>,
-    generation: AtomicU8,
+    /// Held while a snapshot is taken and while the generation flips, so that a view never has
+    /// the rows of one and the number of the other.
+    generation: RwLock<u8>,
 }
 
 /// How far the log is durable, and how far the mark on disk says so.
@@ -138,15 +139,12 @@ impl Store {
             dir: dir.to_owned(),
             options,
             progress,
-            generation: AtomicU8::new(0),
+            generation: RwLock::new(0),
         };
         let generation = store.meta(GENERATION).map_err(in_dir)?;
-        store.generation.store(
-            generation
-                .and_then(|bytes| bytes.first().copied())
-                .unwrap_or(0),
-            Ordering::Release,
-        );
+        *store.generation_mut() = generation
+            .and_then(|bytes| bytes.first().copied())
+            .unwrap_or(0);
         let purged = store.purged().map_err(in_dir)?;
         let last = store
             .log_bounds()
@@ -163,6 +161,18 @@ impl Store {
         }
         lock(&store.progress).durable = last;
         Ok(store)
+    }
+
+    fn generation(&self) -> RwLockReadGuard<'_, u8> {
+        self.generation
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn generation_mut(&self) -> RwLockWriteGuard<'_, u8> {
+        self.generation
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn family(&self, name: &str) -> io::Result<Arc<rocksdb::BoundColumnFamily<'_>>> {
@@ -327,12 +337,15 @@ impl Store {
 
     /// The state as it is now.
     pub fn view(&self) -> View {
-        View::new(self.db.clone(), self.generation.load(Ordering::Acquire))
+        {
+            let generation = self.generation();
+            View::new(self.db.clone(), *generation)
+        }
     }
 
     /// A batch of changes to the state.
     pub fn batch(&self) -> StateBatch {
-        StateBatch::new(self.db.clone(), self.generation.load(Ordering::Acquire))
+        StateBatch::new(self.db.clone(), *self.generation())
     }
 
     /// Writes a batch and meta rows as one, unsynced.
@@ -361,7 +374,7 @@ impl Store {
         meta_rows: &[(&[u8], Vec<u8>)],
     ) -> io::Result<()> {
         let (state, meta) = (self.family(STATE)?, self.family(META)?);
-        let old = self.generation.load(Ordering::Acquire);
+        let old = *self.generation();
         let new = old ^ 1;
         let mut batch = WriteBatch::default();
         // What an installation that did not finish left.
@@ -378,8 +391,11 @@ impl Store {
             batch.put_cf(&meta, key, value);
         }
         batch.delete_range_cf(&state, [old], [old + 1]);
-        self.write(batch)?;
-        self.generation.store(new, Ordering::Release);
+        {
+            let mut generation = self.generation_mut();
+            self.write(batch)?;
+            *generation = new;
+        }
         self.db.flush_wal(true).map_err(|error| {
             let why = format!("a flush in {} failed: {error}", self.dir.display());
             super::poison(&self.dir, &why);

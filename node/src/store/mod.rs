@@ -95,6 +95,10 @@ fn database_options() -> rocksdb::Options {
     options
 }
 
+/// `InvalidData` for what is damaged on disk; anything else may pass.
 fn broken(error: rocksdb::Error) -> io::Error {
-    io::Error::other(error)
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption => io::Error::new(io::ErrorKind::InvalidData, error),
+        _ => io::Error::other(error),
+    }
 }
