@@ -12,7 +12,7 @@ pub use letter::Letter;
 pub use primary::Primary;
 pub use run::{DOMAINS, Run};
 pub use sandbox::{Node, Sandbox};
-pub use sender::{Load, Session};
+pub use sender::{Load, Session, Unfinished};
 
 use std::time::{Duration, Instant};
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use super::primary::Primary;
 use super::sandbox::Sandbox;
@@ -16,7 +18,7 @@ use crate::random::{SEED_VARIABLE, seed};
 pub const DOMAINS: [&str; 2] = ["example.test", "other.test"];
 
 const ACKNOWLEDGE_TIME_MAX: Duration = Duration::from_secs(60);
-const DELIVER_TIME_MAX: Duration = Duration::from_secs(120);
+const DELIVER_TIME_MAX: Duration = Duration::from_secs(300);
 /// For what should not come any more.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -105,23 +107,32 @@ impl Run {
         self.primaries.iter_mut().for_each(Primary::go_down);
     }
 
-    /// Waits until nothing acknowledged is missing and nothing is held, and a little longer. If
-    /// that never comes, the judgement will say what is missing.
+    /// Waits until nothing acknowledged is missing, every node has caught up and none holds
+    /// anything, and a little longer. If that never comes, the judgement will say what is
+    /// missing.
+    ///
+    /// # Panics
+    /// If all has been delivered and a node still lags or holds mail.
     pub fn drain(&self) {
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < DELIVER_TIME_MAX {
+        let begun = Instant::now();
+        loop {
             let lost = acknowledged_mail_lost::check(&self.recorder.history());
-            let held = self
-                .sandbox
-                .status()
-                .and_then(|status| status["held_messages"].as_u64());
-            if !matches!(lost, Verdict::Broken { .. }) && held == Some(0) {
+            let delivered = !matches!(lost, Verdict::Broken { .. });
+            let status = self.sandbox.status().unwrap_or_default();
+            if delivered && is_at_rest(&status) {
                 thread::sleep(LINGER);
+                return;
+            }
+            if begun.elapsed() > DELIVER_TIME_MAX {
+                self.recorder.note("gave up waiting for the deliveries");
+                assert!(
+                    !delivered,
+                    "all is delivered, but the cluster is not at rest: {status:#}"
+                );
                 return;
             }
             thread::sleep(Duration::from_millis(100));
         }
-        self.recorder.note("gave up waiting for the deliveries");
     }
 
     /// Holds the history against every rule; those named in `tried` must have been tried.
@@ -137,6 +148,19 @@ impl Run {
         }
         panic!("broken or untried ({untried:?}):\n{report}");
     }
+}
+
+/// Every node answers and has applied all, and nothing is held.
+fn is_at_rest(status: &Value) -> bool {
+    let nodes = status["nodes"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    status["healthy"] == true
+        && status["held_messages"] == 0
+        && nodes
+            .iter()
+            .all(|node| node["lag"] == 0 && node["bodies_missing"] == 0)
 }
 
 impl Drop for Run {

@@ -95,6 +95,7 @@ async fn play(
         deadline: story.begun + TIME_MAX,
     };
     let played = scene.play(args.messages, primary).await;
+    story.stop_clock();
     scene.sandbox.stop().await;
     played
 }
@@ -318,6 +319,7 @@ fn reasons(summary: &Summary) -> Vec<String> {
 /// beside the data on standard error when the data is for a program.
 struct Story {
     begun: Instant,
+    ended: std::cell::Cell<Option<Instant>>,
     output: Output,
 }
 
@@ -325,12 +327,19 @@ impl Story {
     fn new(output: Output) -> Self {
         Self {
             begun: Instant::now(),
+            ended: std::cell::Cell::new(None),
             output,
         }
     }
 
     fn seconds(&self) -> f64 {
-        self.begun.elapsed().as_secs_f64()
+        let now = self.ended.get().unwrap_or_else(Instant::now);
+        now.duration_since(self.begun).as_secs_f64()
+    }
+
+    /// The story is over; clearing away is not part of it.
+    fn stop_clock(&self) {
+        self.ended.set(Some(Instant::now()));
     }
 
     fn tell(&self, text: impl AsRef<str>) -> Result<(), Failure> {
