@@ -134,6 +134,12 @@ impl<'a> Transaction<'a> {
                 self.recipients.push(recipient);
                 Reply::new(250, 1, 5, "Ok")
             }
+            // The domain may have been added in an entry that this node has not applied yet: 550
+            // would bounce lawful mail.
+            Ok(None) if !self.shared.cluster.is_current() => {
+                let text = "this server is still catching up; please try again or another of our mail exchangers";
+                self.refuse("state", Reply::new(451, 3, 0, text))
+            }
             Ok(None) => {
                 let text = format!(
                     "relaying denied: {domain} is not a domain that this server is a backup for"

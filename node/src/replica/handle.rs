@@ -53,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) disk_low: AtomicBool,
     pub(crate) disk_free: AtomicU64,
     pub(crate) disk_total: AtomicU64,
+    /// Consensus is being stopped on purpose: that it has stopped is no failure.
+    pub(crate) stopping: AtomicBool,
     /// Set when this node is about to be removed; the rooms above hand back what they hold and
     /// then report through `retired`.
     pub(crate) retiring: watch::Sender<bool>,

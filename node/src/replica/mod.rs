@@ -243,6 +243,7 @@ pub async fn start(
         disk_low: AtomicBool::new(false),
         disk_free: AtomicU64::new(0),
         disk_total: AtomicU64::new(0),
+        stopping: AtomicBool::new(false),
         retiring: watch::Sender::new(false),
         retired: watch::Sender::new(false),
         removed: watch::Sender::new(false),
@@ -317,6 +318,7 @@ impl Cluster {
                 Err(_) => tracing::info!("no other node took leadership in time"),
             }
         }
+        self.0.stopping.store(true, Ordering::Relaxed);
         if let Err(error) = self.0.raft.shutdown().await {
             tracing::error!("consensus did not stop in order: {error}");
         }
@@ -338,6 +340,9 @@ async fn follow_membership(
         {
             let now = metrics.borrow_watched();
             if let Err(error) = &now.running_state {
+                if inner.stopping.load(Ordering::Relaxed) {
+                    return;
+                }
                 fatal(format!("consensus failed: {error}"));
                 return;
             }
