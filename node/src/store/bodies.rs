@@ -13,7 +13,7 @@ use holdfast_mail::MessageId;
 use rocksdb::{BlockBasedOptions, Cache, DB, Direction, IteratorMode, WriteBatch};
 
 use super::flusher::Flusher;
-use super::{Options, StoreError, broken, database_options, refuse_poisoned};
+use super::{Options, StoreError, broken, database_options, not_opened, refuse_poisoned};
 
 /// Bytes of one chunk; the last one of a body is shorter.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -86,10 +86,9 @@ impl Inner {
 
     fn write(&self, batch: WriteBatch) -> io::Result<()> {
         self.db.write(batch).map_err(|error| {
-            let why = format!("a write in {} failed: {error}", self.dir.display());
-            super::poison(&self.dir, &why);
-            (self.options.fatal)(why);
-            broken(error)
+            let error = broken(error);
+            self.options.failed(&self.dir, "a write", &error);
+            error
         })
     }
 
@@ -137,10 +136,7 @@ impl BodyStore {
         db_options.set_enable_blob_gc(true);
         db_options.set_blob_gc_age_cutoff(0.75);
         db_options.set_blob_gc_force_threshold(0.5);
-        let db = DB::open(&db_options, dir).map_err(|e| StoreError::Damaged {
-            path: dir.to_owned(),
-            why: e.to_string(),
-        })?;
+        let db = DB::open(&db_options, dir).map_err(|error| not_opened(dir, error))?;
         let db = Arc::new(db);
         let flusher = Flusher::start(
             "bodies-flush",

@@ -3,10 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::{Options, poison};
+use super::Options;
 
 type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
@@ -83,13 +83,11 @@ fn run(
         match outcome {
             Ok(()) => covered.into_iter().for_each(|done| done(Ok(()))),
             Err(error) => {
-                let why = format!("a flush in {} failed: {error}", dir.display());
-                poison(dir, &why);
-                let shared = Arc::new(error);
+                // First of all: somebody who hears of it may end the process.
+                options.failed(dir, "a flush", &error);
                 for done in covered {
-                    done(Err(io::Error::other(shared.clone())));
+                    done(Err(io::Error::new(error.kind(), error.to_string())));
                 }
-                (options.fatal)(why);
                 return;
             }
         }

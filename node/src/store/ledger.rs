@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::flusher::Flusher;
 use super::mark::Mark;
 use super::state::{StateBatch, View, row_key};
-use super::{Options, StoreError, broken, database_options, refuse_poisoned};
+use super::{Options, StoreError, broken, database_options, not_opened, refuse_poisoned};
 
 pub(super) type Database = DBWithThreadMode<MultiThreaded>;
 
@@ -75,7 +75,6 @@ impl Store {
             path: path(),
             error,
         };
-        let damaged = |why: String| StoreError::Damaged { path: path(), why };
         std::fs::create_dir_all(dir).map_err(in_dir)?;
         refuse_poisoned(dir)?;
         let cache = Cache::new_lru_cache(CACHE_BYTES);
@@ -97,7 +96,7 @@ impl Store {
             family(STATE, 16 << 20),
         ];
         let db = Database::open_cf_descriptors(&database_options(), dir, families)
-            .map_err(|e| damaged(e.to_string()))?;
+            .map_err(|error| not_opened(dir, error))?;
         let db = Arc::new(db);
         let mark = Mark::open(&dir.join("MARK")).map_err(in_dir)?;
         let durable = mark.index();
@@ -184,10 +183,9 @@ impl Store {
     /// One write, unsynced. A failure is final: what the database holds is no longer certain.
     fn write(&self, batch: WriteBatch) -> io::Result<()> {
         self.db.write(batch).map_err(|error| {
-            let why = format!("a write in {} failed: {error}", self.dir.display());
-            super::poison(&self.dir, &why);
-            (self.options.fatal)(why);
-            broken(error)
+            let error = broken(error);
+            self.options.failed(&self.dir, "a write", &error);
+            error
         })
     }
 
@@ -397,10 +395,9 @@ impl Store {
             *generation = new;
         }
         self.db.flush_wal(true).map_err(|error| {
-            let why = format!("a flush in {} failed: {error}", self.dir.display());
-            super::poison(&self.dir, &why);
-            (self.options.fatal)(why);
-            broken(error)
+            let error = broken(error);
+            self.options.failed(&self.dir, "a flush", &error);
+            error
         })
     }
 }

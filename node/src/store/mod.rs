@@ -14,7 +14,8 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,6 +40,11 @@ pub enum StoreError {
     )]
     Damaged { path: PathBuf, why: String },
     #[error(
+        "{path} cannot be opened now: {why}. Nothing was changed and nothing is lost. Is this node running \
+         already? Has the disk room, and may this user write there?"
+    )]
+    NotOpened { path: PathBuf, why: String },
+    #[error(
         "{path} was poisoned by a failed write: {why}. What it holds may be less than it acknowledged, so it must \
          not be used again. Replace the disk, remove this node (holdfast cluster leave) and join with a new token"
     )]
@@ -56,11 +62,52 @@ pub enum StoreError {
     Io { path: PathBuf, error: io::Error },
 }
 
-/// Leaves word that the directory must not be used again.
+impl Options {
+    /// A write or flush in `dir` has failed: nothing more may be acknowledged, and the process
+    /// ends. The directory is poisoned too, unless the disk is merely full: what was called
+    /// durable is still there then, and disks that fill together must not cost every copy.
+    fn failed(&self, dir: &Path, what: &str, error: &io::Error) {
+        let why = format!("{what} in {} failed: {error}", dir.display());
+        if !is_disk_full(error) {
+            poison(dir, &why);
+        }
+        (self.fatal)(why);
+    }
+}
+
+/// RocksDB tells of a full disk as an I/O error with the system's text.
+fn is_disk_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::StorageFull
+        || error.to_string().contains("No space left on device")
+}
+
+/// Leaves word that the directory must not be used again, durably.
 fn poison(dir: &Path, why: &str) {
-    if let Err(error) = std::fs::write(dir.join("POISONED"), why) {
+    let left = File::create(dir.join("POISONED"))
+        .and_then(|mut mark| {
+            mark.write_all(why.as_bytes())
+                .and_then(|()| mark.sync_all())
+        })
+        .and_then(|()| File::open(dir)?.sync_all());
+    if let Err(error) = left {
         // The disk is failing; the process ends either way and the mark was a courtesy.
         tracing::error!("cannot leave a mark in {}: {error}", dir.display());
+    }
+}
+
+/// Why a database does not open. Only damage condemns it: a lock that another process holds,
+/// a full disk or a missing permission passes, and the data must stay.
+fn not_opened(path: &Path, error: rocksdb::Error) -> StoreError {
+    let path = path.to_owned();
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption => StoreError::Damaged {
+            path,
+            why: error.to_string(),
+        },
+        _ => StoreError::NotOpened {
+            path,
+            why: error.to_string(),
+        },
     }
 }
 

@@ -131,6 +131,39 @@ fn a_poisoned_directory_does_not_open() {
 }
 
 #[test]
+fn a_second_start_is_told_to_look_and_not_to_empty_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let _running = open(dir.path());
+    let error = Store::open(dir.path(), options()).err().unwrap();
+    assert!(matches!(error, StoreError::NotOpened { .. }), "{error}");
+    assert!(
+        !error.to_string().contains("empty its data directory"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_failed_write_poisons_the_directory_but_a_full_disk_does_not() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let options = Options {
+        fatal: {
+            let told = told.clone();
+            Arc::new(move |why| told.lock().unwrap().push(why))
+        },
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let full = std::io::Error::other(
+        "IO error: No space left on device: While appending to file: 000004.log",
+    );
+    options.failed(dir.path(), "a write", &full);
+    assert!(super::refuse_poisoned(dir.path()).is_ok());
+    let lost = std::io::Error::other("IO error: Input/output error: While fsync: 000004.log");
+    options.failed(dir.path(), "a flush", &lost);
+    assert!(super::refuse_poisoned(dir.path()).is_err());
+    assert_eq!(told.lock().unwrap().len(), 2, "the process ends either way");
+}
+
+#[test]
 fn a_batch_sees_its_own_changes_and_a_view_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
