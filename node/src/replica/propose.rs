@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::gate;
-use super::handle::{Inner, ProposeError, now};
+use super::handle::{Cluster, Inner, ProposeError, now};
 use super::types::{Proposal, Replies};
 
 /// Commands in one batch. A batch is one log entry: it is decoded, applied and answered whole,
@@ -224,6 +224,11 @@ async fn carry(cluster: &Arc<Inner>, mut batch: Vec<Waiting>) {
 }
 
 async fn attempt(cluster: &Arc<Inner>, proposal: &Proposal) -> Try {
+    // A leader that nobody hears any more is still the last one known: asking it would make the
+    // outcome unknown where it is plain that nothing was proposed.
+    if !Cluster(cluster.clone()).has_quorum() {
+        return Try::Not("no quorum of the nodes can be reached".into());
+    }
     let leader = cluster.raft.metrics().borrow_watched().current_leader;
     let outcome = match leader {
         None => return Try::Not("no leader is elected: too few nodes can reach each other".into()),
