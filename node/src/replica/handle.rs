@@ -115,10 +115,19 @@ impl Cluster {
         let metrics = metrics.borrow_watched();
         match metrics.current_leader {
             None => false,
-            Some(leader) if leader == self.0.me.id.0 => metrics
-                .last_quorum_acked
-                .as_ref()
-                .is_some_and(|at| at.elapsed() < silence_max),
+            Some(leader) if leader == self.0.me.id.0 => {
+                // A sole voter is its own quorum, and sends itself no heartbeats to ack.
+                let is_sole = metrics
+                    .membership_config
+                    .membership()
+                    .voter_ids()
+                    .eq([leader]);
+                is_sole
+                    || metrics
+                        .last_quorum_acked
+                        .as_ref()
+                        .is_some_and(|at| at.elapsed() < silence_max)
+            }
             Some(_) => {
                 let heard = self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
                 heard.is_some_and(|at| at.elapsed() < silence_max)
