@@ -140,6 +140,9 @@ pub struct Session {
     dirty: bool,
     /// `quit` was asked for, or MAILMAX is reached.
     leaving: bool,
+    /// The reply that comes next began before everything was written, so that it cannot be an
+    /// answer to the end of a message.
+    premature: bool,
     /// Transactions begun in this session.
     mails: u64,
     wait_number: u64,
@@ -212,6 +215,7 @@ impl Session {
             outcome: None,
             dirty: false,
             leaving: false,
+            premature: false,
             mails: 0,
             wait_number: 0,
         }
@@ -282,9 +286,22 @@ impl Session {
 
     /// Bytes of the primary, cut however they came.
     pub fn receive(&mut self, bytes: &[u8]) {
+        self.hear(bytes);
+        self.premature &= !self.replies.is_empty();
+    }
+
+    /// The same while the bytes of [`Step::Write`] are not all written: whatever this says is
+    /// no answer to the end of the message.
+    pub fn receive_while_writing(&mut self, bytes: &[u8]) {
+        self.premature = true;
+        self.receive(bytes);
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
         if self.is_closed() {
             return;
         }
+        self.premature |= self.phase != Phase::Ending || !self.out.is_empty();
         self.replies.push(bytes);
         while !self.is_closed() {
             if self.phase == Phase::Upgrading {
@@ -493,6 +510,9 @@ impl Session {
     fn answer_end(&mut self, reply: &Reply) {
         if reply.severity() == Severity::GoOn {
             return self.unexpected(Awaited::End, reply);
+        }
+        if self.premature && reply.severity() == Severity::Done {
+            return self.fail(Violation::Unasked { code: reply.code }.into());
         }
         if let Some(transaction) = &mut self.transaction {
             transaction.settle(fate(reply), &reply.recorded());
