@@ -373,8 +373,8 @@ impl Session {
         let Some(content) = &mut self.content else {
             return;
         };
-        if content.push(chunk, &mut self.out).is_err() {
-            self.abandon("it is longer than its envelope says");
+        if let Err(fault) = content.push(chunk, &mut self.out) {
+            self.abandon(&fault.to_string());
         } else if content.is_complete() {
             self.end();
         }
@@ -388,8 +388,8 @@ impl Session {
         let Some(content) = &mut self.content else {
             return;
         };
-        if content.end(&mut self.out).is_err() {
-            self.abandon("it is shorter than its envelope says");
+        if let Err(fault) = content.end(&mut self.out) {
+            self.abandon(&fault.to_string());
         } else {
             self.end();
         }
