@@ -4,6 +4,8 @@
 //! makes the whole refused: relaying it would hand the next server the material that command
 //! smuggling is made of.
 
+use holdfast_mail::mutant;
+
 /// Reads content piece by piece.
 #[derive(Debug)]
 pub(crate) struct Content(State);
@@ -46,6 +48,9 @@ impl Content {
                     self.0 = State::Dot;
                     at += 1;
                 }
+                State::Dot if byte == b'\n' && mutant("bare-lf-ends-a-line") => {
+                    return Progress::End(at + 1);
+                }
                 State::Dot if byte == b'\r' => {
                     self.0 = State::DotCr;
                     at += 1;
@@ -71,6 +76,12 @@ impl Content {
                             self.0 = State::Cr;
                             at += place + 1;
                         }
+                        Some(place) if rest[place] == b'\n' && mutant("bare-lf-ends-a-line") => {
+                            out.extend_from_slice(&rest[..place]);
+                            out.extend_from_slice(b"\r\n");
+                            self.0 = State::LineStart;
+                            at += place + 1;
+                        }
                         Some(_) => return Progress::Broken,
                     }
                 }
@@ -89,6 +100,9 @@ pub(crate) struct Octets {
 impl Octets {
     /// Whether `input` keeps to CRLF; a CR may be its last byte.
     pub(crate) fn check(&mut self, mut input: &[u8]) -> bool {
+        if mutant("chunks-are-not-strict") {
+            return true;
+        }
         if self.after_cr {
             match input.first() {
                 Some(b'\n') => input = &input[1..],

@@ -5,6 +5,8 @@
 //! two servers could read differently: the door refuses a bare CR, a bare LF and a NUL, and this
 //! is the second lock, for whatever else may write to a store.
 
+use holdfast_mail::mutant;
+
 use crate::body::Octets;
 
 /// How the content of this message is framed.
@@ -103,7 +105,7 @@ impl Content {
                 1 => [self.last[1], chunk[0]],
                 _ => [chunk[at - 2], chunk[at - 1]],
             };
-            if before == *b"\r\n" {
+            if before == *b"\r\n" && !mutant("dots-are-not-stuffed") {
                 out.extend_from_slice(&chunk[from..at]);
                 out.push(b'.');
                 from = at;

@@ -27,7 +27,7 @@ use std::collections::VecDeque;
 
 use content::{Content, Framing};
 use extensions::Extensions;
-use holdfast_mail::BodyType;
+use holdfast_mail::{BodyType, mutant};
 use reply::{Replies, Reply, Severity};
 use transaction::{Transaction, fate};
 
@@ -307,7 +307,7 @@ impl Session {
             if self.phase == Phase::Upgrading {
                 // RFC 3207 section 6 and CVE-2011-0411: whatever a man in the middle puts
                 // behind the 220 would be taken for an answer given under TLS.
-                if !self.replies.is_empty() {
+                if !self.replies.is_empty() && !mutant("replies-kept-at-starttls") {
                     self.fail(Violation::Injected.into());
                 }
                 return;
@@ -327,7 +327,9 @@ impl Session {
         if self.phase == Phase::Upgrading {
             self.encrypted = true;
             self.offered = Extensions::default();
-            self.replies = Replies::default();
+            if !mutant("replies-kept-at-starttls") {
+                self.replies = Replies::default();
+            }
             self.phase = Phase::Opening;
             self.ehlo();
         }
@@ -708,7 +710,12 @@ impl Session {
             return;
         }
         if let Some(mut transaction) = self.transaction.take() {
-            transaction.settle(Fate::Deferred, &why.to_string());
+            let fate = if transaction.sent && mutant("delivered-before-250") {
+                Fate::Delivered
+            } else {
+                Fate::Deferred
+            };
+            transaction.settle(fate, &why.to_string());
             let in_doubt = transaction.sent;
             self.outcome = Some(transaction.into_outcome(in_doubt, true));
         }
