@@ -1,6 +1,6 @@
 //! The cluster, as the rooms above see it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -51,12 +51,15 @@ pub(crate) struct Inner {
     /// When a leader was last heard from.
     pub(crate) heard: Mutex<Option<Instant>>,
     pub(crate) disk_low: AtomicBool,
+    pub(crate) disk_free_min: AtomicU64,
     pub(crate) disk_free: AtomicU64,
     pub(crate) disk_total: AtomicU64,
     /// Consensus is being stopped on purpose: that it has stopped is no failure.
     pub(crate) stopping: AtomicBool,
     /// Set when this node is about to be removed; the rooms above hand back what they hold and
     /// then report through `retired`.
+    /// Nodes that this one, as leader, is making voters.
+    pub(crate) promoting: Mutex<BTreeSet<u64>>,
     pub(crate) retiring: watch::Sender<bool>,
     pub(crate) retired: watch::Sender<bool>,
     /// Set when a peer says that this node was removed from the cluster.
@@ -168,6 +171,11 @@ impl Cluster {
         &self.0.bodies
     }
 
+    /// With less free space than this, in bytes, no new mail is taken.
+    pub fn set_disk_free_min(&self, bytes: u64) {
+        self.0.disk_free_min.store(bytes, Ordering::Relaxed);
+    }
+
     /// Whether the data directory's disk is nearly full: no new mail, but delivery goes on.
     #[must_use]
     pub fn disk_low(&self) -> bool {
@@ -222,6 +230,7 @@ impl Cluster {
                 .membership_config
                 .voter_ids()
                 .any(|id| id == self.0.me.id.0),
+            retiring: *self.0.retiring.borrow(),
         }
     }
 
@@ -231,7 +240,7 @@ impl Cluster {
             let metrics = self.0.raft.metrics();
             let metrics = metrics.borrow_watched();
             let membership = metrics.membership_config.membership();
-            let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
+            let voters: BTreeSet<u64> = membership.voter_ids().collect();
             membership
                 .nodes()
                 .map(|(id, seat)| Place {
