@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use holdfast_mail::mutant;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBWithThreadMode, Direction, IteratorMode,
     MultiThreaded, WriteBatch,
 };
 use tokio::sync::oneshot;
 
-use super::flusher::Flusher;
+use super::flusher::{Flusher, Moment};
 use super::mark::Mark;
 use super::state::{StateBatch, View, row_key};
 use super::{Options, StoreError, broken, database_options, not_opened, refuse_poisoned};
@@ -29,7 +30,8 @@ pub(super) const STATE: &str = "state";
 const GENERATION: &[u8] = b"\0generation";
 const PURGED: &[u8] = b"\0purged";
 
-/// How far apart two writes of the high-water mark are, at least: it costs a sync of its own.
+/// How far apart two writes of the high-water mark are, at least, while entries come: it costs a
+/// sync of its own. When none come any more it is written too.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 
 /// Rows of a snapshot in one write.
@@ -95,10 +97,14 @@ impl Store {
             family(META, 1 << 20),
             family(STATE, 16 << 20),
         ];
+        // RocksDB's file that names its others; without it there is no database.
+        let database_there = dir.join("CURRENT").exists();
+        let mark_path = dir.join("MARK");
+        let mark = Mark::open(&mark_path, database_there).map_err(in_dir)?;
+        let mark = mark.ok_or(StoreError::MarkLost { path: mark_path })?;
         let db = Database::open_cf_descriptors(&database_options(), dir, families)
             .map_err(|error| not_opened(dir, error))?;
         let db = Arc::new(db);
-        let mark = Mark::open(&dir.join("MARK")).map_err(in_dir)?;
         let durable = mark.index();
         let progress = Arc::new(Mutex::new(Progress {
             mark,
@@ -111,13 +117,13 @@ impl Store {
             options.clone(),
             {
                 let db = db.clone();
-                move || db.flush_wal(true)
+                move || db.flush_wal(!mutant("wal-not-synced"))
             },
             {
                 let progress = progress.clone();
                 let mut last = Instant::now();
-                move || {
-                    if last.elapsed() < MARK_EVERY {
+                move |moment| {
+                    if moment == Moment::Busy && last.elapsed() < MARK_EVERY {
                         return Ok(());
                     }
                     last = Instant::now();
@@ -151,7 +157,7 @@ impl Store {
             .map(|(_, last)| last)
             .or(purged)
             .unwrap_or(0);
-        if last < durable {
+        if last < durable && !mutant("truncate-on-corruption") {
             return Err(StoreError::LogShorterThanMark {
                 path: path(),
                 found: last,
@@ -315,8 +321,16 @@ impl Store {
         key: &[u8],
         value: &[u8],
     ) -> impl Future<Output = io::Result<()>> + Send + use<> {
-        let written = self.put_meta(key, value).map(|()| self.flush());
-        async move { written?.await }
+        let synced = !mutant("vote-not-synced");
+        let written = self
+            .put_meta(key, value)
+            .map(|()| synced.then(|| self.flush()));
+        async move {
+            match written? {
+                Some(flushed) => flushed.await,
+                None => Ok(()),
+            }
+        }
     }
 
     /// Resolves once everything written so far is durable.
@@ -373,7 +387,11 @@ impl Store {
     ) -> io::Result<()> {
         let (state, meta) = (self.family(STATE)?, self.family(META)?);
         let old = *self.generation();
-        let new = old ^ 1;
+        let new = if mutant("snapshot-install-not-atomic") {
+            old
+        } else {
+            old ^ 1
+        };
         let mut batch = WriteBatch::default();
         // What an installation that did not finish left.
         batch.delete_range_cf(&state, [new], [new + 1]);
@@ -399,5 +417,13 @@ impl Store {
             self.options.failed(&self.dir, "a flush", &error);
             error
         })
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// One of RocksDB's counters.
+    pub(super) fn counter(&self, name: &str) -> u64 {
+        super::tests::counter(self.db.property_value("rocksdb.options-statistics"), name)
     }
 }

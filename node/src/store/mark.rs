@@ -2,7 +2,8 @@
 //!
 //! A database recovered after bit-rot may be shorter than what this node acknowledged, without
 //! a word. The mark is written after the entries it speaks of, so a log that ends before it has
-//! lost some, and the node must not vote.
+//! lost some, and the node must not vote. It is made before the database, so one that is not
+//! there, or cannot be read, beside a database was lost, and what it said with it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -20,16 +21,38 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    /// Opens the mark of a database that is there, or makes the one of a database to come.
+    /// `None`: it was lost.
+    pub(super) fn open(path: &Path, database_there: bool) -> io::Result<Option<Self>> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .create(true)
+            .create(!database_there)
             .truncate(false)
-            .open(path)?;
+            .open(path);
+        let file = match file {
+            Err(error) if database_there && error.kind() == io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            other => other?,
+        };
         let slots = [read_slot(&file, 0), read_slot(&file, 1)];
-        let (turn, index) = slots.into_iter().flatten().max().unwrap_or((0, 0));
-        Ok(Self { file, turn, index })
+        match slots.into_iter().flatten().max() {
+            Some((turn, index)) => Ok(Some(Self { file, turn, index })),
+            None if database_there => Ok(None),
+            None => {
+                let mut mark = Self {
+                    file,
+                    turn: 0,
+                    index: 0,
+                };
+                mark.set(0)?;
+                if let Some(dir) = path.parent() {
+                    File::open(dir)?.sync_all()?;
+                }
+                Ok(Some(mark))
+            }
+        }
     }
 
     /// The last index that was durable, 0 for none.

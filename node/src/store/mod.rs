@@ -19,6 +19,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use holdfast_mail::mutant;
+
 pub use bodies::{BodyStore, End, Reader, Writer};
 pub use disk::{Space, disk_space};
 pub use ledger::Store;
@@ -58,6 +60,12 @@ pub enum StoreError {
         found: u64,
         mark: u64,
     },
+    #[error(
+        "{path}, which tells how far this node's log must reach, is missing or damaged: whether entries are missing \
+         too cannot be told, so this node must not vote. Its copies on the other nodes are safe. Remove it (holdfast \
+         cluster leave), empty its data directory and join with a new token"
+    )]
+    MarkLost { path: PathBuf },
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: io::Error },
 }
@@ -135,6 +143,12 @@ fn database_options() -> rocksdb::Options {
     options.set_wal_recovery_mode(rocksdb::DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_paranoid_checks(true);
+    if mutant("truncate-on-corruption") {
+        options.set_wal_recovery_mode(rocksdb::DBRecoveryMode::PointInTime);
+        options.set_track_and_verify_wals_in_manifest(false);
+    }
+    #[cfg(test)]
+    options.enable_statistics();
     options.set_manual_wal_flush(true);
     options.set_max_open_files(256);
     options.set_max_background_jobs(2);
