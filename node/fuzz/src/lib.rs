@@ -24,7 +24,7 @@ pub use bdat::bdat;
 pub use choices::Choices;
 pub use entries::entries;
 pub use identity::identity;
-pub use play::{Target, play};
+pub use play::{Target, play, seed, times};
 pub use primary::primary;
 pub use random::Random;
 pub use reference::{ENDS_OF_DATA, content, is_strict, lenient_ends, stuffed};

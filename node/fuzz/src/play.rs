@@ -36,8 +36,8 @@ pub fn play(target: &Target, corpus: &Path) -> u64 {
     }
     let mut tried = seeds.len() as u64;
     seeds.push(Vec::new());
-    let mut random = Random::new(number(SEED).unwrap_or(0x5eed));
-    for _ in 0..target.rounds * number(TIMES).unwrap_or(1) {
+    let mut random = Random::new(seed());
+    for _ in 0..target.rounds * times() {
         let base = random.pick(&seeds).map_or(&[][..], Vec::as_slice).to_vec();
         let input = random.mutated(&base, &seeds, target.words);
         run(target, &input);
@@ -70,6 +70,18 @@ fn files(folder: &Path) -> Vec<Vec<u8>> {
         .iter()
         .map(|path| fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
         .collect()
+}
+
+/// What the chance of a test run begins with.
+#[must_use]
+pub fn seed() -> u64 {
+    number(SEED).unwrap_or(0x5eed)
+}
+
+/// How often a test run does what it does once by default.
+#[must_use]
+pub fn times() -> u64 {
+    number(TIMES).unwrap_or(1)
 }
 
 fn number(variable: &str) -> Option<u64> {

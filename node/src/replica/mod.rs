@@ -5,6 +5,8 @@
 
 mod bodies;
 mod codec;
+#[cfg(test)]
+mod fuzz;
 mod gate;
 mod handle;
 mod identity;

@@ -52,16 +52,16 @@ pub enum StoreError {
     )]
     Poisoned { path: PathBuf, why: String },
     #[error(
-        "{path} ends at entry {found}, but entry {mark} was durable before: entries are missing. This node must not \
-         vote. Remove it (holdfast cluster leave), empty its data directory and join with a new token"
+        "{path} ends at write {found}, but write {mark} was durable before: entries or a vote are missing. This node \
+         must not vote. Remove it (holdfast cluster leave), empty its data directory and join with a new token"
     )]
-    LogShorterThanMark {
+    ShorterThanMark {
         path: PathBuf,
         found: u64,
         mark: u64,
     },
     #[error(
-        "{path}, which tells how far this node's log must reach, is missing or damaged: whether entries are missing \
+        "{path}, which tells how far this node's database must reach, is missing or damaged: whether entries are missing \
          too cannot be told, so this node must not vote. Its copies on the other nodes are safe. Remove it (holdfast \
          cluster leave), empty its data directory and join with a new token"
     )]
@@ -153,6 +153,8 @@ fn database_options() -> rocksdb::Options {
     options.set_max_open_files(256);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(4);
+    // The ledger's is read whole for its mark, each time it has grown.
+    options.set_max_manifest_file_size(1 << 20);
     options
 }
 

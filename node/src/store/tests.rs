@@ -66,7 +66,6 @@ fn an_empty_log_has_no_bounds_even_after_a_purge_of_all() {
     store.purge(4).unwrap();
     assert_eq!(store.log_bounds().unwrap(), None);
     drop(store);
-    // The log is shorter than its mark here, on purpose: the purge is remembered.
     assert_eq!(open(dir.path()).log_bounds().unwrap(), None);
 }
 
@@ -99,24 +98,39 @@ fn callbacks_fire_in_the_order_of_the_writes() {
     assert_eq!(*fired.lock().unwrap(), (0..200).collect::<Vec<_>>());
 }
 
+/// The longest write-ahead log.
+fn wal(dir: &Path) -> PathBuf {
+    std::fs::read_dir(dir)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ext| ext == "log"))
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap()
+}
+
 #[test]
-fn a_log_that_lost_entries_does_not_open() {
+fn a_database_that_lost_its_last_writes_does_not_open() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     append(&store, 0..10);
-    std::thread::sleep(Duration::from_millis(1100));
-    append(&store, 10..12);
-    append(&store, 12..14);
+    futures::executor::block_on(store.put_meta_durable(b"vote", b"seven")).unwrap();
     drop(store);
-    // What bit-rot under a careless recovery mode does: the log ends early, and nobody says so.
-    let other = tempfile::tempdir().unwrap();
-    let shorter = open(other.path());
-    append(&shorter, 0..3);
-    drop(shorter);
-    std::fs::copy(dir.path().join("MARK"), other.path().join("MARK")).unwrap();
-    let error = Store::open(other.path(), options()).err().unwrap();
+    // What a careless recovery calls a torn tail; only the vote lay in it.
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(wal(dir.path()))
+        .unwrap();
+    file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+    let error = Store::open(dir.path(), options()).err().unwrap();
     assert!(
-        matches!(error, StoreError::LogShorterThanMark { found: 2, .. }),
+        matches!(
+            error,
+            StoreError::ShorterThanMark {
+                found: 10,
+                mark: 11,
+                ..
+            }
+        ),
         "{error}"
     );
 }
@@ -412,19 +426,17 @@ fn a_body_is_in_the_files_and_synced_when_it_is_called_durable() {
 #[test]
 fn the_mark_is_written_when_nothing_more_comes() {
     let dir = tempfile::tempdir().unwrap();
-    let index = |dir: &Path| {
-        super::mark::Mark::open(&dir.join("MARK"), true)
-            .unwrap()
-            .unwrap()
-            .index()
+    let marked = || {
+        let mark = super::mark::Mark::open(&dir.path().join("MARK"), true);
+        mark.unwrap().unwrap().reached().write
     };
     let store = open(dir.path());
     append(&store, 0..10);
     std::thread::sleep(Duration::from_millis(1500));
-    assert_eq!(index(dir.path()), 9, "after a while");
+    assert_eq!(marked(), 10, "after a while");
     append(&store, 10..12);
     drop(store);
-    assert_eq!(index(dir.path()), 11, "at the end");
+    assert_eq!(marked(), 12, "at the end");
 }
 
 #[test]
@@ -475,12 +487,7 @@ fn a_log_with_a_flipped_bit_is_whole_or_does_not_open() {
         append(&store, index..index + 1);
     }
     drop(store);
-    let wal = std::fs::read_dir(dir.path())
-        .unwrap()
-        .map(|file| file.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|ext| ext == "log"))
-        .max_by_key(|path| path.metadata().unwrap().len())
-        .unwrap();
+    let wal = wal(dir.path());
     let whole = std::fs::read(&wal).unwrap();
     assert!(whole.len() > 1000, "the entries lie in the write-ahead log");
     let mut refused = 0;
@@ -495,6 +502,66 @@ fn a_log_with_a_flipped_bit_is_whole_or_does_not_open() {
         }
     }
     assert!(refused > 10, "{refused}");
+}
+
+#[test]
+fn whatever_was_done_to_a_file_the_log_is_whole_or_the_damage_is_noticed() {
+    const TRIALS: u64 = 120;
+    let dir = tempfile::tempdir().unwrap();
+    for life in 0..3 {
+        let store = open(dir.path());
+        for index in life * 20..(life + 1) * 20 {
+            append(&store, index..index + 1);
+        }
+        futures::executor::block_on(store.put_meta_durable(b"vote", &[life as u8])).unwrap();
+    }
+    let all: Vec<u64> = (0..60).collect();
+    let files: Vec<PathBuf> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.is_file() && path.metadata().unwrap().len() > 0)
+        // Text for people, and options that are given anew.
+        .filter(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            !name.starts_with("LOG") && !name.starts_with("OPTIONS")
+        })
+        .collect();
+    let mut random = holdfast_fuzz::Random::new(holdfast_fuzz::seed());
+    let (mut refused, mut unharmed) = (0, 0);
+    for trial in 0..TRIALS * holdfast_fuzz::times() {
+        let file = random.pick(&files).unwrap();
+        let name = file.file_name().unwrap().to_owned();
+        let whole = std::fs::read(file).unwrap();
+        let (mut damaged, at) = (whole.clone(), random.below(whole.len()));
+        let how = random.below(5);
+        match how {
+            0 => damaged[at] ^= 1 << random.below(8),
+            1 => damaged.truncate(at),
+            2 => damaged[at..].iter_mut().take(64).for_each(|byte| *byte = 0),
+            3 => damaged.extend((0..64).map(|_| random.draw() as u8)),
+            _ => damaged = (0..whole.len()).map(|_| random.draw() as u8).collect(),
+        }
+        let copy = as_if_killed(dir.path());
+        std::fs::write(copy.path().join(&name), damaged).unwrap();
+        match Store::open(copy.path(), options()) {
+            Err(_) => refused += 1,
+            // Damage within a table is met when the row is read.
+            Ok(store) => match store.log_limited(0, u64::MAX, usize::MAX) {
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::InvalidData),
+                Ok(rows) => {
+                    unharmed += 1;
+                    let found: Vec<u64> = rows.into_iter().map(|(index, _)| index).collect();
+                    assert_eq!(found, all, "{trial}: {name:?} {how} at {at}");
+                    let vote = store.meta(b"vote").unwrap();
+                    assert_eq!(vote, Some(vec![2]), "{trial}: {name:?} {how} at {at}");
+                }
+            },
+        }
+    }
+    assert!(
+        refused > 20 && unharmed > 5,
+        "{refused} refused, {unharmed} unharmed"
+    );
 }
 
 /// Set in the child of [`what_was_called_durable_survives_kill_9`].
