@@ -45,9 +45,16 @@ pub(crate) fn signal_to(pid: u32, signal: Signal) -> io::Result<()> {
     Ok(kill_process(pid, signal)?)
 }
 
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+/// The first of `count` ports in a row that were free a moment ago.
+pub(crate) fn free_ports(count: u16) -> io::Result<u16> {
+    loop {
+        let first = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut row = (1..count).map(|at| first.checked_add(at));
+        let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if row.all(|port| port.is_some_and(is_free)) {
+            return Ok(first);
+        }
+    }
 }
 
 /// Waits until an SMTP server greets with 220.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::child::{Guard, free_port, memory_mb, signal_to, wait_for_greeting};
+use crate::child::{Guard, free_ports, memory_mb, signal_to, wait_for_greeting};
 use crate::{DOMAIN, Server};
 
 pub(crate) struct Sandbox {
@@ -30,10 +30,10 @@ struct Node {
 impl Sandbox {
     pub(crate) fn start(binary: &Path, scratch: &Path) -> io::Result<Self> {
         let dir = tempfile::tempdir_in(scratch)?;
-        let primary = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let primary = SocketAddr::from(([127, 0, 0, 1], free_ports(1)?));
         let mut sandbox = Command::new(binary)
             .args(["dev", "--json", "--nodes", "3", "--domain", DOMAIN])
-            .args(["--smtp-port", &free_port()?.to_string()])
+            .args(["--smtp-port", &free_ports(3)?.to_string()])
             .args(["--primary", &primary.to_string()])
             .arg("--dir")
             .arg(dir.path().join("dev"))

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::child::{free_port, memory_mb, wait_for_greeting};
+use crate::child::{free_ports, memory_mb, wait_for_greeting};
 use crate::{DOMAIN, Server};
 
 pub(crate) struct Instance {
@@ -32,8 +32,8 @@ impl Instance {
         if !status.success() {
             return Err(io::Error::other("chown failed: run the benchmark as root"));
         }
-        let smtp = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-        let primary = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let smtp = SocketAddr::from(([127, 0, 0, 1], free_ports(1)?));
+        let primary = SocketAddr::from(([127, 0, 0, 1], free_ports(1)?));
         let log = dir.path().join("maillog");
         fs::write(
             etc.join("main.cf"),
