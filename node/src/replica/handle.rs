@@ -14,6 +14,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
 use super::bodies::{Bodies, Copies};
+use super::membership::member_to_wire;
 use super::peers::Peers;
 use super::propose::{self, Waiting};
 use super::types::{LogId, Raft, Seat};
@@ -264,6 +265,20 @@ impl Cluster {
     }
 
     pub(crate) async fn ask_standing(&self, node: u64) -> Result<wire::Standing, String> {
+        self.ask_and_tell(node, Vec::new()).await
+    }
+
+    /// Asks a node that joins, and tells it where the others are.
+    pub(crate) async fn ask_newcomer(&self, node: u64) -> Result<wire::Standing, String> {
+        let members = self.members().iter().map(member_to_wire).collect();
+        self.ask_and_tell(node, members).await
+    }
+
+    async fn ask_and_tell(
+        &self,
+        node: u64,
+        members: Vec<wire::Member>,
+    ) -> Result<wire::Standing, String> {
         let mut client = self
             .0
             .peers
@@ -271,6 +286,7 @@ impl Cluster {
             .ok_or("its address is not known")?;
         let request = wire::StandingRequest {
             envelope: self.0.peers.envelope(node),
+            members,
         };
         match tokio::time::timeout(Duration::from_secs(2), client.standing(request)).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),

@@ -168,7 +168,7 @@ pub(crate) async fn admit(
     })
 }
 
-fn member_to_wire(member: &Member) -> wire::Member {
+pub(crate) fn member_to_wire(member: &Member) -> wire::Member {
     wire::Member {
         id: member.id.0,
         name: member.name.clone(),
@@ -454,7 +454,8 @@ struct Promoting<'a>(&'a Cluster, NodeId);
 impl<'a> Promoting<'a> {
     fn begin(cluster: &'a Cluster, node: NodeId) -> Option<Self> {
         let mut promoting = lock(&cluster.0.promoting);
-        promoting.insert(node.0).then_some(Self(cluster, node))
+        // Lazily: one made in vain would undo the other's entry when it is dropped.
+        promoting.insert(node.0).then(|| Self(cluster, node))
     }
 }
 
@@ -498,7 +499,7 @@ pub(crate) async fn promote_here(cluster: &Cluster, node: NodeId) -> Result<(), 
     let deadline = Instant::now() + CATCH_UP_TIME_MAX;
     loop {
         let all = cluster.standing().last_log.unwrap_or_default().index;
-        match cluster.ask_standing(node.0).await {
+        match cluster.ask_newcomer(node.0).await {
             Ok(standing) => {
                 let have = standing.last_log.unwrap_or_default().index;
                 if have + ENTRIES_BEHIND_MAX >= all && standing.bodies_missing == 0 {
@@ -596,6 +597,7 @@ async fn retire(cluster: &Cluster, node: NodeId) {
     };
     let request = wire::StandingRequest {
         envelope: cluster.0.peers.envelope(node.0),
+        members: Vec::new(),
     };
     let limit = Duration::from_secs(15);
     match tokio::time::timeout(limit, client.retire(request)).await {
