@@ -13,7 +13,7 @@ use holdfast_mail::{MessageId, mutant};
 use rocksdb::{BlockBasedOptions, Cache, DB, WriteBatch};
 
 use super::flusher::Flusher;
-use super::{Options, StoreError, broken, database_options, not_opened, refuse_poisoned};
+use super::{Options, StoreError, broken, database_options, not_opened, refuse_poisoned, wal};
 
 /// Bytes of one chunk; the last one of a body is shorter.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -136,6 +136,7 @@ impl BodyStore {
         db_options.set_enable_blob_gc(true);
         db_options.set_blob_gc_age_cutoff(0.75);
         db_options.set_blob_gc_force_threshold(0.5);
+        wal::can_be_read(dir)?;
         let db = DB::open(&db_options, dir).map_err(|error| not_opened(dir, error))?;
         let db = Arc::new(db);
         let flusher = Flusher::start(

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::flusher::{Flusher, Moment};
 use super::mark::{Manifest, Mark, Reached};
 use super::state::{StateBatch, View, row_key};
-use super::{Options, StoreError, broken, database_options, not_opened, refuse_poisoned};
+use super::{Options, StoreError, broken, database_options, not_opened, refuse_poisoned, wal};
 
 pub(super) type Database = DBWithThreadMode<MultiThreaded>;
 
@@ -98,6 +98,7 @@ impl Store {
                 why: "its manifest is not what it was".into(),
             });
         }
+        wal::can_be_read(dir)?;
         let db = Database::open_cf_descriptors(&database_options(), dir, families)
             .map_err(|error| not_opened(dir, error))?;
         let db = Arc::new(db);

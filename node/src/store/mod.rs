@@ -13,6 +13,7 @@ mod mark;
 mod state;
 #[cfg(test)]
 mod tests;
+mod wal;
 
 use std::fs::File;
 use std::io::{self, Write};
