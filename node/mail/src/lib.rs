@@ -6,6 +6,7 @@
 pub mod address;
 pub mod envelope;
 pub mod ids;
+pub mod mutant;
 pub mod retry;
 pub mod status;
 pub mod time;
@@ -14,5 +15,6 @@ pub mod trace;
 pub use address::{Address, AddressError, Domain, ReversePath};
 pub use envelope::{BodyRef, BodyType, Envelope, Notify, Recipient, Ret};
 pub use ids::{MessageId, NodeId};
+pub use mutant::mutant;
 pub use status::Status;
 pub use time::Timestamp;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_ledger::{Command, Reply as LedgerReply, query};
 use holdfast_mail::trace::{Arrival, hops, received};
-use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, Timestamp};
+use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, Timestamp, mutant};
 use holdfast_smtp::reply::Reply;
 use holdfast_smtp::request::Mail;
 use holdfast_smtp::server::{Question, Session};
@@ -296,6 +296,9 @@ impl<'a> Transaction<'a> {
     /// deliver that message". So it is cancelled in the log before 451 is said; when even that
     /// cannot be committed, nothing is said at all.
     async fn cancel(&mut self, id: MessageId) -> Option<Reply> {
+        if mutant("451-without-cancel") {
+            return Some(Reply::new(451, 3, 2, "not accepted in time"));
+        }
         let deadline = Instant::now() + CANCEL_TIME_MAX;
         match self
             .shared

@@ -5,6 +5,8 @@
 
 mod bodies;
 mod codec;
+#[cfg(test)]
+mod fuzz;
 mod gate;
 mod handle;
 mod identity;
@@ -29,7 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_ledger::{Command, Effect, Member, Reply};
-use holdfast_mail::NodeId;
+use holdfast_mail::{NodeId, mutant};
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
@@ -114,11 +116,17 @@ pub fn reopen(options: &Options) -> Result<Option<Stores>, StartError> {
         dir: dir.clone(),
         node: identity.node_id,
     };
-    if !ledger_there || !dir.join("bodies").exists() {
+    let there = ledger_there && dir.join("bodies").exists();
+    if !there && !mutant("wiped-node-starts") {
         return Err(wiped().into());
     }
     let (ledger, bodies) = open_stores(options)?;
     match ledger.meta(SEAL)? {
+        None if mutant("wiped-node-starts") => Ok(Some(Stores {
+            identity,
+            ledger,
+            bodies,
+        })),
         None => Err(wiped().into()),
         Some(seal) if seal[..] == identity.seal()[..] => Ok(Some(Stores {
             identity,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_mail::{Domain, Envelope};
+use holdfast_mail::{Domain, Envelope, mutant};
 use holdfast_proto::ledger as proto;
 
 use super::counts::{self, Change};
@@ -59,7 +59,11 @@ pub(super) fn accept(
     row::put(kv, &key, &message);
     let arrived = Change::one_message(envelope.body.len);
     counts::change(kv, tables::TOTAL, arrived)?;
-    for (domain, recipients) in recipients {
+    for (domain, mut recipients) in recipients {
+        if mutant("hash-order-in-apply") {
+            let unordered: std::collections::HashSet<u32> = recipients.drain(..).collect();
+            recipients.extend(unordered);
+        }
         let held = proto::QueueRow {
             message: envelope.id.to_bytes().to_vec().into(),
             recipients,

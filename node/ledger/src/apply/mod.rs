@@ -13,7 +13,7 @@ mod sweep;
 
 use std::time::Duration;
 
-use holdfast_mail::Timestamp;
+use holdfast_mail::{Timestamp, mutant};
 use holdfast_proto::ledger as proto;
 
 use crate::{Batch, Command, Effect, Kv, KvError, Refusal, Reply, Seq, row, tables};
@@ -165,7 +165,7 @@ fn advance(kv: &mut dyn Kv, at: Timestamp) -> Result<Timestamp, KvError> {
                 clock.format
             )));
         }
-        if clock.at_ms >= at.0 {
+        if clock.at_ms >= at.0 && !mutant("time-runs-back") {
             return Ok(Timestamp(clock.at_ms));
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_mail::{Domain, Envelope, MessageId, NodeId};
+use holdfast_mail::{Domain, Envelope, MessageId, NodeId, mutant};
 use holdfast_proto::ledger as proto;
 
 use super::counts::{self, Change};
@@ -38,6 +38,9 @@ pub(super) fn record(
         };
         in_domain.take(left.domain);
         total.take(left.cluster);
+        if mutant("counts-freed-twice") {
+            total.take(left.cluster);
+        }
     }
     counts::change(kv, &tables::counts(domain), in_domain)?;
     counts::change(kv, tables::TOTAL, total)?;
@@ -88,6 +91,9 @@ fn settle(
             Verdict::Delivered => {
                 held.recipients.remove(place);
             }
+            Verdict::Refused if mutant("refused-mail-is-dropped") => {
+                held.recipients.remove(place);
+            }
             Verdict::Refused => {
                 newly_refused = true;
                 let row = refused.get_or_insert_with(|| proto::QueueRow {
@@ -127,7 +133,9 @@ fn settle(
     if !waits_elsewhere(kv, &envelope, seq, domain)? {
         left.cluster = message;
         kv.delete(&message_key);
-        mark::put(kv, when, id, &Mark::Completed { seq });
+        if !mutant("delivered-mail-leaves-no-mark") {
+            mark::put(kv, when, id, &Mark::Completed { seq });
+        }
         effects.push(Effect::BodyReleased { body: id });
     }
     Ok(Some(left))
