@@ -4,6 +4,7 @@
 //! identity come in as arguments.
 
 pub mod address;
+pub mod dsn;
 pub mod envelope;
 pub mod ids;
 pub mod retry;
