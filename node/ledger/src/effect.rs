@@ -22,9 +22,15 @@ pub enum Effect {
     DomainChanged {
         domain: Domain,
     },
+    /// What is to become of the domain's mail was changed.
+    PolicyChanged {
+        domain: Domain,
+    },
     /// No row refers to the body, and none ever will.
     BodyReleased {
         body: MessageId,
     },
     MembersChanged,
+    /// A sender is owed a notification, or one is to be sent.
+    ReportDue,
 }
