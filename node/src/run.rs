@@ -274,6 +274,7 @@ impl Node {
 
         let courier_options = courier::Options {
             connections_max: config.courier.connections_max as usize,
+            reports_via: config.reports_via(),
             ..courier::Options::default()
         };
         self.metrics

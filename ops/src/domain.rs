@@ -1,9 +1,9 @@
 //! `holdfast domain …`: the customers' domains.
 
-use holdfast_proto::admin::{Domain as Shown, DomainName, DomainSetRequest, Empty};
+use holdfast_proto::admin::{Domain as Shown, DomainName, DomainSetRequest, Empty, Policy};
 use serde_json::{Value, json};
 
-use crate::cli::{Domain, DomainWithPrimary, Global};
+use crate::cli::{self, Domain, DomainChange, Global, WhenFull};
 use crate::client::{self, Client};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
@@ -19,7 +19,15 @@ pub(crate) enum Known {
 pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Result<Exit, Failure> {
     let mut client = client::connect(global).await?;
     match command {
-        Domain::Add(asked) => changed(&mut client, asked, Known::MustNot, "added", output).await?,
+        Domain::Add(asked) => {
+            let asked = DomainChange {
+                name: asked.name,
+                primary: Some(asked.primary),
+                policy: asked.policy,
+                dry_run: asked.dry_run,
+            };
+            changed(&mut client, asked, Known::MustNot, "added", output).await?;
+        }
         Domain::Set(asked) => changed(&mut client, asked, Known::Must, "changed", output).await?,
         Domain::List => {
             let list = client::answer(
@@ -51,7 +59,11 @@ pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Res
             if output.is_json() {
                 output.json("domain/v1", &as_json(&domain))?;
             } else {
+                let says = domain.says.clone();
                 output.table(&as_table(&[domain]))?;
+                for sentence in says {
+                    output.line(sentence)?;
+                }
             }
         }
         Domain::Remove { name, dry_run } => {
@@ -81,12 +93,13 @@ pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Res
 /// Sets a domain's primary through any node.
 pub(crate) async fn set(
     client: &mut Client,
-    asked: &DomainWithPrimary,
+    asked: &DomainChange,
     known: Known,
 ) -> Result<Shown, Failure> {
     let request = DomainSetRequest {
         name: asked.name.clone(),
-        primary: asked.primary.clone(),
+        primary: asked.primary.clone().unwrap_or_default(),
+        policy: Some(policy(asked.policy)),
         must_be_new: known == Known::MustNot,
         must_exist: known == Known::Must,
         dry_run: asked.dry_run,
@@ -95,9 +108,20 @@ pub(crate) async fn set(
     client::answer(&failed, client.domain_set(client::request(request))).await
 }
 
+fn policy(asked: cli::Policy) -> Policy {
+    Policy {
+        hold_ms: asked.hold,
+        delay_ms: asked.delay_notice,
+        probation_ms: asked.probation,
+        quota_bytes: asked.quota,
+        quota_messages: asked.quota_messages,
+        full_for_good: asked.when_full.map(|when| when == WhenFull::Never),
+    }
+}
+
 async fn changed(
     client: &mut Client,
-    asked: DomainWithPrimary,
+    asked: DomainChange,
     known: Known,
     done: &str,
     output: Output,
@@ -145,5 +169,29 @@ fn as_json(domain: &Shown) -> Value {
         "held_messages": domain.held_messages,
         "held_bytes": domain.held_bytes,
         "created_at": output::rfc3339(domain.created_at_ms),
+        "refused_messages": domain.refused_messages,
+        "policy": domain.policy.as_ref().map(policy_as_json),
+        "says": domain.says,
+    })
+}
+
+/// Seconds, and `null` for what has no end or no limit.
+fn policy_as_json(policy: &Policy) -> Value {
+    let seconds = |ms: Option<u64>| match ms {
+        None | Some(0) => Value::Null,
+        Some(ms) => json!(ms as f64 / 1000.0),
+    };
+    let limit = |number: Option<u64>| number.filter(|number| *number > 0);
+    json!({
+        "hold_seconds": seconds(policy.hold_ms),
+        "delay_notice_seconds": seconds(policy.delay_ms),
+        "probation": match policy.probation_ms {
+            Some(u64::MAX) => json!("endless"),
+            Some(ms) => json!(ms as f64 / 1000.0),
+            None => Value::Null,
+        },
+        "quota_bytes": limit(policy.quota_bytes),
+        "quota_messages": limit(policy.quota_messages),
+        "when_full": if policy.full_for_good == Some(true) { "never" } else { "later" },
     })
 }

@@ -10,6 +10,10 @@ pub enum Effect {
     MailHeld {
         domain: Domain,
     },
+    /// Mail that was refused is to be tried again: it is in the queue at its old place.
+    Requeued {
+        domain: Domain,
+    },
     /// Somebody says the primary is back: try now.
     FlushRequested {
         domain: Domain,

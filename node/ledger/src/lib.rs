@@ -38,7 +38,7 @@ pub use command::{
 pub use effect::Effect;
 pub use kv::{Kv, KvError, KvRead, MemoryKv, Row};
 pub use policy::{Policy, PolicyChange, Probation};
-pub use probation::{Health, PROOF_KEPT};
+pub use probation::{Doubt, Health, PROOF_KEPT, doubt};
 pub use reply::{Refusal, Replies, Reply};
 pub use wire::Undecodable;
 

@@ -76,24 +76,52 @@ impl Health {
     }
 }
 
+/// Why a refusal would not be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// The owner wants all refused mail kept.
+    Endless,
+    /// It took no mail in the last [`PROOF_KEPT`].
+    TakesNoMail,
+    /// It refused more recipients than it took mail for.
+    RefusesMore,
+    /// It has not been taking mail for long enough.
+    TooNew,
+}
+
+/// Why a first refusal now would not be believed; `None` if it would.
+#[must_use]
+pub fn doubt(probation: Probation, health: &Health, now: Timestamp) -> Option<Doubt> {
+    match probation {
+        Probation::Endless => Some(Doubt::Endless),
+        Probation::For(Duration::ZERO) => None,
+        Probation::For(_) if health.taken == 0 || now.since(health.last) > PROOF_KEPT => {
+            Some(Doubt::TakesNoMail)
+        }
+        Probation::For(_) if health.taken < health.refused => Some(Doubt::RefusesMore),
+        Probation::For(span) if now.since(health.since) < span => Some(Doubt::TooNew),
+        Probation::For(_) => None,
+    }
+}
+
 pub(crate) fn judge(
     probation: Probation,
     health: Health,
     before: Before,
     now: Timestamp,
 ) -> Judgement {
-    let span = match probation {
-        Probation::Endless => return Judgement::Kept { retry_at: None },
-        Probation::For(Duration::ZERO) => return Judgement::Believed,
-        Probation::For(span) => span,
+    let span = match (probation, doubt(probation, &health, now)) {
+        (_, None) => return Judgement::Believed,
+        (Probation::For(span), Some(doubt)) => {
+            // It was given its probation already.
+            let again = before.refusals > 0 && now.since(before.first) >= span;
+            if doubt == Doubt::TooNew && again {
+                return Judgement::Believed;
+            }
+            span
+        }
+        (Probation::Endless, _) => return Judgement::Kept { retry_at: None },
     };
-    let takes_mail =
-        health.taken > 0 && now.since(health.last) <= PROOF_KEPT && health.taken >= health.refused;
-    let long_enough =
-        now.since(health.since) >= span || before.refusals > 0 && now.since(before.first) >= span;
-    if takes_mail && long_enough {
-        return Judgement::Believed;
-    }
     let wait = span
         .saturating_mul(1 << before.refusals.min(16))
         .clamp(RETRY_MIN, RETRY_MAX.max(span));

@@ -188,6 +188,7 @@ impl Stage {
                 Effect::BodyReleased { body } => format!("body of {} released", self.called(body)),
                 Effect::MembersChanged => "members changed".to_owned(),
                 Effect::PolicyChanged { domain } => format!("policy of {domain} changed"),
+                Effect::Requeued { domain } => format!("requeued for {domain}"),
                 Effect::ReportDue => "report due".to_owned(),
             };
             writeln!(out, "=> {effect}").unwrap();

@@ -8,6 +8,7 @@ pub mod dsn;
 pub mod envelope;
 pub mod ids;
 pub mod retry;
+pub mod route;
 pub mod status;
 pub mod time;
 pub mod trace;

@@ -1,6 +1,8 @@
 //! The operators' API on this node's local socket. Any node answers for the whole cluster.
 
 mod domains;
+mod explain;
+mod mail;
 mod status;
 
 use std::path::Path;
@@ -284,6 +286,19 @@ impl wire::admin_server::Admin for Admin {
             Reply::Flushed { messages } => Ok(Response::new(wire::DeliverReply { messages })),
             other => Err(Status::internal(format!("an unexpected reply: {other:?}"))),
         }
+    }
+
+    async fn mail_dispose(
+        &self,
+        request: Request<wire::MailDisposeRequest>,
+    ) -> Answer<wire::MailDisposeReply> {
+        mail::dispose(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn audit(&self, _request: Request<wire::Empty>) -> Answer<wire::AuditList> {
+        mail::audit(self).map(Response::new)
     }
 
     async fn mail_list(

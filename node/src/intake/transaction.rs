@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_ledger::{Command, Reply as LedgerReply, query};
+use holdfast_ledger::{Command, Refusal, Reply as LedgerReply, query};
 use holdfast_mail::trace::{Arrival, hops, received};
 use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, Timestamp};
 use holdfast_smtp::reply::Reply;
@@ -130,10 +130,13 @@ impl<'a> Transaction<'a> {
             return self.refuse("relay", Reply::new(550, 7, 1, text));
         }
         match query::domain(&self.shared.cluster.view(), domain) {
-            Ok(Some(_)) => {
-                self.recipients.push(recipient);
-                Reply::new(250, 1, 5, "Ok")
-            }
+            Ok(Some(_)) => match self.room(domain) {
+                Some(refusal) => self.refuse("quota", refusal),
+                None => {
+                    self.recipients.push(recipient);
+                    Reply::new(250, 1, 5, "Ok")
+                }
+            },
             // The domain may have been added in an entry that this node has not applied yet: 550
             // would bounce lawful mail.
             Ok(None) if !self.shared.cluster.is_current() => {
@@ -159,6 +162,17 @@ impl<'a> Transaction<'a> {
                 )
             }
         }
+    }
+
+    /// What to answer if the domain has no room for a message of the size that MAIL announced. An
+    /// early word: whether there is room is decided when the message is accepted.
+    fn room(&self, domain: &Domain) -> Option<Reply> {
+        let view = self.shared.cluster.view();
+        let size = self.mail.as_ref().and_then(|mail| mail.size).unwrap_or(1);
+        let policy = query::policy(&view, domain).ok()?;
+        let held = query::counts(&view, domain).ok()?;
+        let has_room = policy.has_room(held.messages, held.bytes, size);
+        (!has_room).then(|| full(policy.full_for_good))
     }
 
     /// Content begins: our trace line first.
@@ -237,6 +251,12 @@ impl<'a> Transaction<'a> {
             .await
         {
             Ok(LedgerReply::Accepted { .. }) => Some(self.taken(id)),
+            Ok(LedgerReply::Refused(Refusal::FullForNow)) => {
+                Some(self.refuse("quota", full(false)))
+            }
+            Ok(LedgerReply::Refused(Refusal::FullForGood)) => {
+                Some(self.refuse("quota", full(true)))
+            }
             Ok(LedgerReply::Refused(why)) => {
                 let text = format!("the message was not accepted: {why}");
                 Some(self.refuse("ledger", Reply::new(451, 3, 0, text)))
@@ -415,6 +435,18 @@ impl Desk for Transaction<'_> {
 
     fn reset(&mut self) {
         self.forget();
+    }
+}
+
+/// RFC 3463 section 3.3: "X.2.2 Mailbox full".
+fn full(for_good: bool) -> Reply {
+    if for_good {
+        let text = "more mail is held for this domain than its owner allows";
+        Reply::new(552, 2, 2, text)
+    } else {
+        let text =
+            "more mail is held for this domain than its owner allows; please try again later";
+        Reply::new(452, 2, 2, text)
     }
 }
 

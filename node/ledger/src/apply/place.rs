@@ -100,7 +100,7 @@ impl<'a> Place<'a> {
         for answer in refused.answers {
             set_answer(&mut self.held, answer);
         }
-        effects.push(Effect::MailHeld {
+        effects.push(Effect::Requeued {
             domain: self.domain.clone(),
         });
     }
