@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_ledger::query::{self, Owed, PendingReport};
-use holdfast_ledger::{Command, Effect, KvError, Reply, ReportFate, ReportOutcome};
+use holdfast_ledger::{Command, Effect, KvError, Reply};
 use holdfast_mail::{Domain, MessageId, NodeId};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
@@ -71,7 +71,7 @@ pub(super) struct Post {
     renewed_at: Instant,
     /// Since when there has been work and nobody to do it.
     unattended: Option<Instant>,
-    sending: JoinSet<(Domain, Vec<ReportOutcome>)>,
+    sending: JoinSet<Domain>,
     /// Domains that are being sent to.
     busy: HashSet<Domain>,
 }
@@ -113,7 +113,7 @@ impl Post {
                     }
                 },
                 Some(sent) = self.sending.join_next(), if !self.sending.is_empty() => {
-                    self.sent(sent).await;
+                    self.sent(sent);
                 }
                 _ = ticks.tick() => {}
             }
@@ -141,7 +141,7 @@ impl Post {
         self.send(due)?;
         for command in reviews {
             // Whatever is not done is found again.
-            if let Err(why) = self.propose(command).await {
+            if let Err(why) = self.desk.propose(command).await {
                 tracing::debug!(%why, "a review was not committed");
             }
         }
@@ -223,7 +223,7 @@ impl Post {
             ttl_ms: LEASE_TTL.as_millis() as u64,
             epoch,
         };
-        match self.propose(command).await {
+        match self.desk.propose(command).await {
             Ok(Reply::Lease { epoch: granted, .. }) => {
                 self.unattended = None;
                 self.renewed_at = asked;
@@ -256,12 +256,6 @@ impl Post {
         self.unattended = None;
     }
 
-    async fn propose(&self, command: Command) -> Result<Reply, String> {
-        let deadline = Instant::now() + PROPOSAL_TIMEOUT;
-        let proposed = self.desk.cluster.propose(command, deadline).await;
-        proposed.map_err(|why| why.to_string())
-    }
-
     async fn write(&mut self, owed: &Owed) {
         let Some(lease) = self.lease.clone().filter(Lease::is_live) else {
             return;
@@ -274,7 +268,7 @@ impl Post {
                 return;
             }
         };
-        match self.propose(command).await {
+        match self.desk.propose(command).await {
             Ok(Reply::Accepted { .. }) => {
                 self.desk.counters.reports_written.inc();
                 tracing::info!(
@@ -287,14 +281,15 @@ impl Post {
             Ok(reply) => tracing::debug!(msg = %owed.about, ?reply, "not told"),
             Err(why) => tracing::info!(msg = %owed.about, %why, "a notification is tried again"),
         }
-        self.await_view(|view| {
-            let before = owed.about.0.checked_sub(1).map(MessageId);
-            let before = before.map(|id| (id, holdfast_mail::dsn::Kind::Delayed));
-            Ok(!query::owed(view, before, 2)?
-                .iter()
-                .any(|now| now.about == owed.about && now.version == owed.version))
-        })
-        .await;
+        self.desk
+            .await_view(|view| {
+                let before = owed.about.0.checked_sub(1).map(MessageId);
+                let before = before.map(|id| (id, holdfast_mail::dsn::Kind::Delayed));
+                Ok(!query::owed(view, before, 2)?
+                    .iter()
+                    .any(|now| now.about == owed.about && now.version == owed.version))
+            })
+            .await;
     }
 
     /// Sends what is due, each domain's in a task of its own.
@@ -332,74 +327,40 @@ impl Post {
             if self.busy.insert(domain.clone()) {
                 let (desk, lease) = (Arc::clone(&self.desk), lease.clone());
                 self.sending.spawn(async move {
-                    let outcomes = send::send(&desk, &lease, &domain, letters).await;
-                    (domain, outcomes)
+                    send::send(&desk, &lease, &domain, letters).await;
+                    domain
                 });
             }
         }
         Ok(())
     }
 
-    /// Records what became of one domain's notifications.
-    async fn sent(&mut self, sent: Result<(Domain, Vec<ReportOutcome>), tokio::task::JoinError>) {
-        let (domain, outcomes) = match sent {
-            Ok(sent) => sent,
+    /// One domain's turn is over.
+    fn sent(&mut self, sent: Result<Domain, tokio::task::JoinError>) {
+        match sent {
+            Ok(domain) => {
+                self.busy.remove(&domain);
+            }
             Err(error) => {
                 tracing::error!(%error, "sending notifications failed");
                 self.busy.clear();
-                return;
-            }
-        };
-        let Some(last) = outcomes.last().cloned() else {
-            self.busy.remove(&domain);
-            return;
-        };
-        for outcome in &outcomes {
-            let counters = &self.desk.counters;
-            match outcome.fate {
-                ReportFate::Delivered => counters.reports_delivered.inc(),
-                ReportFate::Deferred => counters.reports_deferred.inc(),
-                ReportFate::Dropped => counters.reports_dropped.inc(),
-            };
-        }
-        let started = Instant::now();
-        while let Some(epoch) = self.lease.as_ref().map(|lease| lease.epoch) {
-            let command = Command::SettleReports {
-                node: self.desk.cluster.me().id,
-                epoch,
-                outcomes: outcomes.clone(),
-            };
-            match self.propose(command).await {
-                Ok(Reply::Done) => break,
-                Ok(reply) => {
-                    tracing::warn!(%domain, ?reply, "what became of notifications was not recorded; they may arrive twice");
-                    self.lose();
-                }
-                Err(why) if started.elapsed() < LEASE_TTL => {
-                    tracing::debug!(%domain, %why, "recording is tried again");
-                }
-                Err(why) => {
-                    tracing::warn!(%domain, %why, "what became of notifications was not recorded; they may arrive twice");
-                    self.lose();
-                }
             }
         }
-        self.await_view(|view| {
-            let before = last.seq.0.checked_sub(1).map(holdfast_ledger::Seq);
-            let now = clock();
-            Ok(!query::reports(view, before, 1)?
-                .iter()
-                .any(|report| report.seq == last.seq && report.next_at <= now))
-        })
-        .await;
-        self.busy.remove(&domain);
+    }
+}
+
+impl Desk {
+    async fn propose(&self, command: Command) -> Result<Reply, String> {
+        let deadline = Instant::now() + PROPOSAL_TIMEOUT;
+        let proposed = self.cluster.propose(command, deadline).await;
+        proposed.map_err(|why| why.to_string())
     }
 
     /// Waits until this node's view shows what was committed, so that nothing is done twice.
     async fn await_view(&self, shown: impl Fn(&crate::store::View) -> Result<bool, KvError>) {
         let deadline = Instant::now() + VIEW_TIME_MAX;
         while Instant::now() < deadline {
-            if !matches!(shown(&self.desk.cluster.view()), Ok(false)) {
+            if !matches!(shown(&self.cluster.view()), Ok(false)) {
                 return;
             }
             sleep(VIEW_POLL).await;

@@ -1,17 +1,27 @@
 //! Sends notifications to one domain, over one connection.
+//!
+//! What became of each is recorded before the next goes out: if this node dies, one of them may
+//! arrive twice, and no more.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use holdfast_ledger::query::PendingReport;
-use holdfast_ledger::{ReportFate, ReportOutcome};
+use holdfast_ledger::query::{self, PendingReport};
+use holdfast_ledger::{Command, Reply, ReportFate, ReportOutcome, Seq};
 use holdfast_mail::{Domain, Envelope};
 use holdfast_smtp::client::{Fate, Mail};
+use tokio::time::{Instant, sleep};
 
 use super::super::carrier::Guarded;
 use super::super::lease::Lease;
 use super::super::office::clock;
 use super::{Desk, route};
 use crate::talk::deliver::Connection;
+
+/// How long to try to record what became of a notification. It may be nobody else's yet, and
+/// every outcome that is recorded is one that does not arrive twice.
+const RECORD_TIME_MAX: Duration = Duration::from_secs(15);
+const RECORD_AGAIN: Duration = Duration::from_millis(200);
 
 /// A notification to be sent.
 pub(super) struct Letter {
@@ -53,41 +63,75 @@ impl Letter {
     }
 }
 
-pub(super) async fn send(
-    desk: &Desk,
-    lease: &Lease,
-    domain: &Domain,
-    letters: Vec<Letter>,
-) -> Vec<ReportOutcome> {
-    let mut connection = match route::open(desk, domain).await {
-        Ok(connection) => connection,
-        Err(why @ route::Closed::Never(_)) => {
-            let why = why.to_string();
-            return letters
-                .iter()
-                .map(|letter| letter.ended(domain, ReportFate::Dropped, &why))
-                .collect();
+pub(super) async fn send(desk: &Desk, lease: &Lease, domain: &Domain, letters: Vec<Letter>) {
+    let (never, why) = match route::open(desk, domain).await {
+        Ok(mut connection) => {
+            for letter in &letters {
+                // The next turn opens another connection for the rest.
+                if !lease.is_live() || !connection.is_ready() {
+                    return;
+                }
+                let outcome = one(desk, lease, domain, letter, &mut connection).await;
+                record(desk, lease, vec![outcome]).await;
+            }
+            connection.quit().await;
+            return;
         }
-        Err(why @ route::Closed::Now(_)) => {
-            let why = why.to_string();
-            return letters
-                .iter()
-                .map(|letter| letter.put_off(domain, &why))
-                .collect();
-        }
+        Err(why) => (matches!(why, route::Closed::Never(_)), why.to_string()),
     };
-    let mut outcomes = Vec::new();
-    for letter in &letters {
-        // The next turn opens another connection for the rest.
-        if !lease.is_live() || !connection.is_ready() {
-            break;
+    let outcomes = letters.iter().map(|letter| {
+        if never {
+            letter.ended(domain, ReportFate::Dropped, &why)
+        } else {
+            letter.put_off(domain, &why)
         }
-        outcomes.push(one(desk, lease, domain, letter, &mut connection).await);
+    });
+    record(desk, lease, outcomes.collect()).await;
+}
+
+/// Records outcomes, and waits until this node's view shows them.
+async fn record(desk: &Desk, lease: &Lease, outcomes: Vec<ReportOutcome>) {
+    let Some(last) = outcomes.last().map(|outcome| outcome.seq) else {
+        return;
+    };
+    for outcome in &outcomes {
+        match outcome.fate {
+            ReportFate::Delivered => desk.counters.reports_delivered.inc(),
+            ReportFate::Deferred => desk.counters.reports_deferred.inc(),
+            ReportFate::Dropped => desk.counters.reports_dropped.inc(),
+        };
     }
-    if connection.is_ready() {
-        connection.quit().await;
+    let command = Command::SettleReports {
+        node: desk.cluster.me().id,
+        epoch: lease.epoch,
+        outcomes,
+    };
+    let begin = Instant::now();
+    loop {
+        let why = match desk.propose(command.clone()).await {
+            Ok(Reply::Done) => break,
+            Ok(reply) => format!("{reply:?}"),
+            Err(_) if begin.elapsed() < RECORD_TIME_MAX => {
+                sleep(RECORD_AGAIN).await;
+                continue;
+            }
+            Err(why) => why,
+        };
+        tracing::warn!(
+            why,
+            "what became of a notification was not recorded; it may arrive twice"
+        );
+        lease.lose();
+        return;
     }
-    outcomes
+    desk.await_view(|view| {
+        let before = last.0.checked_sub(1).map(Seq);
+        let now = clock();
+        Ok(!query::reports(view, before, 1)?
+            .iter()
+            .any(|report| report.seq == last && report.next_at <= now))
+    })
+    .await;
 }
 
 async fn one(
