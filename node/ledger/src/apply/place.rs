@@ -80,6 +80,7 @@ impl<'a> Place<'a> {
         self.refused.recipients.push(answer.recipient);
         self.refused.recipients.sort_unstable();
         set_answer(&mut self.refused, answer);
+        self.refused.delay_told |= self.held.delay_told;
         let retry_at = retry_at.unwrap_or_default().0;
         // Those refused together are tried again together; the latest time keeps them so.
         self.refused.retry_at_ms = self.refused.retry_at_ms.max(retry_at);
@@ -94,6 +95,7 @@ impl<'a> Place<'a> {
         self.held.recipients.extend(refused.recipients);
         self.held.recipients.sort_unstable();
         self.held.attempts = self.held.attempts.max(refused.attempts);
+        self.held.delay_told |= refused.delay_told;
         if self.held.last_reply.is_empty() {
             self.held.last_reply = refused.last_reply;
         }
