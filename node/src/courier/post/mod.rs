@@ -43,8 +43,9 @@ const WRITTEN_MAX: usize = 64;
 /// Notifications read from the view at a time.
 const PAGE: usize = 256;
 
-/// Domains that notifications are sent to at a time.
-const DOMAINS_MAX: usize = 8;
+/// Domains that notifications are sent to at a time: many, since some servers of strangers take
+/// minutes to say nothing, and must not hold up the others.
+const DOMAINS_MAX: usize = 64;
 
 /// Notifications sent to one domain in a row.
 const IN_A_ROW_MAX: usize = 20;
