@@ -140,6 +140,8 @@ pub(crate) enum Domain {
     List,
     /// One domain: what becomes of its mail now, and why
     Show { name: String },
+    /// List a domain's recipients, one a line; or change the list
+    Recipients(Recipients),
     /// Stop accepting mail for a domain; refused while mail is held for it (then see `mail
     /// requeue`, `mail bounce` and `mail discard`)
     Remove {
@@ -198,6 +200,35 @@ pub(crate) struct Policy {
     /// What a sender is told when the quota is full: to try again `later` (452), or `never` (552)
     #[arg(long, value_enum)]
     pub(crate) when_full: Option<WhenFull>,
+    /// Take mail for `any` recipient, or only for those `listed` with `domain recipients`
+    #[arg(long, value_enum)]
+    pub(crate) recipients: Option<Taken>,
+    /// What parts a listed name from a sub-address, as in joe+lists [default: +]; `none`
+    #[arg(long, value_name = "CHAR", value_parser = delimiter)]
+    pub(crate) delimiter: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Recipients {
+    /// The domain
+    pub(crate) name: String,
+    /// Names or addresses; `*` for everyone
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) add: Vec<String>,
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) remove: Vec<String>,
+    /// Add what stands in a file, one a line; - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) import: Option<PathBuf>,
+    /// Forget the list as it was, before anything is added
+    #[arg(long)]
+    pub(crate) clear: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum Taken {
+    Any,
+    Listed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -273,6 +304,15 @@ fn octets(text: &str) -> Result<u64, String> {
         .checked_mul(unit)
         .filter(|bytes| *bytes > 0)
         .ok_or_else(|| "must be more than nothing; `none` for no limit".to_owned())
+}
+
+fn delimiter(text: &str) -> Result<u32, String> {
+    let mut chars = text.chars();
+    match (text, chars.next(), chars.next()) {
+        ("none", ..) => Ok(0),
+        (_, Some(c), None) if c.is_ascii_punctuation() && c != '@' && c != '"' => Ok(u32::from(c)),
+        _ => Err("not one character such as + or -, nor `none`".to_owned()),
+    }
 }
 
 fn messages(text: &str) -> Result<u64, String> {

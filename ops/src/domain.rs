@@ -1,9 +1,11 @@
 //! `holdfast domain …`: the customers' domains.
 
-use holdfast_proto::admin::{Domain as Shown, DomainName, DomainSetRequest, Empty, Policy};
+use holdfast_proto::admin::{
+    Domain as Shown, DomainName, DomainSetRequest, Empty, Policy, RecipientsSetRequest,
+};
 use serde_json::{Value, json};
 
-use crate::cli::{self, Domain, DomainChange, Global, WhenFull};
+use crate::cli::{self, Domain, DomainChange, Global, Recipients, Taken, WhenFull};
 use crate::client::{self, Client};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
@@ -66,6 +68,7 @@ pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Res
                 }
             }
         }
+        Domain::Recipients(asked) => recipients(&mut client, asked, output).await?,
         Domain::Remove { name, dry_run } => {
             let failed = format!("{name} was not removed");
             let asked = DomainName {
@@ -108,6 +111,74 @@ pub(crate) async fn set(
     client::answer(&failed, client.domain_set(client::request(request))).await
 }
 
+/// Prints the list, or changes it.
+async fn recipients(client: &mut Client, asked: Recipients, output: Output) -> Result<(), Failure> {
+    let failed = format!("the recipients of {} were not changed", asked.name);
+    let prints =
+        asked.add.is_empty() && asked.remove.is_empty() && asked.import.is_none() && !asked.clear;
+    if !prints {
+        let mut add = asked.add;
+        if let Some(file) = &asked.import {
+            let text = if file.as_os_str() == "-" {
+                std::io::read_to_string(std::io::stdin())
+            } else {
+                std::fs::read_to_string(file)
+            };
+            let text = text.map_err(|error| Failure::new(&failed, error))?;
+            let lines = text.lines().map(str::trim);
+            add.extend(
+                lines
+                    .filter(|l| !l.is_empty() && !l.starts_with('#'))
+                    .map(str::to_owned),
+            );
+        }
+        let (added, removed) = (add.len() as u64, asked.remove.len() as u64);
+        let request = RecipientsSetRequest {
+            domain: asked.name.clone(),
+            add,
+            remove: asked.remove,
+            clear: asked.clear,
+        };
+        client::answer(&failed, client.recipients_set(client::request(request))).await?;
+        if output.is_json() {
+            let value = json!({"domain": asked.name, "added": added, "removed": removed});
+            output.json("recipients/v1", &value)?;
+        } else {
+            output.line(format!(
+                "{} added to and {} removed from the recipients of {}.",
+                output::count(added, "name"),
+                output::count(removed, "name"),
+                asked.name
+            ))?;
+        }
+        return Ok(());
+    }
+    let failed = "the recipients could not be listed";
+    let request = DomainName {
+        name: asked.name.clone(),
+        dry_run: false,
+    };
+    let mut pages = client
+        .recipients_list(client::request(request))
+        .await
+        .map_err(|status| Failure::from_status(failed, &status))?
+        .into_inner();
+    while let Some(page) = pages
+        .message()
+        .await
+        .map_err(|status| Failure::from_status(failed, &status))?
+    {
+        for name in page.names {
+            if output.is_json() {
+                output.json("recipient/v1", &json!({"name": name}))?;
+            } else {
+                output.line(name)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn policy(asked: cli::Policy) -> Policy {
     Policy {
         hold_ms: asked.hold,
@@ -116,6 +187,8 @@ fn policy(asked: cli::Policy) -> Policy {
         quota_bytes: asked.quota,
         quota_messages: asked.quota_messages,
         full_for_good: asked.when_full.map(|when| when == WhenFull::Never),
+        listed_only: asked.recipients.map(|which| which == Taken::Listed),
+        delimiter: asked.delimiter,
     }
 }
 
@@ -192,6 +265,7 @@ fn policy_as_json(policy: &Policy) -> Value {
         },
         "quota_bytes": limit(policy.quota_bytes),
         "quota_messages": limit(policy.quota_messages),
+        "recipients": if policy.listed_only == Some(true) { "listed" } else { "any" },
         "when_full": if policy.full_for_good == Some(true) { "never" } else { "later" },
     })
 }

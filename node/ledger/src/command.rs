@@ -140,6 +140,15 @@ pub enum Command {
         domain: Domain,
         change: PolicyChange,
     },
+    /// Change the list of a domain's recipients.
+    SetRecipients {
+        domain: Domain,
+        /// Local parts; `*` is every one.
+        add: Vec<String>,
+        remove: Vec<String>,
+        /// Forget the list as it was.
+        clear: bool,
+    },
 }
 
 /// What an operator, or the domain's owner, wants done with mail.
@@ -270,6 +279,7 @@ impl Command {
             Self::Dispose { .. } => "dispose",
             Self::Review { .. } => "review",
             Self::SetPolicy { .. } => "set_policy",
+            Self::SetRecipients { .. } => "set_recipients",
         }
     }
 
@@ -453,6 +463,17 @@ impl Command {
                 domain: domain.to_string(),
                 change: Some(change.to_proto()),
             }),
+            Self::SetRecipients {
+                domain,
+                add,
+                remove,
+                clear,
+            } => Verb::SetRecipients(proto::SetRecipients {
+                domain: domain.to_string(),
+                add: add.clone(),
+                remove: remove.clone(),
+                clear: *clear,
+            }),
         };
         proto::Command { verb: Some(verb) }.encode_to_vec()
     }
@@ -589,6 +610,12 @@ impl Command {
             Verb::SetPolicy(set) => Self::SetPolicy {
                 domain: domain(&set.domain)?,
                 change: PolicyChange::from_proto(&present("policy", set.change)?),
+            },
+            Verb::SetRecipients(set) => Self::SetRecipients {
+                domain: domain(&set.domain)?,
+                add: set.add,
+                remove: set.remove,
+                clear: set.clear,
             },
         })
     }

@@ -29,8 +29,8 @@ mod wire;
 
 pub use apply::{
     BODY_OCTETS_MAX, COMMANDS_PER_BATCH_MAX, DISPOSE_MAX, FORMAT, LEASE_TTL_MAX, Logged, MARK_KEPT,
-    REPLY_TEXT_OCTETS_MAX, REPORT_KEPT, REVIEW_MAX, SWEEP_MARKS_MAX, TOKENS_MAX, apply,
-    apply_batch,
+    RECIPIENTS_PER_COMMAND_MAX, REPLY_TEXT_OCTETS_MAX, REPORT_KEPT, REVIEW_MAX, SWEEP_MARKS_MAX,
+    TOKENS_MAX, apply, apply_batch,
 };
 pub use command::{
     Batch, Command, Disposal, Member, Outcome, Primary, ReportFate, ReportOutcome, Verdict,

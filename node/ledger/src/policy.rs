@@ -27,6 +27,10 @@ pub struct Policy {
     pub quota_messages: Option<u64>,
     /// A full domain sends mail back for good (552) instead of asking for patience (452).
     pub full_for_good: bool,
+    /// Mail for others than the listed recipients is refused.
+    pub listed_only: bool,
+    /// Parts a recipient's name from a sub-address, as in `joe+lists`; `None`: nothing does.
+    pub delimiter: Option<char>,
 }
 
 /// When a primary's refusals are believed.
@@ -52,6 +56,9 @@ pub struct PolicyChange {
     /// Zero: no limit.
     pub quota_messages: Option<u64>,
     pub full_for_good: Option<bool>,
+    pub listed_only: Option<bool>,
+    /// Zero: none.
+    pub delimiter: Option<u32>,
 }
 
 impl Default for Policy {
@@ -75,6 +82,10 @@ impl Policy {
             quota_bytes: limit(policy.quota_bytes),
             quota_messages: limit(policy.quota_messages),
             full_for_good: policy.full_for_good.unwrap_or(false),
+            listed_only: policy.listed_only.unwrap_or(false),
+            delimiter: policy.delimiter.map_or(Some('+'), |point| {
+                char::from_u32(point).filter(|c| *c != '\0')
+            }),
         }
     }
 
@@ -104,6 +115,8 @@ impl PolicyChange {
             quota_bytes: self.quota_bytes,
             quota_messages: self.quota_messages,
             full_for_good: self.full_for_good,
+            listed_only: self.listed_only,
+            delimiter: self.delimiter,
         }
     }
 
@@ -115,6 +128,8 @@ impl PolicyChange {
             quota_bytes: policy.quota_bytes,
             quota_messages: policy.quota_messages,
             full_for_good: policy.full_for_good,
+            listed_only: policy.listed_only,
+            delimiter: policy.delimiter,
         }
     }
 
@@ -127,6 +142,8 @@ impl PolicyChange {
             quota_bytes: self.quota_bytes.or(old.quota_bytes),
             quota_messages: self.quota_messages.or(old.quota_messages),
             full_for_good: self.full_for_good.or(old.full_for_good),
+            listed_only: self.listed_only.or(old.listed_only),
+            delimiter: self.delimiter.or(old.delimiter),
         }
     }
 }

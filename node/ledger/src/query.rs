@@ -243,6 +243,58 @@ pub fn policy(kv: &dyn KvRead, domain: &Domain) -> Result<Policy, KvError> {
     Ok(Policy::from_proto(&policy))
 }
 
+/// Whether mail for this recipient is taken at all. A list that nobody has filled yet shuts
+/// nobody out, and postmaster is never shut out (RFC 5321 section 4.5.1).
+pub fn takes_mail_for(kv: &dyn KvRead, domain: &Domain, local: &str) -> Result<bool, KvError> {
+    let policy = policy(kv, domain)?;
+    if !policy.listed_only || local.eq_ignore_ascii_case("postmaster") {
+        return Ok(true);
+    }
+    let name = listed_name(local);
+    if row::exists(kv, &tables::listed(domain, &name))? {
+        return Ok(true);
+    }
+    if let Some((base, _)) = policy
+        .delimiter
+        .and_then(|delimiter| name.split_once(delimiter))
+        && !base.is_empty()
+        && row::exists(kv, &tables::listed(domain, base))?
+    {
+        return Ok(true);
+    }
+    if row::exists(kv, &tables::listed(domain, EVERYONE))? {
+        return Ok(true);
+    }
+    Ok(recipients(kv, domain, None, 1)?.is_empty())
+}
+
+/// The listed recipients, by name.
+pub fn recipients(
+    kv: &dyn KvRead,
+    domain: &Domain,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<String>, KvError> {
+    let prefix = tables::of_domain(tables::LISTED, domain);
+    let from = after.map_or_else(Vec::new, |name| tables::after(tables::listed(domain, name)));
+    kv.scan(&prefix, &from, limit)?
+        .into_iter()
+        .map(|(key, _)| {
+            let name = key.get(prefix.len()..).unwrap_or_default().to_vec();
+            String::from_utf8(name).map_err(|error| unreadable(&key, error))
+        })
+        .collect()
+}
+
+/// Stands in a list for everyone.
+const EVERYONE: &str = "*";
+
+/// How a name is listed. Local parts may be told apart by case (RFC 5321 section 2.4), and hardly
+/// any server does.
+pub(crate) fn listed_name(local: &str) -> String {
+    local.to_lowercase()
+}
+
 /// How the domain's primary has been taking mail.
 pub fn health(kv: &dyn KvRead, domain: &Domain) -> Result<Health, KvError> {
     let row: Option<proto::HealthRow> = row::get(kv, &tables::health(domain))?;

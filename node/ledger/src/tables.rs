@@ -15,6 +15,7 @@
 //! | 22   | leases    | domain 00         | `LeaseRow`   | release, or removal of domain or member |
 //! | 23   | policies  | domain 00         | `PolicyRow`  | RemoveDomain                            |
 //! | 24   | health    | domain 00         | `HealthRow`  | removal or change of the primary        |
+//! | 25   | listed    | domain 00 name    | `RecipientRow` | it is removed, or RemoveDomain        |
 //! | 30   | messages  | message id        | `MessageRow` | nothing refers to it any more           |
 //! | 31   | held      | domain 00 seq     | `QueueRow`   | its last recipient there is settled     |
 //! | 32   | refused   | domain 00 seq     | `QueueRow`   | it is tried again, bounced or discarded |
@@ -48,6 +49,7 @@ pub(crate) const COUNTS: &[u8] = &[0x21];
 pub(crate) const LEASES: &[u8] = &[0x22];
 const POLICIES: &[u8] = &[0x23];
 const HEALTH: &[u8] = &[0x24];
+pub(crate) const LISTED: &[u8] = &[0x25];
 pub(crate) const MESSAGES: &[u8] = &[0x30];
 pub(crate) const HELD: &[u8] = &[0x31];
 pub(crate) const REFUSED: &[u8] = &[0x32];
@@ -93,6 +95,10 @@ pub(crate) fn policy(domain: &Domain) -> Vec<u8> {
 
 pub(crate) fn health(domain: &Domain) -> Vec<u8> {
     of_domain(HEALTH, domain)
+}
+
+pub(crate) fn listed(domain: &Domain, name: &str) -> Vec<u8> {
+    [&of_domain(LISTED, domain)[..], name.as_bytes()].concat()
 }
 
 pub(crate) fn message(id: MessageId) -> Vec<u8> {

@@ -175,6 +175,7 @@ impl World {
             quota_bytes: Some(self.below(3) * 200_000),
             quota_messages: Some(self.below(3) * 6),
             full_for_good: Some(self.below(2) == 0),
+            ..PolicyChange::default()
         };
         let domain = self.domain();
         assert_eq!(

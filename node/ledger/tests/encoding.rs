@@ -19,7 +19,7 @@ use holdfast_mail::{
 fn every_command_is_read_back_as_written() {
     let commands = commands();
     let verbs: BTreeSet<_> = commands.iter().map(Command::verb).collect();
-    assert_eq!(verbs.len(), 21, "each verb has an example");
+    assert_eq!(verbs.len(), 22, "each verb has an example");
     for command in &commands {
         assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(command));
     }
@@ -227,7 +227,15 @@ fn commands() -> Vec<Command> {
                 quota_bytes: Some(2),
                 quota_messages: Some(3),
                 full_for_good: Some(true),
+                listed_only: Some(true),
+                delimiter: Some(0),
             },
+        },
+        Command::SetRecipients {
+            domain: domain(),
+            add: vec!["joe".to_owned(), "*".to_owned()],
+            remove: vec!["ann".to_owned()],
+            clear: true,
         },
     ]
 }

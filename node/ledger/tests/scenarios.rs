@@ -21,7 +21,8 @@
 //! record DOMAIN by NODE epoch EPOCH: MESSAGE/RECIPIENT VERDICT TEXT, …
 //! settle …                  as record, and refusals are judged
 //! flush DOMAIN via WHO
-//! policy DOMAIN [hold|delay|probation TIME] [bytes|messages N] [full later|never]
+//! recipients DOMAIN [clear] [add NAME,…] [remove NAME,…]
+//! policy DOMAIN [recipients any|listed] [delimiter CHAR|none] [hold|delay|probation TIME] [bytes|messages N] [full later|never]
 //! review DOMAIN: SEQ, …
 //! requeue|discard|bounce DOMAIN [held] [MESSAGE,…]
 //! post by NODE for TIME [epoch EPOCH]
@@ -30,6 +31,7 @@
 //! sweep
 //! together                  the indented commands that follow are one entry of the log
 //! ? held|refused|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE
+//! ? recipients DOMAIN   ? takes ADDRESS
 //! ? policy|health DOMAIN   ? owed   ? reports   ? post   ? audit
 //! ? total   ? domains   ? held domains   ? members   ? bodies   ? cluster   ? now   ? marks
 //! ? invitations
@@ -271,6 +273,24 @@ impl Stage {
                     }
                 }
             }
+            ("recipients", [name, options @ ..]) => {
+                let clear = options.first() == Some(&"clear");
+                let list = |word: &str| {
+                    let at = options.iter().position(|option| *option == word);
+                    let names = at.map_or("", |at| options[at + 1]);
+                    names
+                        .split(',')
+                        .filter(|n| !n.is_empty())
+                        .map(str::to_owned)
+                        .collect()
+                };
+                Command::SetRecipients {
+                    domain: domain(name),
+                    add: list("add"),
+                    remove: list("remove"),
+                    clear,
+                }
+            }
             ("policy", [name, options @ ..]) => Command::SetPolicy {
                 domain: domain(name),
                 change: change(options),
@@ -470,6 +490,14 @@ impl Stage {
             ["held", name] => self.queue(query::held(kv, &domain(name), None, all).unwrap()),
             ["refused", name] => self.queue(query::refused(kv, &domain(name), all).unwrap()),
             ["counts", name] => counts(query::counts(kv, &domain(name)).unwrap()),
+            ["recipients", name] => query::recipients(kv, &domain(name), None, all).unwrap(),
+            ["takes", text] => {
+                let address = Address::parse(text, true).expect(text);
+                let of = address.domain().expect(text);
+                vec![yes_no(
+                    query::takes_mail_for(kv, of, address.local()).unwrap(),
+                )]
+            }
             ["policy", name] => vec![format!("{:?}", query::policy(kv, &domain(name)).unwrap())],
             ["health", name] => {
                 let health = query::health(kv, &domain(name)).unwrap();
@@ -693,6 +721,9 @@ fn change(options: &[&str]) -> PolicyChange {
             ["probation", time] => change.probation_ms = Some(millis(time)),
             ["bytes", number] => change.quota_bytes = Some(number.parse().expect(number)),
             ["messages", number] => change.quota_messages = Some(number.parse().expect(number)),
+            ["recipients", which] => change.listed_only = Some(which == "listed"),
+            ["delimiter", "none"] => change.delimiter = Some(0),
+            ["delimiter", text] => change.delimiter = text.chars().next().map(u32::from),
             ["full", how] => change.full_for_good = Some(how == "never"),
             _ => panic!("no such policy: {option:?}"),
         }

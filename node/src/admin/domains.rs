@@ -81,6 +81,9 @@ fn to_wire(cluster: &Cluster, record: &DomainRecord) -> Result<wire::Domain, Sta
             policy: &policy,
             health: &health,
             held: counts,
+            listed: query::recipients(&view, &record.name, None, 1)
+                .map_err(broken)?
+                .len(),
             refused: refused.len(),
             now,
         }),
@@ -110,6 +113,8 @@ fn policy_to_wire(policy: &Policy) -> wire::Policy {
         quota_bytes: Some(policy.quota_bytes.unwrap_or(0)),
         quota_messages: Some(policy.quota_messages.unwrap_or(0)),
         full_for_good: Some(policy.full_for_good),
+        listed_only: Some(policy.listed_only),
+        delimiter: Some(policy.delimiter.map_or(0, u32::from)),
     }
 }
 
@@ -121,6 +126,8 @@ fn change_from_wire(change: wire::Policy) -> PolicyChange {
         quota_bytes: change.quota_bytes,
         quota_messages: change.quota_messages,
         full_for_good: change.full_for_good,
+        listed_only: change.listed_only,
+        delimiter: change.delimiter,
     }
 }
 

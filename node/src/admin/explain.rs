@@ -15,11 +15,19 @@ pub(super) struct Sight<'a> {
     /// Held and refused.
     pub(super) held: Counts,
     pub(super) refused: usize,
+    /// Whether anybody is listed as a recipient.
+    pub(super) listed: usize,
     pub(super) now: Timestamp,
 }
 
 pub(super) fn explain(sight: &Sight<'_>) -> Vec<String> {
-    vec![arrival(sight), hold(sight), refusal(sight), delay(sight)]
+    vec![
+        arrival(sight),
+        recipients(sight),
+        hold(sight),
+        refusal(sight),
+        delay(sight),
+    ]
 }
 
 fn arrival(sight: &Sight<'_>) -> String {
@@ -54,6 +62,14 @@ fn arrival(sight: &Sight<'_>) -> String {
         format!(
             "A message for {domain} is put off with 452 now and its sender tries again; {room}."
         )
+    }
+}
+
+fn recipients(sight: &Sight<'_>) -> String {
+    match (sight.policy.listed_only, sight.listed) {
+        (false, _) => "Mail for any recipient is taken.".to_owned(),
+        (true, 0) => "Mail for any recipient is taken, since the list of them is empty.".to_owned(),
+        (true, _) => "Mail for a recipient who is not listed is refused with 550.".to_owned(),
     }
 }
 
@@ -155,6 +171,7 @@ mod tests {
             health: &Health::default(),
             held: Counts::default(),
             refused: 0,
+            listed: 0,
             now: Timestamp(1_800_000_000_000),
         };
         assert_eq!(
@@ -162,6 +179,7 @@ mod tests {
             [
                 "A message for a.example is accepted now and delivered to mx.a.example:25; there is \
                  no quota.",
+                "Mail for any recipient is taken.",
                 "What cannot be delivered is tried again for 5d after it arrived, and then given \
                  back to its sender.",
                 "What the primary refuses (5xx) is kept now and tried again after 10m: it took none \

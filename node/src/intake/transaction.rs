@@ -46,6 +46,9 @@ const OUR_HOPS_MAX: usize = 4;
 /// Bytes of header section that are looked at for `Received` fields.
 const HEADER_BYTES_MAX: usize = 256 << 10;
 
+const CATCHING_UP: &str =
+    "this server is still catching up; please try again or another of our mail exchangers";
+
 /// One session's desk.
 pub(super) struct Transaction<'a> {
     shared: &'a Shared,
@@ -130,6 +133,15 @@ impl<'a> Transaction<'a> {
             return self.refuse("relay", Reply::new(550, 7, 1, text));
         }
         match query::domain(&self.shared.cluster.view(), domain) {
+            Ok(Some(_)) if !self.takes_mail_for(address, domain) => {
+                if self.shared.cluster.is_current() {
+                    let text = format!("{address} is not a recipient of {domain}");
+                    self.refuse("unknown_recipient", Reply::new(550, 1, 1, text))
+                } else {
+                    // It may have been listed in an entry that this node has not applied yet.
+                    self.refuse("state", Reply::new(451, 3, 0, CATCHING_UP))
+                }
+            }
             Ok(Some(_)) => match self.room(domain) {
                 Some(refusal) => self.refuse("quota", refusal),
                 None => {
@@ -140,8 +152,7 @@ impl<'a> Transaction<'a> {
             // The domain may have been added in an entry that this node has not applied yet: 550
             // would bounce lawful mail.
             Ok(None) if !self.shared.cluster.is_current() => {
-                let text = "this server is still catching up; please try again or another of our mail exchangers";
-                self.refuse("state", Reply::new(451, 3, 0, text))
+                self.refuse("state", Reply::new(451, 3, 0, CATCHING_UP))
             }
             Ok(None) => {
                 let text = format!(
@@ -162,6 +173,12 @@ impl<'a> Transaction<'a> {
                 )
             }
         }
+    }
+
+    /// A list that cannot be read shuts nobody out: the primary decides then.
+    fn takes_mail_for(&self, address: &Address, domain: &Domain) -> bool {
+        let view = self.shared.cluster.view();
+        query::takes_mail_for(&view, domain, address.local()).unwrap_or(true)
     }
 
     /// What to answer if the domain has no room for a message of the size that MAIL announced. An

@@ -3,7 +3,7 @@
 use holdfast_mail::Domain;
 use holdfast_proto::ledger as proto;
 
-use super::{Logged, refuse};
+use super::{Logged, recipients, refuse};
 use crate::{Effect, Kv, KvError, PolicyChange, Primary, Refusal, Reply, query, row, tables, wire};
 
 pub(super) fn set(
@@ -72,6 +72,7 @@ pub(super) fn remove(
     let leased = row::exists(kv, &tables::lease(domain))?;
     kv.delete(&tables::domain(domain));
     kv.delete(&tables::policy(domain));
+    recipients::forget(kv, domain)?;
     kv.delete(&tables::health(domain));
     effects.push(Effect::DomainChanged {
         domain: domain.clone(),

@@ -12,12 +12,14 @@ mod member;
 mod owe;
 mod place;
 mod post;
+mod recipients;
 mod record;
 mod report;
 mod review;
 mod sweep;
 
 pub use dispose::DISPOSE_MAX;
+pub use recipients::RECIPIENTS_PER_COMMAND_MAX;
 pub use report::REPORT_KEPT;
 pub use review::REVIEW_MAX;
 
@@ -216,6 +218,12 @@ pub fn apply(
             dispose::dispose(kv, when, seq, domain, &order, effects)
         }
         Command::Review { domain, seqs } => review::review(kv, when, seq, domain, seqs, effects),
+        Command::SetRecipients {
+            domain,
+            add,
+            remove,
+            clear,
+        } => recipients::set(kv, when, domain, add, remove, *clear),
         Command::SetPolicy { domain, change } => domain::set_policy(kv, domain, *change, effects),
     }
 }
