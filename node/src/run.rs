@@ -274,7 +274,10 @@ impl Node {
             "started"
         );
 
-        let courier_options = courier::Options::default();
+        let courier_options = courier::Options {
+            reports_via: config.reports_via(),
+            ..courier::Options::default()
+        };
         courier_options.set_connections_max(config.courier.connections_max);
         self.metrics
             .register(|registry| courier_options.counters.register(registry));

@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 
 use holdfast_ledger::{
-    Batch, Command, Effect, Member, MemoryKv, Outcome, Primary, Reply, Verdict, apply_batch, query,
+    Batch, Command, Disposal, Effect, Member, MemoryKv, Outcome, PolicyChange, Primary, Reply,
+    ReportFate, ReportOutcome, Seq, Verdict, apply_batch, query,
 };
+use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
-    Address, BodyRef, BodyType, Domain, Envelope, MessageId, NodeId, Recipient, ReversePath,
-    Timestamp,
+    Address, BodyRef, BodyType, Domain, Envelope, MessageId, NodeId, Notify, Recipient,
+    ReversePath, Timestamp,
 };
 
 use crate::choices::Choices;
@@ -91,10 +93,11 @@ impl Log {
         let clock = query::now(&self.kv).expect("the clock");
         assert!(clock >= self.clock, "logged time goes back");
         self.clock = clock;
-        for reply in &replies {
+        for (command, reply) in batch.commands.iter().zip(&replies) {
             assert_eq!(Reply::decode(&reply.encode()).as_ref(), Ok(reply));
             match reply {
                 Reply::Member(id) => assert!(self.given.insert(id.0), "{id} was given twice"),
+                Reply::Lease { epoch, .. } if renews(command, *epoch) => {}
                 Reply::Lease { epoch, .. } => {
                     assert!(*epoch > self.last_epoch, "an epoch is not the latest");
                     self.last_epoch = *epoch;
@@ -113,6 +116,11 @@ impl Log {
     }
 }
 
+/// The holder of the post keeps its epoch.
+fn renews(command: &Command, given: u64) -> bool {
+    matches!(command, Command::TakePost { epoch, .. } if *epoch == given)
+}
+
 /// All rows but the clock's.
 fn state(kv: &MemoryKv) -> impl Iterator<Item = (&[u8], &[u8])> {
     kv.rows().filter(|(key, _)| *key != [0x01])
@@ -126,7 +134,7 @@ fn batch(at: u64, commands: Vec<Command>) -> Batch {
 }
 
 fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
-    match choices.below(20) {
+    match choices.below(30) {
         0..=5 => Command::Accept {
             envelope: envelope(choices, now),
         },
@@ -188,8 +196,85 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
             domain: domain(choices),
             via: "etrn".into(),
         },
+        19 | 20 => Command::Settle {
+            domain: domain(choices),
+            node: node(choices, log),
+            epoch: epoch(choices, log),
+            outcomes: (0..choices.below(6))
+                .map(|_| outcome(choices, now))
+                .collect(),
+        },
+        21 => Command::TakePost {
+            node: node(choices, log),
+            ttl_ms: choices.below(100_000) * 10,
+            epoch: [0, epoch(choices, log)][choices.below(2) as usize],
+        },
+        22 => Command::Report {
+            node: node(choices, log),
+            epoch: epoch(choices, log),
+            about: id(choices, now),
+            kind: [Kind::Failed, Kind::Delayed][choices.below(2) as usize],
+            version: seq(choices, log).0,
+            envelope: envelope(choices, now),
+        },
+        23 => Command::SettleReports {
+            node: node(choices, log),
+            epoch: epoch(choices, log),
+            outcomes: (0..choices.below(3))
+                .map(|_| ReportOutcome {
+                    seq: seq(choices, log),
+                    fate: [
+                        ReportFate::Delivered,
+                        ReportFate::Deferred,
+                        ReportFate::Dropped,
+                    ][choices.below(3) as usize],
+                    reply: "said".into(),
+                })
+                .collect(),
+        },
+        24 => Command::Dispose {
+            domain: domain(choices),
+            how: [Disposal::Requeue, Disposal::Discard, Disposal::Bounce]
+                [choices.below(3) as usize],
+            messages: (0..choices.below(3)).map(|_| id(choices, now)).collect(),
+            held: choices.flag(),
+            by: "operator".into(),
+        },
+        25 | 26 => Command::Review {
+            domain: domain(choices),
+            seqs: (0..choices.below(4)).map(|_| seq(choices, log)).collect(),
+        },
+        27 => Command::SetPolicy {
+            domain: domain(choices),
+            change: policy(choices),
+        },
+        28 => Command::SetRecipients {
+            domain: domain(choices),
+            add: (0..choices.below(3)).map(|n| n.to_string()).collect(),
+            remove: (0..choices.below(2)).map(|n| n.to_string()).collect(),
+            clear: choices.flag(),
+        },
         _ => Command::Sweep,
     }
+}
+
+fn policy(choices: &mut Choices<'_>) -> PolicyChange {
+    let mut some = |values: [u64; 3]| values.get(choices.below(4) as usize).copied();
+    PolicyChange {
+        hold_ms: some([0, HOUR_MS, u64::MAX]),
+        delay_ms: some([0, HOUR_MS / 4, u64::MAX]),
+        probation_ms: some([0, HOUR_MS, u64::MAX]),
+        quota_bytes: some([0, 300, u64::MAX]),
+        quota_messages: some([0, 2, u64::MAX]),
+        full_for_good: some([0, 1, 1]).map(|flag| flag == 1),
+        listed_only: some([0, 1, 0]).map(|flag| flag == 1),
+        delimiter: some([0, '+' as u64, u64::from(u32::MAX)]).map(|point| point as u32),
+    }
+}
+
+/// Mostly one of the log's.
+fn seq(choices: &mut Choices<'_>, log: &Log) -> Seq {
+    Seq::new(choices.below(log.index + 2), choices.below(2) as u16)
 }
 
 fn bootstrap() -> Command {
@@ -251,7 +336,11 @@ fn envelope(choices: &mut Choices<'_>, now: u64) -> Envelope {
             };
             Recipient {
                 address: Address::parse(&text, false).expect("an address"),
-                notify: None,
+                notify: choices.flag().then(|| Notify {
+                    success: choices.flag(),
+                    failure: choices.flag(),
+                    delay: choices.flag(),
+                }),
                 orcpt: None,
             }
         })
@@ -262,9 +351,16 @@ fn envelope(choices: &mut Choices<'_>, now: u64) -> Envelope {
         253 => holdfast_ledger::BODY_OCTETS_MAX + 1,
         small => small.into(),
     };
+    let reverse_path = match choices.below(3) {
+        0 => ReversePath::Null,
+        1 => ReversePath::Mailbox(Address::parse("joe@far.example", false).expect("an address")),
+        _ => ReversePath::Mailbox(
+            Address::parse(&format!("ann@{}", domain(choices)), false).expect("an address"),
+        ),
+    };
     Envelope {
         id,
-        reverse_path: ReversePath::Null,
+        reverse_path,
         recipients,
         body: BodyRef {
             id,

@@ -4,10 +4,12 @@
 //! identity come in as arguments.
 
 pub mod address;
+pub mod dsn;
 pub mod envelope;
 pub mod ids;
 pub mod mutant;
 pub mod retry;
+pub mod route;
 pub mod status;
 pub mod time;
 pub mod trace;

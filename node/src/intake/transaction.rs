@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_ledger::{Command, Reply as LedgerReply, query};
+use holdfast_ledger::{Command, Refusal, Reply as LedgerReply, query};
 use holdfast_mail::trace::{Arrival, hops, received};
 use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, Timestamp, mutant};
 use holdfast_smtp::reply::Reply;
@@ -45,6 +45,9 @@ const OUR_HOPS_MAX: usize = 4;
 
 /// Bytes of header section that are looked at for `Received` fields.
 const HEADER_BYTES_MAX: usize = 256 << 10;
+
+const CATCHING_UP: &str =
+    "this server is still catching up; please try again or another of our mail exchangers";
 
 /// One session's desk.
 pub(super) struct Transaction<'a> {
@@ -144,15 +147,26 @@ impl<'a> Transaction<'a> {
             return self.refuse("relay", Reply::new(550, 7, 1, text));
         }
         match query::domain(&self.shared.cluster.view(), domain) {
-            Ok(Some(_)) => {
-                self.recipients.push(recipient);
-                Reply::new(250, 1, 5, "Ok")
+            Ok(Some(_)) if !self.takes_mail_for(address, domain) => {
+                if self.shared.cluster.is_current() {
+                    let text = format!("{address} is not a recipient of {domain}");
+                    self.refuse("unknown_recipient", Reply::new(550, 1, 1, text))
+                } else {
+                    // It may have been listed in an entry that this node has not applied yet.
+                    self.refuse("state", Reply::new(451, 3, 0, CATCHING_UP))
+                }
             }
+            Ok(Some(_)) => match self.room(domain) {
+                Some(refusal) => self.refuse("quota", refusal),
+                None => {
+                    self.recipients.push(recipient);
+                    Reply::new(250, 1, 5, "Ok")
+                }
+            },
             // The domain may have been added in an entry that this node has not applied yet: 550
             // would bounce lawful mail.
             Ok(None) if !self.shared.cluster.is_current() => {
-                let text = "this server is still catching up; please try again or another of our mail exchangers";
-                self.refuse("state", Reply::new(451, 3, 0, text))
+                self.refuse("state", Reply::new(451, 3, 0, CATCHING_UP))
             }
             Ok(None) => {
                 let text = format!(
@@ -173,6 +187,23 @@ impl<'a> Transaction<'a> {
                 )
             }
         }
+    }
+
+    /// A list that cannot be read shuts nobody out: the primary decides then.
+    fn takes_mail_for(&self, address: &Address, domain: &Domain) -> bool {
+        let view = self.shared.cluster.view();
+        query::takes_mail_for(&view, domain, address.local()).unwrap_or(true)
+    }
+
+    /// What to answer if the domain has no room for a message of the size that MAIL announced. An
+    /// early word: whether there is room is decided when the message is accepted.
+    fn room(&self, domain: &Domain) -> Option<Reply> {
+        let view = self.shared.cluster.view();
+        let size = self.mail.as_ref().and_then(|mail| mail.size).unwrap_or(1);
+        let policy = query::policy(&view, domain).ok()?;
+        let held = query::counts(&view, domain).ok()?;
+        let has_room = policy.has_room(held.messages, held.bytes, size);
+        (!has_room).then(|| full(policy.full_for_good))
     }
 
     /// Content begins: our trace line first.
@@ -251,6 +282,12 @@ impl<'a> Transaction<'a> {
             .await
         {
             Ok(LedgerReply::Accepted { .. }) => Some(self.taken(id)),
+            Ok(LedgerReply::Refused(Refusal::FullForNow)) => {
+                Some(self.refuse("quota", full(false)))
+            }
+            Ok(LedgerReply::Refused(Refusal::FullForGood)) => {
+                Some(self.refuse("quota", full(true)))
+            }
             Ok(LedgerReply::Refused(why)) => {
                 let text = format!("the message was not accepted: {why}");
                 Some(self.refuse("ledger", Reply::new(451, 3, 0, text)))
@@ -432,6 +469,18 @@ impl Desk for Transaction<'_> {
 
     fn reset(&mut self) {
         self.forget();
+    }
+}
+
+/// RFC 3463 section 3.3: "X.2.2 Mailbox full".
+fn full(for_good: bool) -> Reply {
+    if for_good {
+        let text = "more mail is held for this domain than its owner allows";
+        Reply::new(552, 2, 2, text)
+    } else {
+        let text =
+            "more mail is held for this domain than its owner allows; please try again later";
+        Reply::new(452, 2, 2, text)
     }
 }
 

@@ -124,7 +124,7 @@ fn end(kv: &mut dyn Kv, domain: Domain, effects: &mut Vec<Effect>) {
     effects.push(Effect::LeaseChanged { domain });
 }
 
-fn until(when: Logged, ttl_ms: u64) -> Timestamp {
+pub(super) fn until(when: Logged, ttl_ms: u64) -> Timestamp {
     when.at
         .plus(Duration::from_millis(ttl_ms).min(LEASE_TTL_MAX))
 }

@@ -6,7 +6,7 @@
 use holdfast_mail::{NodeId, Timestamp, mutant};
 use holdfast_proto::ledger as proto;
 
-use super::{Logged, TOKENS_MAX, lease, refuse};
+use super::{Logged, TOKENS_MAX, lease, post, refuse};
 use crate::{Effect, Kv, KvError, Member, Refusal, Reply, query, row, tables, wire};
 
 pub(super) fn bootstrap(
@@ -113,6 +113,7 @@ pub(super) fn remove(
         return refuse(Refusal::LastMember);
     }
     lease::end_all_of(kv, node, effects)?;
+    post::end_of(kv, node)?;
     kv.delete(&tables::member(node));
     let removed = proto::RemovedRow { at_ms: when.at.0 };
     row::put(kv, &tables::removed(node), &removed);
