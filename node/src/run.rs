@@ -274,10 +274,8 @@ impl Node {
             "started"
         );
 
-        let courier_options = courier::Options {
-            reports_via: config.reports_via(),
-            ..courier::Options::default()
-        };
+        let mut courier_options = courier::Options::default();
+        courier_options.reports_via = config.reports_via();
         courier_options.set_connections_max(config.courier.connections_max);
         self.metrics
             .register(|registry| courier_options.counters.register(registry));
