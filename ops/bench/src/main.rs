@@ -25,6 +25,9 @@ pub(crate) const DOMAIN: &str = "example.test";
 pub(crate) const MESSAGE_BYTES: usize = 10 << 10;
 /// Sessions of the load at a time.
 pub(crate) const SESSIONS: usize = 64;
+/// Messages of one session of the load: Holdfast, like others, asks a sender with more to connect
+/// again, which `smtp-source` does not.
+const SESSION_MESSAGES_MAX: usize = 500;
 /// Messages a second where both are to have the same work: less than half of what Postfix takes
 /// on two cores, so that neither queues.
 const PACE: u32 = 200;
@@ -216,7 +219,12 @@ fn held(
             Box::new(postfix::Instance::start(scratch)?)
         };
         let begin = Instant::now();
-        load::send(&server.addresses(), messages, load::Connections::Reused)?;
+        let mut left = messages;
+        while left > 0 {
+            let part = left.min(SESSIONS * SESSION_MESSAGES_MAX);
+            load::send(&server.addresses(), part, load::Connections::Reused)?;
+            left -= part;
+        }
         eprintln!(
             "{name}: {messages} held after {:.0} s",
             begin.elapsed().as_secs_f64()
