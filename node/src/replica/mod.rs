@@ -4,6 +4,7 @@
 //! bodies. Below it are the stores and the network.
 
 mod bodies;
+mod clock;
 mod codec;
 #[cfg(test)]
 mod fuzz;
@@ -37,6 +38,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 pub use bodies::{Bodies, BodyError, BodyReader, BodyWriter, Copies};
+pub use clock::now;
 pub use handle::{Cluster, Place, ProposeError};
 pub use identity::{Identity, IdentityError};
 
@@ -212,8 +214,12 @@ pub async fn start(
 
     let snapshots = snapshot::Snapshots::open(options.data_dir.join("snapshots"))?;
     let (effects, _) = broadcast::channel(EFFECTS_KEPT);
-    let machine =
-        state_machine::StateMachine::open(ledger.clone(), snapshots.clone(), effects.clone())?;
+    let machine = state_machine::StateMachine::open(
+        ledger.clone(),
+        snapshots.clone(),
+        effects.clone(),
+        peers.clock.clone(),
+    )?;
     let applied = machine.applied();
     let config = options.profile.raft_config();
     let config = config
@@ -463,10 +469,8 @@ async fn sweep(cluster: &Cluster) {
     };
     {
         let cluster = cluster.clone();
-        let swept = tokio::task::spawn_blocking(move || {
-            cluster.bodies().sweep_orphans(handle::now(), all_applied)
-        })
-        .await;
+        let swept =
+            tokio::task::spawn_blocking(move || cluster.bodies().sweep_orphans(all_applied)).await;
         match swept {
             Ok(Ok(0)) => {}
             Ok(Ok(bodies)) => tracing::info!(bodies, "abandoned bodies deleted"),
