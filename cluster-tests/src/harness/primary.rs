@@ -1,7 +1,7 @@
 //! A customer's own mail server: down, or up with the moods of a real one.
 
 use std::io;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -42,8 +42,8 @@ struct Up {
 
 impl Primary {
     #[must_use]
-    pub fn new(domain: &'static str, seed: u64, recorder: Arc<Recorder>) -> Self {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free(1)));
+    pub fn new(domain: &'static str, at: IpAddr, seed: u64, recorder: Arc<Recorder>) -> Self {
+        let address = SocketAddr::from((at, ports::free(1)));
         Self {
             domain,
             address,
@@ -94,6 +94,8 @@ impl Primary {
                             domain,
                             recorder: Arc::clone(&recorder),
                             random: Random::new(seed ^ count),
+                            client: String::new(),
+                            unconfirmed: None,
                             mail: Transaction::default(),
                         })
                     };
@@ -145,12 +147,17 @@ struct Visit {
     domain: &'static str,
     recorder: Arc<Recorder>,
     random: Random,
+    /// As it calls itself.
+    client: String,
+    /// The message that was taken last, until the client shows that it knows.
+    unconfirmed: Option<u64>,
     mail: Transaction,
 }
 
 #[derive(Default)]
 struct Transaction {
     reverse_path: String,
+    parameters: Vec<String>,
     recipients: Vec<String>,
     text: Vec<u8>,
 }
@@ -162,6 +169,9 @@ impl Visit {
     fn serve(&mut self) -> io::Result<()> {
         self.wire.write(b"220 primary.test ESMTP\r\n")?;
         while let Some(line) = self.wire.line()? {
+            if let Some(number) = self.unconfirmed.take() {
+                self.recorder.record(Event::Confirmed { number });
+            }
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
             let path = line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
             let verb = line
@@ -170,7 +180,12 @@ impl Visit {
                 .unwrap_or_default()
                 .to_ascii_uppercase();
             match verb.as_str() {
-                "EHLO" => self.wire.write(EXTENSIONS)?,
+                "EHLO" => {
+                    let name = line.split(' ').nth(1).unwrap_or_default();
+                    // Nodes are known by the first label.
+                    self.client = name.split('.').next().unwrap_or_default().to_owned();
+                    self.wire.write(EXTENSIONS)?;
+                }
                 "HELO" | "NOOP" => self.wire.write(b"250 2.0.0 ok\r\n")?,
                 "RSET" => {
                     self.mail = Transaction::default();
@@ -179,6 +194,7 @@ impl Visit {
                 "MAIL" => {
                     self.mail = Transaction {
                         reverse_path: path,
+                        parameters: declared(&line),
                         ..Transaction::default()
                     };
                     self.wire.write(b"250 2.1.0 ok\r\n")?;
@@ -245,33 +261,52 @@ impl Visit {
             return self.wire.write(b"451 4.3.0 not now\r\n");
         }
         let (attempt, text) = opened(&mail.text);
+        let number = self.recorder.next_delivery();
         self.recorder.record(Event::Delivered {
+            number,
             attempt,
             primary: self.domain.to_owned(),
+            by: self.client.clone(),
             reverse_path: mail.reverse_path,
+            parameters: mail.parameters,
             recipients: mail.recipients,
             digest: Digest::of(text),
         });
         if self.random.one_in(ANSWER_LOST_ONE_IN) {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
+        self.unconfirmed = Some(number);
         self.wire.write(b"250 2.0.0 taken\r\n")
     }
 }
 
+/// What MAIL says of the message. `SIZE` is left out: a trace line makes the message longer.
+fn declared(line: &str) -> Vec<String> {
+    let behind = line.rsplit('>').next().unwrap_or_default();
+    let words = behind.split_ascii_whitespace();
+    words
+        .filter(|word| !word.to_ascii_uppercase().starts_with("SIZE="))
+        .map(str::to_owned)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::harness::{Load, Session};
     use crate::history::End;
     use crate::invariants;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     /// The harness against itself: a primary as the node, so that every rule but the refusals'
     /// sees lawful mail.
     #[test]
     fn what_senders_send_the_primary_records() {
         let recorder = Arc::new(Recorder::default());
-        let mut primary = Primary::new("example.test", 1, Arc::clone(&recorder));
+        let mut primary = Primary::new("example.test", HERE, 1, Arc::clone(&recorder));
         primary.come_up();
         let nodes = vec![("n1".to_owned(), primary.address())];
         let load = Arc::new(Load::new(
@@ -307,7 +342,7 @@ mod tests {
     #[test]
     fn a_message_can_be_finished_later_or_never() {
         let recorder = Arc::new(Recorder::default());
-        let mut primary = Primary::new("example.test", 1, Arc::clone(&recorder));
+        let mut primary = Primary::new("example.test", HERE, 1, Arc::clone(&recorder));
         primary.come_up();
         let load = Load::new(vec![], &["example.test"], 1, Arc::clone(&recorder));
         let begin = || {

@@ -1,22 +1,27 @@
 //! One run: a cluster, its senders, the primaries of two domains, and the judgement at the end.
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::network::{HOME, Link, Network};
 use super::primary::Primary;
 use super::sandbox::Sandbox;
 use super::sender::Load;
 use super::wait_for;
-use crate::history::Recorder;
+use crate::history::{Event, Fault, Recorder};
 use crate::invariants::{self, Verdict, acknowledged_mail_lost};
 use crate::random::{SEED_VARIABLE, seed};
 
 /// Two, so that a message can go to both.
 pub const DOMAINS: [&str; 2] = ["example.test", "other.test"];
 
+/// For every node to have heard of a domain.
+const DOMAIN_TIME_MAX: Duration = Duration::from_secs(30);
 const ACKNOWLEDGE_TIME_MAX: Duration = Duration::from_secs(60);
 const DELIVER_TIME_MAX: Duration = Duration::from_secs(300);
 /// For what should not come any more.
@@ -27,6 +32,9 @@ pub struct Run {
     pub recorder: Arc<Recorder>,
     pub load: Arc<Load>,
     pub seed: u64,
+    /// None: the nodes share this machine's.
+    network: Option<Network>,
+    minority: BTreeSet<String>,
     primaries: Vec<Primary>,
     senders: Vec<JoinHandle<()>>,
 }
@@ -35,27 +43,53 @@ impl Run {
     /// Three nodes, two protected domains, both primaries down, nobody sending yet.
     #[must_use]
     pub fn start() -> Self {
-        let seed = seed();
-        let recorder = Arc::new(Recorder::default());
-        let primaries: Vec<Primary> = DOMAINS
-            .iter()
-            .zip(seed..)
-            .map(|(domain, seed)| Primary::new(domain, seed, Arc::clone(&recorder)))
-            .collect();
+        let (recorder, primaries) = surroundings(Ipv4Addr::LOCALHOST.into());
         let sandbox = Sandbox::start(3, DOMAINS[0], primaries[0].address());
+        Self::with(recorder, primaries, sandbox, None)
+    }
+
+    /// The same with each of `count` nodes on a machine of its own, with a disk of `disk_bytes`.
+    /// It needs a world of its own.
+    #[must_use]
+    pub fn on_machines(count: u8, disk_bytes: u64) -> Self {
+        let network = Network::new(count);
+        let (recorder, primaries) = surroundings(HOME.into());
+        let sandbox = Sandbox::on_machines(count, &network, disk_bytes);
+        let first = primaries[0].address().to_string();
+        sandbox.must("n1", &["domain", "add", DOMAINS[0], "--primary", &first]);
+        Self::with(recorder, primaries, sandbox, Some(network))
+    }
+
+    fn with(
+        recorder: Arc<Recorder>,
+        primaries: Vec<Primary>,
+        sandbox: Sandbox,
+        network: Option<Network>,
+    ) -> Self {
         let other = primaries[1].address().to_string();
         sandbox.must("n1", &["domain", "add", DOMAINS[1], "--primary", &other]);
+        for node in sandbox.names() {
+            for domain in DOMAINS {
+                wait_for(&format!("{domain} at {node}"), DOMAIN_TIME_MAX, || {
+                    let shown = sandbox.ask(&node, &["domain", "show", domain]);
+                    shown.status.success().then_some(())
+                });
+            }
+        }
         let nodes = sandbox
             .nodes()
             .iter()
             .map(|node| (node.name.clone(), node.smtp))
             .collect();
+        let seed = seed();
         let load = Arc::new(Load::new(nodes, &DOMAINS, seed, Arc::clone(&recorder)));
         Self {
             sandbox,
             recorder,
             load,
             seed,
+            network,
+            minority: BTreeSet::new(),
             primaries,
             senders: Vec::new(),
         }
@@ -84,13 +118,134 @@ impl Run {
     }
 
     pub fn kill(&mut self, node: &str) {
-        self.recorder.note(format!("kill -9 {node}"));
+        self.began(Fault::Kill, &[node.to_owned()]);
         self.sandbox.kill(node);
+        self.note_minority();
     }
 
+    /// Starts a node that was killed or lost its power.
     pub fn restart(&mut self, node: &str) {
-        self.recorder.note(format!("start {node}"));
-        self.sandbox.restart(node);
+        self.restart_all(&[node.to_owned()]);
+    }
+
+    /// The same for several at once.
+    pub fn restart_all(&mut self, nodes: &[String]) {
+        self.note_minority_with(nodes);
+        for node in nodes {
+            self.sandbox.restart(node);
+            for fault in [Fault::Kill, Fault::PowerCut] {
+                self.ended(fault, std::slice::from_ref(node));
+            }
+        }
+    }
+
+    /// Cuts the power of these nodes at one moment. What they had not synced is gone.
+    pub fn cut_power(&mut self, nodes: &[String]) {
+        self.sandbox.cut_power(nodes);
+        // One event for the moment, after it: what was acknowledged before is at risk.
+        for node in nodes {
+            self.began(Fault::PowerCut, std::slice::from_ref(node));
+        }
+        self.note_minority();
+    }
+
+    pub fn pause(&mut self, node: &str) {
+        self.began(Fault::Pause, &[node.to_owned()]);
+        self.sandbox.pause(node);
+        self.note_minority();
+    }
+
+    pub fn resume(&mut self, node: &str) {
+        self.note_minority_with(&[node.to_owned()]);
+        self.sandbox.resume(node);
+        self.ended(Fault::Pause, &[node.to_owned()]);
+    }
+
+    /// Drops exactly these links between machines from now on; an empty set heals.
+    ///
+    /// # Panics
+    /// If the nodes have no machines of their own.
+    pub fn cut(&mut self, links: &BTreeSet<Link>) {
+        let network = self.network.as_mut().expect("machines of their own");
+        let nodes = self.sandbox.names();
+        if links.is_empty() {
+            // Before anything heals.
+            self.recorder.record(Event::Minority { nodes: Vec::new() });
+            self.minority.clear();
+        } else {
+            self.recorder.record(Event::FaultBegan {
+                fault: Fault::Partition,
+                nodes: nodes.clone(),
+            });
+        }
+        network.cut(links);
+        self.note_minority();
+        if links.is_empty() {
+            self.ended(Fault::Partition, &nodes);
+        }
+    }
+
+    pub fn began(&self, fault: Fault, nodes: &[String]) {
+        let nodes = nodes.to_vec();
+        self.recorder.record(Event::FaultBegan { fault, nodes });
+    }
+
+    pub fn ended(&self, fault: Fault, nodes: &[String]) {
+        let nodes = nodes.to_vec();
+        self.recorder.record(Event::FaultEnded { fault, nodes });
+    }
+
+    /// Records who can reach no quorum, after something has been taken away.
+    fn note_minority(&mut self) {
+        self.note_minority_with(&[]);
+    }
+
+    /// The same as if `returning` were there already, before they are.
+    fn note_minority_with(&mut self, returning: &[String]) {
+        let minority = self.without_quorum(returning);
+        if minority != self.minority {
+            self.minority.clone_from(&minority);
+            let nodes = minority.into_iter().collect();
+            self.recorder.record(Event::Minority { nodes });
+        }
+    }
+
+    /// The nodes that together with all that they can reach over lines that work both ways are
+    /// less than a quorum.
+    fn without_quorum(&self, returning: &[String]) -> BTreeSet<String> {
+        let members = self.sandbox.names();
+        let mut alive: BTreeSet<String> = self.sandbox.alive().into_iter().collect();
+        alive.extend(returning.iter().cloned());
+        let no_links = BTreeSet::new();
+        let cut = self
+            .network
+            .as_ref()
+            .map_or(&no_links, |network| network.cut_links());
+        let number = |node: &String| {
+            let machine = self.sandbox.node(node).machine.as_ref();
+            machine.map_or(0, |machine| machine.number)
+        };
+        let hear_each_other = |a: &String, b: &String| {
+            let (a, b) = (number(a), number(b));
+            !cut.contains(&(a, b)) && !cut.contains(&(b, a))
+        };
+        let mut minority = BTreeSet::new();
+        for node in &alive {
+            let mut reached = BTreeSet::from([node.clone()]);
+            let mut frontier = vec![node.clone()];
+            while let Some(at) = frontier.pop() {
+                for next in &alive {
+                    if !reached.contains(next) && hear_each_other(&at, next) {
+                        reached.insert(next.clone());
+                        frontier.push(next.clone());
+                    }
+                }
+            }
+            if reached.len() < members.len() / 2 + 1 {
+                minority.insert(node.clone());
+            }
+        }
+        minority
     }
 
     /// The leader, once there is one.
@@ -148,6 +303,17 @@ impl Run {
         }
         panic!("broken or untried ({untried:?}):\n{report}");
     }
+}
+
+/// The record, and the primaries of the two domains, down, at that address.
+fn surroundings(at: IpAddr) -> (Arc<Recorder>, Vec<Primary>) {
+    let recorder = Arc::new(Recorder::default());
+    let primaries = DOMAINS
+        .iter()
+        .zip(seed()..)
+        .map(|(domain, seed)| Primary::new(domain, at, seed, Arc::clone(&recorder)))
+        .collect();
+    (recorder, primaries)
 }
 
 /// Every node answers and has applied all, and nothing is held.

@@ -282,7 +282,11 @@ impl Session {
 
     /// MAIL and RCPT, pipelined; the code of the first refusal, or of the last reply.
     fn envelope(&mut self, letter: &Letter) -> io::Result<u16> {
-        let mut commands = format!("MAIL FROM:<{}>\r\n", letter.reverse_path);
+        let mut commands = format!("MAIL FROM:<{}>", letter.reverse_path);
+        for parameter in &letter.parameters {
+            commands += &format!(" {parameter}");
+        }
+        commands += "\r\n";
         for recipient in &letter.recipients {
             commands += &format!("RCPT TO:<{recipient}>\r\n");
         }
@@ -331,6 +335,7 @@ fn record_attempt(
         letter: letter.number,
         node: node.to_owned(),
         reverse_path: letter.reverse_path.clone(),
+        parameters: letter.parameters.clone(),
         recipients: letter.recipients.clone(),
         digest: Digest::of(text),
     });

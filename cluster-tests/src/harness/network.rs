@@ -1,0 +1,136 @@
+//! A network of machines: each has a namespace and an address of its own, and a line to the test,
+//! which forwards between them. What is cut is what the nodes say to each other; senders and
+//! primaries always reach every machine.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::world::must;
+
+/// The test's own address, where primaries listen.
+pub(super) const HOME: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+
+const SMTP_PORT: u16 = 25;
+const CLUSTER_PORT: u16 = 7400;
+/// Where packets are dropped: before address translation, so that a rule names the machines.
+const CHAIN: [&str; 4] = ["-w", "-t", "raw", "PREROUTING"];
+
+/// From a machine to another, by their numbers from 1.
+pub type Link = (u8, u8);
+
+#[derive(Debug)]
+pub struct Network {
+    machines: u8,
+    wan_profile: &'static str,
+    cut: BTreeSet<Link>,
+}
+
+impl Network {
+    /// # Panics
+    /// If it cannot be made: the test cannot go on. It needs a world of its own.
+    #[must_use]
+    pub fn new(machines: u8) -> Self {
+        must(
+            "ip",
+            &["address", "add", &format!("{HOME}/32"), "dev", "lo"],
+        );
+        let mut network = Self {
+            machines: 0,
+            wan_profile: "lan",
+            cut: BTreeSet::new(),
+        };
+        for _ in 0..machines {
+            network.add_machine();
+        }
+        network
+    }
+
+    /// One more machine; its number.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn add_machine(&mut self) -> u8 {
+        self.machines += 1;
+        let machine = self.machines;
+        let (space, line) = (namespace(machine), format!("line{machine}"));
+        let gateway = Ipv4Addr::new(10, 77, machine, 1).to_string();
+        let (ours, theirs) = (format!("{gateway}/30"), format!("{}/30", address(machine)));
+        must("ip", &["netns", "add", &space]);
+        must(
+            "ip",
+            &[
+                "link", "add", &line, "type", "veth", "peer", "name", "eth0", "netns", &space,
+            ],
+        );
+        must("ip", &["address", "add", &ours, "dev", &line]);
+        must("ip", &["link", "set", &line, "up"]);
+        must(
+            "ip",
+            &["-n", &space, "address", "add", &theirs, "dev", "eth0"],
+        );
+        must("ip", &["-n", &space, "link", "set", "eth0", "up"]);
+        must("ip", &["-n", &space, "link", "set", "lo", "up"]);
+        must(
+            "ip",
+            &["-n", &space, "route", "add", "default", "via", &gateway],
+        );
+        machine
+    }
+
+    /// The timing that fits it, for the nodes' configurations.
+    #[must_use]
+    pub fn wan_profile(&self) -> &'static str {
+        self.wan_profile
+    }
+
+    /// Drops exactly these links from now on; all others work.
+    ///
+    /// # Panics
+    /// If the rules cannot be changed.
+    pub fn cut(&mut self, links: &BTreeSet<Link>) {
+        for link in self.cut.difference(links) {
+            rule("-D", *link);
+        }
+        for link in links.difference(&self.cut) {
+            rule("-A", *link);
+        }
+        self.cut.clone_from(links);
+    }
+
+    /// Those that are dropped.
+    #[must_use]
+    pub fn cut_links(&self) -> &BTreeSet<Link> {
+        &self.cut
+    }
+}
+
+fn rule(what: &str, (from, to): Link) {
+    let [wait, table, raw, chain] = CHAIN;
+    let (from, to) = (address(from).to_string(), address(to).to_string());
+    must(
+        "iptables",
+        &[
+            wait, table, raw, what, chain, "-s", &from, "-d", &to, "-j", "DROP",
+        ],
+    );
+}
+
+#[must_use]
+pub(super) fn namespace(machine: u8) -> String {
+    format!("machine{machine}")
+}
+
+#[must_use]
+pub(super) fn address(machine: u8) -> IpAddr {
+    Ipv4Addr::new(10, 77, machine, 2).into()
+}
+
+#[must_use]
+pub(super) fn smtp_address(machine: u8) -> SocketAddr {
+    (address(machine), SMTP_PORT).into()
+}
+
+#[must_use]
+pub(super) fn cluster_address(machine: u8) -> SocketAddr {
+    (address(machine), CLUSTER_PORT).into()
+}
