@@ -1,7 +1,7 @@
 //! What was seen from outside, in the order in which it was seen.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -79,7 +79,7 @@ impl Fault {
     ];
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum Event {
     /// A sender begins to hand over a message.
     Attempt {
@@ -141,6 +141,11 @@ pub enum Event {
         applied: u64,
         hash: String,
     },
+    /// Mail was acknowledged again so long after the fault.
+    Recovered {
+        from: Fault,
+        seconds: f64,
+    },
     /// According to `told_by`, `holder` delivers for `domain`, since the entry `epoch`.
     Lease {
         told_by: String,
@@ -160,6 +165,8 @@ pub struct Recorder {
     begun: Instant,
     events: Mutex<Vec<(f64, Event)>>,
     deliveries: AtomicU64,
+    acknowledged: AtomicUsize,
+    newest_acknowledged: AtomicU64,
 }
 
 impl Default for Recorder {
@@ -168,14 +175,27 @@ impl Default for Recorder {
             begun: Instant::now(),
             events: Mutex::default(),
             deliveries: AtomicU64::default(),
+            acknowledged: AtomicUsize::default(),
+            newest_acknowledged: AtomicU64::default(),
         }
     }
 }
 
 impl Recorder {
     pub fn record(&self, event: Event) {
+        if let Event::Replied {
+            stage: Stage::AfterTheDot,
+            code: 0..400,
+            attempt,
+        } = event
+        {
+            self.acknowledged.fetch_add(1, Ordering::Relaxed);
+            self.newest_acknowledged
+                .fetch_max(attempt.0, Ordering::Relaxed);
+        }
+        let mut events = self.lock();
         let at = self.begun.elapsed().as_secs_f64();
-        self.lock().push((at, event));
+        events.push((at, event));
     }
 
     /// A number for a delivery.
@@ -186,6 +206,18 @@ impl Recorder {
 
     pub fn note(&self, text: impl Into<String>) {
         self.record(Event::Note { text: text.into() });
+    }
+
+    /// Messages acknowledged so far.
+    #[must_use]
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// The try that began last of those that were acknowledged.
+    #[must_use]
+    pub fn newest_acknowledged(&self) -> AttemptId {
+        AttemptId(self.newest_acknowledged.load(Ordering::Relaxed))
     }
 
     /// What has been seen so far.

@@ -5,7 +5,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::relay::{Quality, Relays};
 use super::world::must;
+use crate::partition::Link;
 
 /// The test's own address, where primaries listen.
 pub(super) const HOME: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -15,13 +17,12 @@ const CLUSTER_PORT: u16 = 7400;
 /// Where packets are dropped: before address translation, so that a rule names the machines.
 const CHAIN: [&str; 4] = ["-w", "-t", "raw", "PREROUTING"];
 
-/// From a machine to another, by their numbers from 1.
-pub type Link = (u8, u8);
-
 #[derive(Debug)]
 pub struct Network {
     machines: u8,
     wan_profile: &'static str,
+    /// None: packets are forwarded at once, and a cut line drops them.
+    relays: Option<Relays>,
     cut: BTreeSet<Link>,
 }
 
@@ -37,12 +38,69 @@ impl Network {
         let mut network = Self {
             machines: 0,
             wan_profile: "lan",
+            relays: None,
             cut: BTreeSet::new(),
         };
         for _ in 0..machines {
             network.add_machine();
         }
         network
+    }
+
+    /// A network whose lines can be made bad; good ones until then. The nodes are told
+    /// `wan_profile`.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn with_relays(machines: u8, wan_profile: &'static str, seed: u64) -> Self {
+        let mut network = Self::new(machines);
+        let all: Vec<Link> = links(machines).collect();
+        let (relays, ports) =
+            Relays::start(&all, cluster_address, seed).expect("relays of a network");
+        for ((from, to), port) in ports {
+            let (from, to) = (address(from).to_string(), address(to).to_string());
+            let (cluster, port) = (CLUSTER_PORT.to_string(), port.to_string());
+            must(
+                "iptables",
+                &[
+                    "-w",
+                    "-t",
+                    "nat",
+                    "-A",
+                    "PREROUTING",
+                    "-s",
+                    &from,
+                    "-d",
+                    &to,
+                    "-p",
+                    "tcp",
+                    "--dport",
+                    &cluster,
+                    "-j",
+                    "REDIRECT",
+                    "--to-ports",
+                    &port,
+                ],
+            );
+        }
+        network.relays = Some(relays);
+        network.wan_profile = wan_profile;
+        network
+    }
+
+    /// From now on every line is like that.
+    ///
+    /// # Panics
+    /// If there are no relays.
+    pub fn set_quality(&self, quality: Quality) {
+        self.relays.as_ref().expect("relays").set(quality);
+    }
+
+    /// Bytes that the nodes have said to each other, where there are relays.
+    #[must_use]
+    pub fn carried(&self) -> u64 {
+        self.relays.as_ref().map_or(0, Relays::carried)
     }
 
     /// One more machine; its number.
@@ -88,11 +146,15 @@ impl Network {
     /// # Panics
     /// If the rules cannot be changed.
     pub fn cut(&mut self, links: &BTreeSet<Link>) {
-        for link in self.cut.difference(links) {
-            rule("-D", *link);
-        }
-        for link in links.difference(&self.cut) {
-            rule("-A", *link);
+        if let Some(relays) = &self.relays {
+            relays.cut(|link| links.contains(link));
+        } else {
+            for link in self.cut.difference(links) {
+                rule("-D", *link);
+            }
+            for link in links.difference(&self.cut) {
+                rule("-A", *link);
+            }
         }
         self.cut.clone_from(links);
     }
@@ -102,6 +164,15 @@ impl Network {
     pub fn cut_links(&self) -> &BTreeSet<Link> {
         &self.cut
     }
+}
+
+/// Every link among so many machines.
+pub(super) fn links(machines: u8) -> impl Iterator<Item = Link> {
+    (1..=machines).flat_map(move |from| {
+        (1..=machines)
+            .filter(move |to| *to != from)
+            .map(move |to| (from, to))
+    })
 }
 
 fn rule(what: &str, (from, to): Link) {

@@ -8,13 +8,17 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::network::{HOME, Link, Network};
+use super::machines::DISK_BYTES;
+use super::network::{HOME, Network};
 use super::primary::Primary;
+use super::relay::Quality;
 use super::sandbox::Sandbox;
 use super::sender::Load;
 use super::wait_for;
+use super::watch::{Watch, look};
 use crate::history::{Event, Fault, Recorder};
 use crate::invariants::{self, Verdict, acknowledged_mail_lost};
+use crate::partition::Link;
 use crate::random::{SEED_VARIABLE, seed};
 
 /// Two, so that a message can go to both.
@@ -24,6 +28,8 @@ pub const DOMAINS: [&str; 2] = ["example.test", "other.test"];
 const DOMAIN_TIME_MAX: Duration = Duration::from_secs(30);
 const ACKNOWLEDGE_TIME_MAX: Duration = Duration::from_secs(60);
 const DELIVER_TIME_MAX: Duration = Duration::from_secs(300);
+/// At each node, at rest.
+const LOOKS: usize = 4;
 /// For what should not come any more.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -37,6 +43,7 @@ pub struct Run {
     minority: BTreeSet<String>,
     primaries: Vec<Primary>,
     senders: Vec<JoinHandle<()>>,
+    watch: Option<Watch>,
 }
 
 impl Run {
@@ -52,7 +59,17 @@ impl Run {
     /// It needs a world of its own.
     #[must_use]
     pub fn on_machines(count: u8, disk_bytes: u64) -> Self {
-        let network = Network::new(count);
+        Self::in_network(count, Network::new(count), disk_bytes)
+    }
+
+    /// The same over lines that can be made bad.
+    #[must_use]
+    pub fn over_relays(count: u8, wan_profile: &'static str) -> Self {
+        let network = Network::with_relays(count, wan_profile, seed());
+        Self::in_network(count, network, DISK_BYTES)
+    }
+
+    fn in_network(count: u8, network: Network, disk_bytes: u64) -> Self {
         let (recorder, primaries) = surroundings(HOME.into());
         let sandbox = Sandbox::on_machines(count, &network, disk_bytes);
         let first = primaries[0].address().to_string();
@@ -92,6 +109,7 @@ impl Run {
             minority: BTreeSet::new(),
             primaries,
             senders: Vec::new(),
+            watch: None,
         }
     }
 
@@ -101,12 +119,30 @@ impl Run {
 
     /// Waits until `count` more messages have been acknowledged than now.
     pub fn wait_for_acknowledged(&self, count: usize) {
-        let wanted = self.recorder.history().acknowledged() + count;
+        let wanted = self.recorder.acknowledged() + count;
         wait_for(
             &format!("{count} more acknowledgements"),
             ACKNOWLEDGE_TIME_MAX,
-            || (self.recorder.history().acknowledged() >= wanted).then_some(()),
+            || (self.recorder.acknowledged() >= wanted).then_some(()),
         );
+    }
+
+    /// Waits until mail is acknowledged that is begun from now on, and records how long that took.
+    ///
+    /// # Panics
+    /// If it takes longer than `limit`.
+    pub fn wait_for_recovery(&self, from: Fault, limit: Duration) {
+        let (begun, next) = (Instant::now(), self.load.next_attempt());
+        wait_for(&format!("mail after {from:?}"), limit, || {
+            (self.recorder.newest_acknowledged() >= next).then_some(())
+        });
+        let seconds = begun.elapsed().as_secs_f64();
+        self.recorder.record(Event::Recovered { from, seconds });
+    }
+
+    /// Asks every node from now on what its rows come to and who holds the leases.
+    pub fn watch(&mut self) {
+        self.watch = Some(Watch::start(self.sandbox.nodes(), &self.recorder));
     }
 
     /// Lets the senders finish what they are at.
@@ -182,6 +218,21 @@ impl Run {
         self.note_minority();
         if links.is_empty() {
             self.ended(Fault::Partition, &nodes);
+        }
+    }
+
+    /// From now on every line between machines is like that.
+    ///
+    /// # Panics
+    /// If the nodes are not connected by relays.
+    pub fn set_quality(&self, quality: Quality) {
+        let network = self.network.as_ref().expect("machines of their own");
+        network.set_quality(quality);
+        let nodes = self.sandbox.names();
+        if quality == Quality::default() {
+            self.ended(Fault::BadLines, &nodes);
+        } else {
+            self.began(Fault::BadLines, &nodes);
         }
     }
 
@@ -276,6 +327,7 @@ impl Run {
             let status = self.sandbox.status().unwrap_or_default();
             if delivered && is_at_rest(&status) {
                 thread::sleep(LINGER);
+                self.compare_replicas();
                 return;
             }
             if begun.elapsed() > DELIVER_TIME_MAX {
@@ -286,7 +338,20 @@ impl Run {
                 );
                 return;
             }
-            thread::sleep(Duration::from_millis(100));
+            // The whole record is read each time.
+            thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// At rest, entries are rare: several looks find every pair of nodes at the same one.
+    fn compare_replicas(&self) {
+        let alive = self.sandbox.alive();
+        for _ in 0..LOOKS {
+            for node in self.sandbox.nodes() {
+                if alive.contains(&node.name) {
+                    look(&node.name, &node.config, &self.recorder);
+                }
+            }
         }
     }
 

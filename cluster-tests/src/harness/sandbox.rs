@@ -451,7 +451,7 @@ fn is_running(pid: u32) -> bool {
 }
 
 /// The binary under test: beside the folder that this test's executable is in.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
         return path.into();
     }

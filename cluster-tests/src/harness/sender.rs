@@ -59,6 +59,12 @@ impl Load {
         )
     }
 
+    /// The try that will begin next.
+    #[must_use]
+    pub fn next_attempt(&self) -> AttemptId {
+        AttemptId(self.next_attempt.load(Ordering::Relaxed))
+    }
+
     /// Senders that go on until they are stopped.
     #[must_use]
     pub fn start(self: &Arc<Self>, senders: usize) -> Vec<JoinHandle<()>> {

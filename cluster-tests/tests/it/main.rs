@@ -2,6 +2,7 @@
 //! and two at once would take each other's time.
 
 mod kills;
+mod partitions;
 mod power;
 mod quorum;
 mod strangers;

@@ -148,6 +148,19 @@ impl wire::admin_server::Admin for Admin {
         }
     }
 
+    async fn state_hash(&self, _request: Request<wire::Empty>) -> Answer<wire::StateHashReply> {
+        let cluster = self.cluster()?;
+        let state = cluster.state_hash().await.map_err(|error| {
+            Status::internal(format!("this node cannot read its state: {error}"))
+        })?;
+        Ok(Response::new(wire::StateHashReply {
+            node_id: cluster.me().id.0,
+            applied: state.applied,
+            rows: state.rows,
+            hash: hex(&state.hash),
+        }))
+    }
+
     async fn init(&self, _request: Request<wire::InitRequest>) -> Answer<wire::InitReply> {
         if self.cluster.load().is_some() {
             return Err(Status::already_exists(

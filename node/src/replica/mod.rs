@@ -15,6 +15,7 @@ mod peers;
 mod propose;
 mod service;
 mod snapshot;
+mod state_hash;
 mod state_machine;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use tokio::time::Instant;
 pub use bodies::{Bodies, BodyError, BodyReader, BodyWriter, Copies};
 pub use handle::{Cluster, Place, ProposeError};
 pub use identity::{Identity, IdentityError};
+pub use state_hash::StateHash;
 
 use crate::config::WanProfile;
 use crate::net::{authority, grpc, listen::Listener, tls};
