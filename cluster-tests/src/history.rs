@@ -421,6 +421,27 @@ impl History {
         Disturbances(spans)
     }
 
+    /// Seconds from the beginning to the 250, for tries from `first` on.
+    #[must_use]
+    pub fn waits_since(&self, first: AttemptId) -> Vec<f64> {
+        let mut begun = BTreeMap::new();
+        let mut waits = Vec::new();
+        for (at, event) in self.timed() {
+            match event {
+                Event::Attempt { attempt, .. } if *attempt >= first => {
+                    begun.insert(*attempt, at);
+                }
+                Event::Replied {
+                    attempt,
+                    stage: Stage::AfterTheDot,
+                    code: 0..400,
+                } => waits.extend(begun.remove(attempt).map(|begun| at - begun)),
+                _ => {}
+            }
+        }
+        waits
+    }
+
     /// How often each fault began.
     #[must_use]
     pub fn faults(&self) -> BTreeMap<Fault, usize> {

@@ -20,6 +20,9 @@ ioctl(F, 0x8004587d, $flag) or die \"ioctl: $!\"";
 const COMMIT_SECONDS: u32 = 300;
 /// A process that was killed lets go of its files within that time.
 const UNMOUNT_TIME_MAX: Duration = Duration::from_secs(10);
+/// A worn disk's: each sync is two or three of them.
+const SLOW_WRITES_PER_SECOND: u32 = 15;
+const THROTTLE: &str = "/sys/fs/cgroup/blkio/blkio.throttle.write_iops_device";
 /// What fills a disk.
 const BALLAST: &str = "ballast";
 
@@ -55,6 +58,8 @@ impl Disk {
         );
         let disk = Self { image, at };
         disk.mount();
+        // A throttle belongs to the device, and outlives a test that was killed.
+        disk.speed_up();
         disk
     }
 
@@ -126,6 +131,35 @@ impl Disk {
             .nth(1)
             .and_then(|free| free.trim().parse().ok())
             .expect("df says how much room there is")
+    }
+
+    /// Lets only so few operations a second reach it.
+    ///
+    /// # Errors
+    /// If the kernel offers no throttle.
+    pub fn slow_down(&self) -> Result<(), String> {
+        self.throttle(SLOW_WRITES_PER_SECOND)
+    }
+
+    pub fn speed_up(&self) {
+        // Where there is no throttle, there is nothing to take away.
+        drop(self.throttle(0));
+    }
+
+    fn throttle(&self, writes_per_second: u32) -> Result<(), String> {
+        let device = self.device()?;
+        fs::write(THROTTLE, format!("{device} {writes_per_second}"))
+            .map_err(|error| format!("no throttle at {THROTTLE}: {error}"))
+    }
+
+    /// The loop device's numbers, as the kernel writes them.
+    fn device(&self) -> Result<String, String> {
+        let said = std::process::Command::new("findmnt")
+            .args(["--noheadings", "--output", "MAJ:MIN"])
+            .arg(&self.at)
+            .output()
+            .map_err(|error| format!("findmnt: {error}"))?;
+        Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned())
     }
 
     fn mount(&self) {

@@ -1,10 +1,11 @@
 //! Machines of their own for the nodes: a namespace, a disk and a configuration each.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use super::disk::Disk;
-use super::network::{cluster_address, namespace, smtp_address};
+use super::network::{cluster_address, flood_address, namespace, smtp_address};
 use super::sandbox::Node;
 use super::world::must;
 
@@ -23,6 +24,14 @@ pub struct Machine {
     pub number: u8,
     pub namespace: String,
     pub disk: Disk,
+}
+
+impl Machine {
+    /// Where pests connect to, so that they are known from others.
+    #[must_use]
+    pub fn flood_address(&self) -> SocketAddr {
+        flood_address(self.number)
+    }
 }
 
 /// Memory for the disks of all machines. It is the page cache of the file systems on them that
@@ -81,7 +90,7 @@ name = "{name}"
 region = "{region}"
 wan_profile = "{wan_profile}"
 [smtp]
-listen = ["{smtp}"]
+listen = ["{smtp}", "{flood}"]
 name = "{name}.holdfast.test"
 public_address = "{smtp}"
 [cluster]
@@ -93,13 +102,13 @@ socket = "{name}.sock"
 [metrics]
 listen = "127.0.0.1:9400"
 [limits]
-connections_per_client_max = 1000
 disk_free_min_bytes = {DISK_FREE_MIN_BYTES}
 "#,
         data = node.data_dir.display(),
         name = node.name,
         region = REGIONS[usize::from(number - 1) % REGIONS.len()],
         smtp = node.smtp,
+        flood = flood_address(number),
         cluster = node.cluster,
     )
 }

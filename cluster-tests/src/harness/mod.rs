@@ -1,6 +1,7 @@
 //! The world around the cluster: node processes, senders, and the primaries of two domains.
 
 mod disk;
+mod flood;
 mod letter;
 mod machines;
 mod network;
@@ -15,10 +16,11 @@ mod wire;
 mod world;
 
 pub use disk::Disk;
+pub use flood::{Flood, PESTS, Pest};
 pub use letter::Letter;
 pub use machines::{DISK_BYTES, DISK_FREE_MIN_BYTES, Machine};
 pub use network::Network;
-pub use primary::Primary;
+pub use primary::{Mood, Primary};
 pub use relay::Quality;
 pub use run::{DOMAINS, Run};
 pub use sandbox::{Node, Sandbox};

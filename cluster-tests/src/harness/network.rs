@@ -13,6 +13,10 @@ use crate::partition::Link;
 pub(super) const HOME: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
 const SMTP_PORT: u16 = 25;
+/// Also SMTP, for clients that are to come from many addresses.
+const FLOOD_PORT: u16 = 2525;
+/// They are these: enough that a limit for each client alone does not stop them.
+const FLOOD_HOSTS: std::ops::RangeInclusive<u8> = 2..=60;
 const CLUSTER_PORT: u16 = 7400;
 /// Where packets are dropped: before address translation, so that a rule names the machines.
 const CHAIN: [&str; 4] = ["-w", "-t", "raw", "PREROUTING"];
@@ -141,6 +145,44 @@ impl Network {
         self.wan_profile
     }
 
+    /// From now on clients of the flood's port come from many addresses.
+    ///
+    /// # Panics
+    /// If the rule cannot be made.
+    pub fn disguise_floods(&self) {
+        let host = |last| Ipv4Addr::new(10, 77, 0, last);
+        for last in FLOOD_HOSTS {
+            must(
+                "ip",
+                &["address", "add", &format!("{}/32", host(last)), "dev", "lo"],
+            );
+        }
+        let hosts = format!(
+            "{}-{}",
+            host(*FLOOD_HOSTS.start()),
+            host(*FLOOD_HOSTS.end())
+        );
+        let port = FLOOD_PORT.to_string();
+        must(
+            "iptables",
+            &[
+                "-w",
+                "-t",
+                "nat",
+                "-A",
+                "POSTROUTING",
+                "-p",
+                "tcp",
+                "--dport",
+                &port,
+                "-j",
+                "SNAT",
+                "--to-source",
+                &hosts,
+            ],
+        );
+    }
+
     /// Drops exactly these links from now on; all others work.
     ///
     /// # Panics
@@ -199,6 +241,11 @@ pub(super) fn address(machine: u8) -> IpAddr {
 #[must_use]
 pub(super) fn smtp_address(machine: u8) -> SocketAddr {
     (address(machine), SMTP_PORT).into()
+}
+
+#[must_use]
+pub(super) fn flood_address(machine: u8) -> SocketAddr {
+    (address(machine), FLOOD_PORT).into()
 }
 
 #[must_use]

@@ -23,6 +23,26 @@ const MESSAGE_DEFERRED_ONE_IN: u64 = 15;
 /// and after one in so many that was taken, the answer never comes.
 const ANSWER_LOST_ONE_IN: u64 = 40;
 
+/// How a primary treats its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    /// It defers now and then, and sometimes an answer of its does not come.
+    Human,
+    /// It also stalls, talks nonsense, contradicts itself and hangs up, anywhere.
+    Bad,
+    /// It takes connections and says nothing.
+    Silent,
+}
+
+/// In a bad mood, one in so many commands or lines meets with each misdeed.
+const MISDEED_ONE_IN: u64 = 40;
+/// And one in so many lines of text, of which there are more.
+const HANG_UP_ONE_IN: u64 = 2000;
+/// Longer than people wait, shorter than RFC 5321 section 4.5.3.2 makes a client wait.
+const STALL: Duration = Duration::from_secs(6);
+/// More than any reply may be (RFC 5321 section 4.5.3.1.5).
+const NONSENSE_BYTES: usize = 100_000;
+
 /// The primary of one domain. It begins down.
 #[derive(Debug)]
 pub struct Primary {
@@ -30,6 +50,7 @@ pub struct Primary {
     address: SocketAddr,
     seed: u64,
     recorder: Arc<Recorder>,
+    mood: Arc<Mutex<Mood>>,
     up: Option<Up>,
 }
 
@@ -49,8 +70,20 @@ impl Primary {
             address,
             seed,
             recorder,
+            mood: Arc::new(Mutex::new(Mood::Human)),
             up: None,
         }
+    }
+
+    #[must_use]
+    pub fn domain(&self) -> &'static str {
+        self.domain
+    }
+
+    pub fn behave(&self, mood: Mood) {
+        self.recorder
+            .note(format!("the primary of {} is {mood:?} now", self.domain));
+        *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
     }
 
     #[must_use]
@@ -74,6 +107,7 @@ impl Primary {
         let listening = thread::spawn({
             let (going_down, sessions) = (Arc::clone(&going_down), Arc::clone(&sessions));
             let (domain, recorder, seed) = (self.domain, Arc::clone(&self.recorder), self.seed);
+            let mood = Arc::clone(&self.mood);
             move || {
                 let mut count = 0;
                 while !going_down.load(Ordering::Relaxed) {
@@ -94,6 +128,7 @@ impl Primary {
                             domain,
                             recorder: Arc::clone(&recorder),
                             random: Random::new(seed ^ count),
+                            mood: Arc::clone(&mood),
                             client: String::new(),
                             unconfirmed: None,
                             mail: Transaction::default(),
@@ -147,6 +182,7 @@ struct Visit {
     domain: &'static str,
     recorder: Arc<Recorder>,
     random: Random,
+    mood: Arc<Mutex<Mood>>,
     /// As it calls itself.
     client: String,
     /// The message that was taken last, until the client shows that it knows.
@@ -166,12 +202,49 @@ const EXTENSIONS: &[u8] = b"250-primary.test\r\n250-PIPELINING\r\n250-8BITMIME\r
 250-CHUNKING\r\n250 ENHANCEDSTATUSCODES\r\n";
 
 impl Visit {
+    fn mood(&self) -> Mood {
+        *self.mood.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a primary in a bad mood may do instead of answering.
+    fn misbehave(&mut self) -> io::Result<()> {
+        if self.mood() != Mood::Bad {
+            return Ok(());
+        }
+        if self.random.one_in(MISDEED_ONE_IN) {
+            thread::sleep(STALL);
+        }
+        if self.random.one_in(MISDEED_ONE_IN) {
+            let nonsense: &[u8] = match self.random.between(0, 4) {
+                0 => b"nonsense\r\n",
+                1 => b"999 what\r\n",
+                2 => b"250-it goes on\r\n354 and contradicts itself\r\n",
+                3 => &[b'2'; NONSENSE_BYTES],
+                _ => b"\0\xff\r\n",
+            };
+            self.wire.write(nonsense)?;
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        if self.random.one_in(MISDEED_ONE_IN) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+
     fn serve(&mut self) -> io::Result<()> {
+        while self.mood() == Mood::Silent {
+            // Until the client or the primary hangs up.
+            if self.wire.line()?.is_none() {
+                return Ok(());
+            }
+        }
+        self.misbehave()?;
         self.wire.write(b"220 primary.test ESMTP\r\n")?;
         while let Some(line) = self.wire.line()? {
             if let Some(number) = self.unconfirmed.take() {
                 self.recorder.record(Event::Confirmed { number });
             }
+            self.misbehave()?;
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
             let path = line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
             let verb = line
@@ -224,6 +297,9 @@ impl Visit {
 
     fn data(&mut self) -> io::Result<()> {
         while let Some(line) = self.wire.line()? {
+            if self.mood() == Mood::Bad && self.random.one_in(HANG_UP_ONE_IN) {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
             if line == b".\r\n" {
                 return Ok(());
             }

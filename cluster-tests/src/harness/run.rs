@@ -10,12 +10,13 @@ use serde_json::Value;
 
 use super::machines::DISK_BYTES;
 use super::network::{HOME, Network};
-use super::primary::Primary;
+use super::primary::{Mood, Primary};
 use super::relay::Quality;
-use super::sandbox::Sandbox;
+use super::sandbox::{Sandbox, signal};
 use super::sender::Load;
 use super::wait_for;
 use super::watch::{Watch, look};
+use crate::figures::Figures;
 use crate::history::{Event, Fault, Recorder};
 use crate::invariants::{self, Verdict, acknowledged_mail_lost};
 use crate::partition::Link;
@@ -28,6 +29,8 @@ pub const DOMAINS: [&str; 2] = ["example.test", "other.test"];
 const DOMAIN_TIME_MAX: Duration = Duration::from_secs(30);
 const ACKNOWLEDGE_TIME_MAX: Duration = Duration::from_secs(60);
 const DELIVER_TIME_MAX: Duration = Duration::from_secs(300);
+/// A new node is started, answers and asks to be let in within about that time.
+const JOIN_BEGINS: Duration = Duration::from_millis(1200);
 /// At each node, at rest.
 const LOOKS: usize = 4;
 /// For what should not come any more.
@@ -236,6 +239,61 @@ impl Run {
         }
     }
 
+    /// From now on floods come from many addresses.
+    ///
+    /// # Panics
+    /// If the nodes have no machines of their own.
+    pub fn disguise_floods(&self) {
+        let network = self.network.as_ref().expect("machines of their own");
+        network.disguise_floods();
+    }
+
+    /// Makes every write and sync of a running node fail.
+    pub fn fail_disk(&mut self, node: &str) {
+        self.began(Fault::DiskFails, &[node.to_owned()]);
+        self.sandbox.fail_disk(node);
+    }
+
+    /// A node is lost with its disk.
+    pub fn lose(&mut self, node: &str) {
+        self.began(Fault::Replaced, &[node.to_owned()]);
+        self.sandbox.kill(node);
+        self.note_minority();
+    }
+
+    /// It is no member any more.
+    pub fn forget(&mut self, node: &str) {
+        self.sandbox.forget(node);
+        self.note_minority();
+    }
+
+    /// A new machine's node joins.
+    ///
+    /// # Panics
+    /// If it does not, or the nodes share a machine.
+    pub fn add_machine(&mut self, number: u8) {
+        let network = self.network.as_mut().expect("machines of their own");
+        network.add_machine();
+        self.sandbox.add_machine(number, network, DISK_BYTES);
+    }
+
+    /// The same while a member is killed, which comes back when the new one is in.
+    ///
+    /// # Panics
+    /// As `add_machine`.
+    pub fn add_machine_while_killing(&mut self, number: u8, victim: &str) {
+        self.began(Fault::Kill, &[victim.to_owned()]);
+        let pid = self.sandbox.pid(victim);
+        let killing = thread::spawn(move || {
+            thread::sleep(JOIN_BEGINS);
+            signal("KILL", pid);
+        });
+        self.add_machine(number);
+        assert!(killing.join().is_ok(), "the victim was not killed");
+        self.sandbox.kill(victim);
+        self.restart(victim);
+    }
+
     pub fn began(&self, fault: Fault, nodes: &[String]) {
         let nodes = nodes.to_vec();
         self.recorder.record(Event::FaultBegan { fault, nodes });
@@ -309,6 +367,32 @@ impl Run {
         self.primaries.iter_mut().for_each(Primary::come_up);
     }
 
+    pub fn primaries_behave(&self, mood: Mood) {
+        for primary in &self.primaries {
+            primary.behave(mood);
+        }
+    }
+
+    pub fn primary_behaves(&self, domain: &str, mood: Mood) {
+        for primary in &self.primaries {
+            if primary.domain() == domain {
+                primary.behave(mood);
+            }
+        }
+    }
+
+    /// Waits until nothing is held for `domain`.
+    ///
+    /// # Panics
+    /// If something is after `limit`.
+    pub fn wait_until_delivered(&self, domain: &str, limit: Duration) {
+        wait_for(&format!("the mail of {domain}"), limit, || {
+            let shown = self.sandbox.ask("n1", &["domain", "show", domain]).stdout;
+            let shown: Value = serde_json::from_slice(&shown).ok()?;
+            (shown["held_messages"] == 0).then_some(())
+        });
+    }
+
     pub fn primaries_go_down(&mut self) {
         self.primaries.iter_mut().for_each(Primary::go_down);
     }
@@ -360,8 +444,10 @@ impl Run {
     /// # Panics
     /// If a rule is broken, or one of `tried` was not tried.
     pub fn judge(&self, tried: &[&str]) {
-        let report = invariants::check(&self.recorder.history());
+        let history = self.recorder.history();
+        let report = invariants::check(&history);
         eprintln!("{report}");
+        Figures::of(self.seed, &history, &report).leave();
         let untried: Vec<_> = tried.iter().filter(|rule| !report.is_tried(rule)).collect();
         if !report.is_broken() && untried.is_empty() {
             return;

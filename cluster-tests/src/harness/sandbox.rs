@@ -157,7 +157,6 @@ impl Sandbox {
         let folder = self.folder().expect("the sandbox's folder").to_owned();
         let node = machines::new(&folder, number, network.wan_profile(), disk_bytes);
         let name = node.name.clone();
-        let member = self.alive().first().cloned();
         self.nodes.push(node);
         self.restart(&name);
         wait_for(
@@ -165,13 +164,35 @@ impl Sandbox {
             START_TIME_MAX,
             || self.status_of(&name).map(drop),
         );
-        let Some(member) = member else {
+        if self.nodes.len() == 1 {
             self.must(&name, &["cluster", "init"]);
             return;
-        };
-        let invitation = self.must(&member, &["cluster", "invite"]);
-        let token = invitation["token"].as_str().expect("a token");
-        self.must(&name, &["cluster", "join", token]);
+        }
+        wait_for(&format!("{name} in the cluster"), START_TIME_MAX, || {
+            self.let_in(&name).then_some(())
+        });
+    }
+
+    /// Lets a new node in by an invitation of any member; true once it is one.
+    fn let_in(&self, name: &str) -> bool {
+        // An earlier call may have let it in and not lived to hear of it.
+        if self
+            .status_of(name)
+            .is_some_and(|status| status["cluster_id"].is_string())
+        {
+            return true;
+        }
+        let members = self.alive().into_iter().filter(|member| member != name);
+        let token = members.into_iter().find_map(|member| {
+            let invited = self.ask(&member, &["cluster", "invite"]).stdout;
+            let invitation: Value = serde_json::from_slice(&invited).ok()?;
+            invitation["token"].as_str().map(str::to_owned)
+        });
+        token.is_some_and(|token| {
+            self.ask(name, &["cluster", "join", &token])
+                .status
+                .success()
+        })
     }
 
     /// Those that run, as far as we know.
@@ -251,6 +272,19 @@ impl Sandbox {
         }
     }
 
+    /// Makes every write and sync of a running node fail.
+    pub fn fail_disk(&mut self, name: &str) {
+        self.machine(name).disk.cut_power();
+        self.dark.insert(name.to_owned());
+    }
+
+    /// A member that is no more: it is not expected, asked or compared.
+    pub fn forget(&mut self, name: &str) {
+        self.kill(name);
+        self.nodes.retain(|node| node.name != name);
+        self.dead.remove(name);
+    }
+
     /// SIGSTOP: the node stands still, and its connections with it.
     pub fn pause(&mut self, name: &str) {
         signal("STOP", self.pid(name));
@@ -275,6 +309,18 @@ impl Sandbox {
     pub fn pid(&self, name: &str) -> u32 {
         let ours = self.ours.get(name).map(Child::id);
         ours.unwrap_or_else(|| self.node(name).pid)
+    }
+
+    /// The most memory that the process has had at once.
+    #[must_use]
+    pub fn resident_bytes(&self, name: &str) -> u64 {
+        let file = format!("/proc/{}/status", self.pid(name));
+        let status = std::fs::read_to_string(file).unwrap_or_default();
+        let kibibytes = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kibibytes.unwrap_or(0) << 10
     }
 
     /// Gives a machine's disk its power back, if it was cut.
@@ -432,7 +478,7 @@ impl Drop for Sandbox {
 }
 
 /// Signals a process that is not our child; std offers that only for children.
-fn signal(name: &str, pid: u32) {
+pub(crate) fn signal(name: &str, pid: u32) {
     let sent = Command::new("sh")
         .args(["-c", &format!("kill -{name} {pid}")])
         .status();
