@@ -22,8 +22,9 @@ pub struct Figures {
     pub duplicates: usize,
     /// Pairs of replicas that were compared at the same entry.
     pub states_compared: usize,
-    /// Seconds from a fault, or its end, to the next 250 for a message that was begun after it.
-    pub recoveries: Vec<f64>,
+    /// By fault: seconds from it, or its end, to the next 250 for a message that was begun after
+    /// it.
+    pub recoveries: BTreeMap<String, Vec<f64>>,
     /// Rules that were broken, with what they say.
     pub broken: Vec<String>,
 }
@@ -58,14 +59,12 @@ impl Figures {
                 _ => {}
             }
         }
-        figures.recoveries = history
-            .events
-            .iter()
-            .filter_map(|event| match event {
-                Event::Recovered { seconds, .. } => Some(*seconds),
-                _ => None,
-            })
-            .collect();
+        for event in &history.events {
+            if let Event::Recovered { from, seconds } = event {
+                let times = figures.recoveries.entry(name(*from)).or_default();
+                times.push(*seconds);
+            }
+        }
         figures
     }
 
@@ -95,19 +94,22 @@ impl Figures {
         for (fault, count) in &other.faults {
             *self.faults.entry(fault.clone()).or_default() += count;
         }
-        self.recoveries.extend(&other.recoveries);
+        for (fault, times) in &other.recoveries {
+            let known = self.recoveries.entry(fault.clone()).or_default();
+            known.extend(times);
+        }
         self.broken.extend(other.broken.iter().cloned());
     }
+}
 
-    /// The recovery time that so many percent did not exceed.
-    #[must_use]
-    pub fn recovery_percentile(&self, percent: usize) -> f64 {
-        let mut sorted = self.recoveries.clone();
-        sorted.sort_by(f64::total_cmp);
-        let last = sorted.len().saturating_sub(1);
-        let at = (sorted.len() * percent / 100).min(last);
-        sorted.get(at).copied().unwrap_or_default()
-    }
+/// The time that so many percent of them did not exceed; 0 where there are none.
+#[must_use]
+pub fn percentile(times: &[f64], percent: usize) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().saturating_sub(1);
+    let at = (sorted.len() * percent / 100).min(last);
+    sorted.get(at).copied().unwrap_or_default()
 }
 
 fn name(fault: Fault) -> String {
@@ -140,8 +142,10 @@ mod tests {
         assert_eq!(figures.duplicates, 1);
         figures.add(&figures.clone());
         assert_eq!(figures.faults["Kill"], 2);
-        assert_eq!(figures.recovery_percentile(99), 2.0);
-        assert_eq!(Figures::default().recovery_percentile(50), 0.0);
+        assert_eq!(figures.recoveries["Kill"], [2.0, 2.0]);
+        assert_eq!(percentile(&[3.0, 1.0, 2.0], 50), 2.0);
+        assert_eq!(percentile(&[3.0, 1.0, 2.0], 99), 3.0);
+        assert_eq!(percentile(&[], 50), 0.0);
     }
 
     #[test]

@@ -44,7 +44,9 @@ pub fn in_its_own_world(body: impl FnOnce()) {
 pub fn in_a_new_world<S: AsRef<OsStr>>(arguments: &[S]) -> ExitStatus {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let proof = folder.path().join("entered");
-    let how = Command::new("unshare")
+    // If this process is killed, so is the world.
+    let how = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "unshare"])
         .args(["--net", "--mount", "--pid", "--fork", "--kill-child"])
         .args(["--mount-proc", "--"])
         .arg(std::env::current_exe().expect("this executable's path"))
