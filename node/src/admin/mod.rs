@@ -1,6 +1,9 @@
 //! The operators' API on this node's local socket. Any node answers for the whole cluster.
 
 mod domains;
+mod explain;
+mod mail;
+mod recipients;
 mod status;
 
 use std::path::Path;
@@ -137,6 +140,7 @@ impl wire::admin_server::Admin for Admin {
     type JoinStream = AnswerStream<wire::Progress>;
     type LeaveStream = AnswerStream<wire::Progress>;
     type MailListStream = AnswerStream<wire::Mail>;
+    type RecipientsListStream = AnswerStream<wire::Recipients>;
 
     async fn status(&self, _request: Request<wire::Empty>) -> Answer<wire::StatusReply> {
         match self.cluster.load_full() {
@@ -297,6 +301,36 @@ impl wire::admin_server::Admin for Admin {
             Reply::Flushed { messages } => Ok(Response::new(wire::DeliverReply { messages })),
             other => Err(Status::internal(format!("an unexpected reply: {other:?}"))),
         }
+    }
+
+    async fn recipients_set(
+        &self,
+        request: Request<wire::RecipientsSetRequest>,
+    ) -> Answer<wire::Empty> {
+        recipients::set(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn recipients_list(
+        &self,
+        request: Request<wire::DomainName>,
+    ) -> Answer<Self::RecipientsListStream> {
+        let pages = recipients::list(self, &request.into_inner().name)?;
+        Ok(Response::new(stream(pages)))
+    }
+
+    async fn mail_dispose(
+        &self,
+        request: Request<wire::MailDisposeRequest>,
+    ) -> Answer<wire::MailDisposeReply> {
+        mail::dispose(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn audit(&self, _request: Request<wire::Empty>) -> Answer<wire::AuditList> {
+        mail::audit(self).map(Response::new)
     }
 
     async fn mail_list(

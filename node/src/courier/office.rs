@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use holdfast_ledger::query::{self, held_domains};
@@ -79,6 +80,8 @@ struct News {
     all: bool,
     look: HashSet<Domain>,
     flush: HashSet<Domain>,
+    /// Mail is back at its old place in the queue.
+    again: HashSet<Domain>,
 }
 
 impl Office {
@@ -160,7 +163,12 @@ impl Office {
                 desk.flush();
             }
         }
-        for domain in news.look.union(&news.flush) {
+        for domain in &news.again {
+            if let Some(desk) = self.rounds.get(domain) {
+                desk.again();
+            }
+        }
+        for domain in news.look.union(&news.flush).chain(&news.again) {
             self.consider(domain);
         }
     }
@@ -244,7 +252,7 @@ impl Office {
             destination,
             lease,
             self.options.counters.clone(),
-            self.options.connections_max,
+            self.options.connections_max.load(Ordering::Relaxed),
         ));
         self.rounds.insert(domain.clone(), Arc::clone(&desk));
         self.options.counters.leases.inc();
@@ -334,8 +342,11 @@ impl News {
             Effect::FlushRequested { domain } | Effect::DomainChanged { domain } => {
                 self.flush.insert(domain);
             }
+            Effect::Requeued { domain } => {
+                self.again.insert(domain);
+            }
             Effect::MembersChanged => self.all = true,
-            Effect::BodyReleased { .. } => {}
+            Effect::BodyReleased { .. } | Effect::PolicyChanged { .. } | Effect::ReportDue => {}
         }
     }
 }
@@ -435,7 +446,7 @@ async fn release(desk: &Desk) {
 }
 
 /// This node's clock. Only a hint when to ask: leases begin and end by logged time.
-fn clock() -> Timestamp {
+pub(super) fn clock() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     Timestamp(since.map_or(0, |since| since.as_millis() as u64))
 }

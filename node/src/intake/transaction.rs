@@ -4,16 +4,16 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_ledger::{Command, Reply as LedgerReply, query};
+use holdfast_ledger::{Command, Refusal, Reply as LedgerReply, query};
 use holdfast_mail::trace::{Arrival, hops, received};
-use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, Timestamp};
+use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, Timestamp, mutant};
 use holdfast_smtp::reply::Reply;
 use holdfast_smtp::request::Mail;
 use holdfast_smtp::server::{Question, Session};
 use tokio::time::Instant;
 
-use super::Shared;
 use super::counters::Reason;
+use super::{Options, Shared};
 use crate::replica::{BodyWriter, ProposeError, random_id};
 use crate::talk::serve::Desk;
 
@@ -46,9 +46,13 @@ const OUR_HOPS_MAX: usize = 4;
 /// Bytes of header section that are looked at for `Received` fields.
 const HEADER_BYTES_MAX: usize = 256 << 10;
 
+const CATCHING_UP: &str =
+    "this server is still catching up; please try again or another of our mail exchangers";
+
 /// One session's desk.
 pub(super) struct Transaction<'a> {
     shared: &'a Shared,
+    options: &'a Options,
     client: IpAddr,
     mail: Option<Mail>,
     recipients: Vec<Recipient>,
@@ -73,9 +77,10 @@ fn now() -> Timestamp {
 }
 
 impl<'a> Transaction<'a> {
-    pub(super) fn new(shared: &'a Shared, client: IpAddr) -> Self {
+    pub(super) fn new(shared: &'a Shared, options: &'a Options, client: IpAddr) -> Self {
         Self {
             shared,
+            options,
             client,
             mail: None,
             recipients: Vec::new(),
@@ -119,10 +124,22 @@ impl<'a> Transaction<'a> {
         Reply::new(250, 1, 0, "Ok")
     }
 
-    fn rcpt(&mut self, recipient: Recipient) -> Reply {
+    fn rcpt(&mut self, mut recipient: Recipient) -> Reply {
+        // RFC 5321 section 4.5.1: "Any system that includes an SMTP server supporting mail
+        // relaying or delivery MUST support the reserved mailbox "postmaster"". Nobody has a
+        // mailbox here, so it is the operator's elsewhere.
+        if is_postmaster_here(&recipient.address, &self.options.name) {
+            match &self.options.postmaster {
+                Some(postmaster) => recipient.address = postmaster.clone(),
+                None => {
+                    let text = "no mailboxes here; write to postmaster at the domain you mean";
+                    return self.refuse("no_domain", Reply::new(550, 1, 1, text));
+                }
+            }
+        }
         let address = &recipient.address;
         let Some(domain) = address.domain() else {
-            let text = "no mailboxes here; write to postmaster at the domain you mean";
+            let text = "the address has no domain";
             return self.refuse("no_domain", Reply::new(550, 1, 1, text));
         };
         if carries_a_route(address) {
@@ -130,15 +147,26 @@ impl<'a> Transaction<'a> {
             return self.refuse("relay", Reply::new(550, 7, 1, text));
         }
         match query::domain(&self.shared.cluster.view(), domain) {
-            Ok(Some(_)) => {
-                self.recipients.push(recipient);
-                Reply::new(250, 1, 5, "Ok")
+            Ok(Some(_)) if !self.takes_mail_for(address, domain) => {
+                if self.shared.cluster.is_current() {
+                    let text = format!("{address} is not a recipient of {domain}");
+                    self.refuse("unknown_recipient", Reply::new(550, 1, 1, text))
+                } else {
+                    // It may have been listed in an entry that this node has not applied yet.
+                    self.refuse("state", Reply::new(451, 3, 0, CATCHING_UP))
+                }
             }
+            Ok(Some(_)) => match self.room(domain) {
+                Some(refusal) => self.refuse("quota", refusal),
+                None => {
+                    self.recipients.push(recipient);
+                    Reply::new(250, 1, 5, "Ok")
+                }
+            },
             // The domain may have been added in an entry that this node has not applied yet: 550
             // would bounce lawful mail.
             Ok(None) if !self.shared.cluster.is_current() => {
-                let text = "this server is still catching up; please try again or another of our mail exchangers";
-                self.refuse("state", Reply::new(451, 3, 0, text))
+                self.refuse("state", Reply::new(451, 3, 0, CATCHING_UP))
             }
             Ok(None) => {
                 let text = format!(
@@ -161,6 +189,23 @@ impl<'a> Transaction<'a> {
         }
     }
 
+    /// A list that cannot be read shuts nobody out: the primary decides then.
+    fn takes_mail_for(&self, address: &Address, domain: &Domain) -> bool {
+        let view = self.shared.cluster.view();
+        query::takes_mail_for(&view, domain, address.local()).unwrap_or(true)
+    }
+
+    /// What to answer if the domain has no room for a message of the size that MAIL announced. An
+    /// early word: whether there is room is decided when the message is accepted.
+    fn room(&self, domain: &Domain) -> Option<Reply> {
+        let view = self.shared.cluster.view();
+        let size = self.mail.as_ref().and_then(|mail| mail.size).unwrap_or(1);
+        let policy = query::policy(&view, domain).ok()?;
+        let held = query::counts(&view, domain).ok()?;
+        let has_room = policy.has_room(held.messages, held.bytes, size);
+        (!has_room).then(|| full(policy.full_for_good))
+    }
+
     /// Content begins: our trace line first.
     async fn content(&mut self, session: &Session) -> Reply {
         if let Some(refusal) = self.no_quorum(QUORUM_PATIENCE_AT_DATA).await {
@@ -174,7 +219,7 @@ impl<'a> Transaction<'a> {
         let line = received(&Arrival {
             helo: session.helo(),
             client: &self.client.to_string(),
-            by: &self.shared.options.name,
+            by: &self.options.name,
             with: session.protocol(),
             id,
             at: now(),
@@ -237,6 +282,12 @@ impl<'a> Transaction<'a> {
             .await
         {
             Ok(LedgerReply::Accepted { .. }) => Some(self.taken(id)),
+            Ok(LedgerReply::Refused(Refusal::FullForNow)) => {
+                Some(self.refuse("quota", full(false)))
+            }
+            Ok(LedgerReply::Refused(Refusal::FullForGood)) => {
+                Some(self.refuse("quota", full(true)))
+            }
             Ok(LedgerReply::Refused(why)) => {
                 let text = format!("the message was not accepted: {why}");
                 Some(self.refuse("ledger", Reply::new(451, 3, 0, text)))
@@ -282,6 +333,9 @@ impl<'a> Transaction<'a> {
     /// deliver that message". So it is cancelled in the log before 451 is said; when even that
     /// cannot be committed, nothing is said at all.
     async fn cancel(&mut self, id: MessageId) -> Option<Reply> {
+        if mutant("451-without-cancel") {
+            return Some(Reply::new(451, 3, 2, "not accepted in time"));
+        }
         let deadline = Instant::now() + CANCEL_TIME_MAX;
         match self
             .shared
@@ -418,6 +472,18 @@ impl Desk for Transaction<'_> {
     }
 }
 
+/// RFC 3463 section 3.3: "X.2.2 Mailbox full".
+fn full(for_good: bool) -> Reply {
+    if for_good {
+        let text = "more mail is held for this domain than its owner allows";
+        Reply::new(552, 2, 2, text)
+    } else {
+        let text =
+            "more mail is held for this domain than its owner allows; please try again later";
+        Reply::new(452, 2, 2, text)
+    }
+}
+
 /// Why the session refused by itself.
 fn reason_of(reply: &Reply) -> &'static str {
     let status = reply.status.map(|status| (status.subject, status.detail));
@@ -431,6 +497,14 @@ fn reason_of(reply: &Reply) -> &'static str {
         (503 | 554, _) => "sequence",
         _ => "syntax",
     }
+}
+
+/// `<postmaster>`, or postmaster at this very host.
+fn is_postmaster_here(address: &Address, name: &str) -> bool {
+    address.local().eq_ignore_ascii_case("postmaster")
+        && address
+            .domain()
+            .is_none_or(|domain| domain.as_str().eq_ignore_ascii_case(name))
 }
 
 /// `joe%other.example`, `other.example!joe` and `"joe@other.example"` ask the primary to relay:

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_ledger::{Batch, Command, Reply};
+use holdfast_mail::mutant;
 use holdfast_proto::cluster as wire;
 use holdfast_proto::ledger as ledger_wire;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -274,6 +275,9 @@ async fn lead(cluster: &Arc<Inner>, proposal: Proposal, sender: u64) -> Try {
     if let Err(status) = gate::before_proposal(&cluster.bodies, &proposal, sender).await {
         return Try::Not(status.message().to_owned());
     }
+    if mutant("acknowledged-before-quorum") {
+        return lie(cluster, proposal);
+    }
     match cluster.raft.client_write(proposal).await {
         Ok(response) => {
             let Replies(replies) = response.data;
@@ -284,6 +288,25 @@ async fn lead(cluster: &Arc<Inner>, proposal: Proposal, sender: u64) -> Try {
         }
         Err(other) => Try::Unknown(other.to_string()),
     }
+}
+
+/// A mutant's answer, before anything is committed.
+fn lie(cluster: &Arc<Inner>, proposal: Proposal) -> Try {
+    let replies = proposal
+        .batch
+        .commands
+        .iter()
+        .map(|command| match command {
+            Command::Accept { .. } => Reply::Accepted {
+                seq: holdfast_ledger::Seq::default(),
+            },
+            Command::Cancel { .. } => Reply::Cancelled,
+            _ => Reply::Done,
+        })
+        .collect();
+    let raft = cluster.raft.clone();
+    tokio::spawn(async move { drop(raft.client_write(proposal).await) });
+    Try::Done(replies)
 }
 
 /// Answers a batch that another node forwarded.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
 use holdfast_ledger::{Effect, apply_batch};
+use holdfast_mail::mutant;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use prost::Message;
@@ -99,7 +100,11 @@ impl RaftStateMachine<Types> for StateMachine {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(proposal) => {
                     let index = entry.log_id.index;
-                    replies.0 = apply_batch(&mut rows, index, &proposal.batch, &mut effects)
+                    let mut batch = proposal.batch.clone();
+                    if mutant("apply-by-local-clock") {
+                        Arc::make_mut(&mut batch).at = super::handle::now();
+                    }
+                    replies.0 = apply_batch(&mut rows, index, &batch, &mut effects)
                         .map_err(|e| io::Error::other(e.0))?;
                 }
                 EntryPayload::Membership(membership) => {
@@ -110,8 +115,11 @@ impl RaftStateMachine<Types> for StateMachine {
                     effects.push(Effect::MembersChanged);
                 }
             }
-            self.store
-                .commit(rows, &Self::meta_rows(entry.log_id, changed.as_ref()))?;
+            let mut meta_rows = Self::meta_rows(entry.log_id, changed.as_ref());
+            if mutant("applied-not-saved") {
+                meta_rows.clear();
+            }
+            self.store.commit(rows, &meta_rows)?;
             if let Some(changed) = changed {
                 self.membership = changed;
             }

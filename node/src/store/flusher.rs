@@ -2,13 +2,28 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+use holdfast_mail::mutant;
 
 use super::Options;
 
+/// How long the thread waits for another write before it does what was left for later.
+const IDLE: Duration = Duration::from_secs(1);
+
 type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// When something is done after a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// Callers wait.
+    Busy,
+    /// Nobody does.
+    Idle,
+}
 
 /// The thread's other end. Dropping it flushes what is left and ends the thread.
 pub(super) struct Flusher {
@@ -18,13 +33,14 @@ pub(super) struct Flusher {
 
 impl Flusher {
     /// `flush` makes everything written before the call durable; `after` runs after each
-    /// successful flush, before its callbacks.
+    /// successful flush, before its callbacks, and once more when nothing was written for a
+    /// while, or ever will be.
     pub(super) fn start(
         name: &str,
         dir: PathBuf,
         options: Options,
         flush: impl Fn() -> Result<(), rocksdb::Error> + Send + 'static,
-        after: impl FnMut() -> io::Result<()> + Send + 'static,
+        after: impl FnMut(Moment) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Self> {
         let (queue, waiting) = channel();
         let thread = std::thread::Builder::new()
@@ -73,15 +89,45 @@ fn run(
     dir: &std::path::Path,
     options: &Options,
     flush: impl Fn() -> Result<(), rocksdb::Error>,
-    mut after: impl FnMut() -> io::Result<()>,
+    mut after: impl FnMut(Moment) -> io::Result<()>,
 ) {
-    while let Ok(first) = waiting.recv() {
-        // All of these were written before they were queued, so one flush covers them.
-        let mut covered = vec![first];
-        covered.extend(waiting.try_iter());
-        let outcome = flush().map_err(super::broken).and_then(|()| after());
+    let mut idle = true;
+    loop {
+        let next = if idle {
+            waiting.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            waiting.recv_timeout(IDLE)
+        };
+        let mut covered = Vec::new();
+        let outcome = match next {
+            Ok(first) => {
+                // All of these were written before they were queued, so one flush covers them.
+                covered.push(first);
+                covered.extend(waiting.try_iter());
+                if mutant("acknowledged-before-flush") {
+                    covered.drain(..).for_each(|done| done(Ok(())));
+                }
+                idle = false;
+                flush()
+                    .map_err(super::broken)
+                    .and_then(|()| after(Moment::Busy))
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                idle = true;
+                after(Moment::Idle)
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                if let Err(error) = after(Moment::Idle) {
+                    options.failed(dir, "the last flush", &error);
+                }
+                return;
+            }
+        };
         match outcome {
             Ok(()) => covered.into_iter().for_each(|done| done(Ok(()))),
+            Err(_) if mutant("flush-error-ignored") => {
+                covered.into_iter().for_each(|done| done(Ok(())));
+            }
             Err(error) => {
                 // First of all: somebody who hears of it may end the process.
                 options.failed(dir, "a flush", &error);
@@ -91,5 +137,48 @@ fn run(
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// RocksDB makes its errors itself.
+    fn some_error() -> rocksdb::Error {
+        rocksdb::DB::open_default("/dev/null/nowhere")
+            .err()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_failed_flush_is_told_to_all_who_wait_and_nothing_is_flushed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let fatal = Arc::new(Mutex::new(Vec::new()));
+        let options = Options {
+            fatal: {
+                let fatal = fatal.clone();
+                Arc::new(move |why| fatal.lock().unwrap().push(why))
+            },
+        };
+        let (flushes, counted) = channel();
+        let flush = move || {
+            flushes.send(()).unwrap();
+            Err(some_error())
+        };
+        let flusher = Flusher::start("test", dir.path().to_owned(), options, flush, |_| Ok(()));
+        let flusher = flusher.unwrap();
+        let (tell, told) = channel();
+        for _ in 0..3 {
+            let tell = tell.clone();
+            flusher.flushed(move |result| tell.send(result).unwrap());
+        }
+        drop(tell);
+        assert!(told.iter().all(|result| result.is_err()));
+        drop(flusher);
+        assert_eq!(counted.iter().count(), 1);
+        assert_eq!(fatal.lock().unwrap().len(), 1, "the process ends");
     }
 }

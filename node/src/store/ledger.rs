@@ -5,19 +5,21 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use holdfast_mail::mutant;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBWithThreadMode, Direction, IteratorMode,
     MultiThreaded, WriteBatch,
 };
 use tokio::sync::oneshot;
 
-use super::flusher::Flusher;
-use super::mark::Mark;
+use super::flusher::{Flusher, Moment};
+use super::mark::{Manifest, Mark, Reached};
 use super::state::{StateBatch, View, row_key};
-use super::{Options, StoreError, broken, database_options, not_opened, refuse_poisoned};
+use super::{Options, StoreError, broken, database_options, not_opened, refuse_poisoned, wal};
 
 pub(super) type Database = DBWithThreadMode<MultiThreaded>;
 
@@ -29,7 +31,8 @@ pub(super) const STATE: &str = "state";
 const GENERATION: &[u8] = b"\0generation";
 const PURGED: &[u8] = b"\0purged";
 
-/// How far apart two writes of the high-water mark are, at least: it costs a sync of its own.
+/// How far apart two writes of the high-water mark are, at least, while entries come: it costs a
+/// sync of its own. When none come any more it is written too.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 
 /// Rows of a snapshot in one write.
@@ -45,23 +48,9 @@ pub struct Store {
     db: Arc<Database>,
     dir: PathBuf,
     options: Options,
-    progress: Arc<Mutex<Progress>>,
     /// Held while a snapshot is taken and while the generation flips, so that a view never has
     /// the rows of one and the number of the other.
     generation: RwLock<u8>,
-}
-
-/// How far the log is durable, and how far the mark on disk says so.
-struct Progress {
-    mark: Mark,
-    /// The last index that a finished flush covers.
-    durable: u64,
-    /// Truncations so far: an append that one overtook must not raise `durable`.
-    truncations: u64,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn number(bytes: &[u8]) -> Option<u64> {
@@ -95,41 +84,65 @@ impl Store {
             family(META, 1 << 20),
             family(STATE, 16 << 20),
         ];
+        // RocksDB's file that names its others; without it there is no database.
+        let database_there = dir.join("CURRENT").exists();
+        let mark_path = dir.join("MARK");
+        let mark = Mark::open(&mark_path, database_there).map_err(in_dir)?;
+        let mut mark = mark.ok_or(StoreError::MarkLost { path: mark_path })?;
+        let marked = mark.reached();
+        // Before RocksDB writes a new one from what it found.
+        let whole = marked.manifest.is_held_by(dir).map_err(in_dir)?;
+        if !whole && !mutant("truncate-on-corruption") {
+            return Err(StoreError::Damaged {
+                path: path(),
+                why: "its manifest is not what it was".into(),
+            });
+        }
+        wal::can_be_read(dir)?;
         let db = Database::open_cf_descriptors(&database_options(), dir, families)
             .map_err(|error| not_opened(dir, error))?;
         let db = Arc::new(db);
-        let mark = Mark::open(&dir.join("MARK")).map_err(in_dir)?;
-        let durable = mark.index();
-        let progress = Arc::new(Mutex::new(Progress {
-            mark,
-            durable,
-            truncations: 0,
-        }));
+        let found = db.latest_sequence_number();
+        if found < marked.write && !mutant("truncate-on-corruption") {
+            return Err(StoreError::ShorterThanMark {
+                path: path(),
+                found,
+                mark: marked.write,
+            });
+        }
+        let durable = Arc::new(AtomicU64::new(marked.write));
+        let flush = {
+            let (db, durable) = (db.clone(), durable.clone());
+            move || {
+                let written = db.latest_sequence_number();
+                db.flush_wal(!mutant("wal-not-synced"))?;
+                durable.store(written, Ordering::Relaxed);
+                Ok(())
+            }
+        };
+        let set_mark = {
+            let dir = dir.to_owned();
+            let mut last = Instant::now();
+            move |moment| {
+                let write = durable.load(Ordering::Relaxed);
+                let behind = write > mark.reached().write;
+                if !behind || (moment == Moment::Busy && last.elapsed() < MARK_EVERY) {
+                    return Ok(());
+                }
+                last = Instant::now();
+                let mut manifest = mark.reached().manifest;
+                if manifest.has_grown_in(&dir)? {
+                    manifest = Manifest::current(&dir)?.unwrap_or(manifest);
+                }
+                mark.set(Reached { write, manifest })
+            }
+        };
         let flusher = Flusher::start(
             "ledger-flush",
             dir.to_owned(),
             options.clone(),
-            {
-                let db = db.clone();
-                move || db.flush_wal(true)
-            },
-            {
-                let progress = progress.clone();
-                let mut last = Instant::now();
-                move || {
-                    if last.elapsed() < MARK_EVERY {
-                        return Ok(());
-                    }
-                    last = Instant::now();
-                    let mut progress = lock(&progress);
-                    let index = progress.durable;
-                    if index > progress.mark.index() {
-                        progress.mark.set(index)
-                    } else {
-                        Ok(())
-                    }
-                }
-            },
+            flush,
+            set_mark,
         )
         .map_err(in_dir)?;
         let store = Self {
@@ -137,28 +150,12 @@ impl Store {
             db,
             dir: dir.to_owned(),
             options,
-            progress,
             generation: RwLock::new(0),
         };
         let generation = store.meta(GENERATION).map_err(in_dir)?;
         *store.generation_mut() = generation
             .and_then(|bytes| bytes.first().copied())
             .unwrap_or(0);
-        let purged = store.purged().map_err(in_dir)?;
-        let last = store
-            .log_bounds()
-            .map_err(in_dir)?
-            .map(|(_, last)| last)
-            .or(purged)
-            .unwrap_or(0);
-        if last < durable {
-            return Err(StoreError::LogShorterThanMark {
-                path: path(),
-                found: last,
-                mark: durable,
-            });
-        }
-        lock(&store.progress).durable = last;
         Ok(store)
     }
 
@@ -202,18 +199,7 @@ impl Store {
             batch.put_cf(&log, index.to_be_bytes(), bytes);
         }
         self.write(batch)?;
-        let last = entries.last().map(|(index, _)| *index);
-        let progress = self.progress.clone();
-        let truncations = lock(&progress).truncations;
-        self.flusher.flushed(move |result| {
-            if let (Ok(()), Some(last)) = (&result, last) {
-                let mut progress = lock(&progress);
-                if progress.truncations == truncations {
-                    progress.durable = last;
-                }
-            }
-            done(result);
-        });
+        self.flusher.flushed(done);
         Ok(())
     }
 
@@ -268,16 +254,6 @@ impl Store {
 
     /// Removes every entry behind `last` (all of them for `None`).
     pub fn truncate_after(&self, last: Option<u64>) -> io::Result<()> {
-        // Lowered first: a mark above a log that was shortened on purpose would stop the node.
-        {
-            let mut progress = lock(&self.progress);
-            let index = last.unwrap_or(0);
-            progress.truncations += 1;
-            progress.durable = progress.durable.min(index);
-            if progress.mark.index() > index {
-                progress.mark.set(index)?;
-            }
-        }
         let log = self.family(LOG)?;
         let mut batch = WriteBatch::default();
         let from = last.map_or(0, |last| last + 1);
@@ -315,8 +291,16 @@ impl Store {
         key: &[u8],
         value: &[u8],
     ) -> impl Future<Output = io::Result<()>> + Send + use<> {
-        let written = self.put_meta(key, value).map(|()| self.flush());
-        async move { written?.await }
+        let synced = !mutant("vote-not-synced");
+        let written = self
+            .put_meta(key, value)
+            .map(|()| synced.then(|| self.flush()));
+        async move {
+            match written? {
+                Some(flushed) => flushed.await,
+                None => Ok(()),
+            }
+        }
     }
 
     /// Resolves once everything written so far is durable.
@@ -373,7 +357,11 @@ impl Store {
     ) -> io::Result<()> {
         let (state, meta) = (self.family(STATE)?, self.family(META)?);
         let old = *self.generation();
-        let new = old ^ 1;
+        let new = if mutant("snapshot-install-not-atomic") {
+            old
+        } else {
+            old ^ 1
+        };
         let mut batch = WriteBatch::default();
         // What an installation that did not finish left.
         batch.delete_range_cf(&state, [new], [new + 1]);
@@ -399,5 +387,13 @@ impl Store {
             self.options.failed(&self.dir, "a flush", &error);
             error
         })
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// One of RocksDB's counters.
+    pub(super) fn counter(&self, name: &str) -> u64 {
+        super::tests::counter(self.db.property_value("rocksdb.options-statistics"), name)
     }
 }
