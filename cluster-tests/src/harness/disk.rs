@@ -23,8 +23,12 @@ const UNMOUNT_TIME_MAX: Duration = Duration::from_secs(10);
 /// A worn disk's: each sync is two or three of them.
 const SLOW_WRITES_PER_SECOND: u32 = 15;
 const THROTTLE: &str = "/sys/fs/cgroup/blkio/blkio.throttle.write_iops_device";
-/// What fills a disk.
+/// What fills a disk: a folder of files.
 const BALLAST: &str = "ballast";
+const BALLAST_PIECES_MAX: u32 = 100;
+/// A disk with less room than that besides what is to be left is full: the file system needs some
+/// for its own.
+const BALLAST_ROUGHLY: u64 = 1 << 20;
 
 #[derive(Clone, Debug)]
 pub struct Disk {
@@ -92,27 +96,35 @@ impl Disk {
         self.mount();
     }
 
-    /// Takes all room but `left` bytes.
+    /// Takes all room but `left` bytes, also from under a node that writes meanwhile.
     ///
     /// # Panics
     /// If the room is not there to be taken.
     pub fn fill(&self, left: u64) {
-        let free = self.free();
         let ballast = self.at.join(BALLAST);
-        must(
-            "fallocate",
-            &[
-                "--length".as_ref(),
-                free.saturating_sub(left).to_string().as_ref(),
-                ballast.as_os_str(),
-            ],
-        );
+        fs::create_dir_all(&ballast).expect("a folder for ballast");
+        for piece in 0..BALLAST_PIECES_MAX {
+            let surplus = self.free().saturating_sub(left);
+            if surplus < BALLAST_ROUGHLY {
+                return;
+            }
+            // A node that writes at this moment makes it fail, with a part taken.
+            drop(attempt(
+                "fallocate",
+                &[
+                    "--length".as_ref(),
+                    surplus.to_string().as_ref(),
+                    ballast.join(piece.to_string()).as_os_str(),
+                ],
+            ));
+        }
+        panic!("{} cannot be filled", self.at.display());
     }
 
     /// Gives the room back.
     pub fn make_room(&self) {
         // It may never have been filled.
-        drop(fs::remove_file(self.at.join(BALLAST)));
+        drop(fs::remove_dir_all(self.at.join(BALLAST)));
     }
 
     /// Bytes of room.

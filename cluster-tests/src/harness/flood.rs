@@ -138,11 +138,8 @@ impl State {
         let mut seats: Vec<TcpStream> = Vec::new();
         while !self.is_over() {
             seats.retain(|seat| {
-                let is_open = seat.set_nonblocking(true).is_ok() && {
-                    let mut byte = [0; 512];
-                    !matches!((&*seat).read(&mut byte), Ok(0))
-                };
-                is_open
+                let mut bytes = [0; 512];
+                seat.set_nonblocking(true).is_ok() && !matches!((&*seat).read(&mut bytes), Ok(0))
             });
             while seats.len() < count && !self.is_over() {
                 match self.connect(node) {

@@ -26,6 +26,8 @@ const ANSWER_LOST_ONE_IN: u64 = 40;
 /// How a primary treats its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
+    /// It takes everything and always answers.
+    Willing,
     /// It defers now and then, and sometimes an answer of its does not come.
     Human,
     /// It also stalls, talks nonsense, contradicts itself and hangs up, anywhere.
@@ -202,6 +204,11 @@ const EXTENSIONS: &[u8] = b"250-primary.test\r\n250-PIPELINING\r\n250-8BITMIME\r
 250-CHUNKING\r\n250 ENHANCEDSTATUSCODES\r\n";
 
 impl Visit {
+    /// Whether it does now what it does once in so many times, unless it is willing.
+    fn slips(&mut self, one_in: u64) -> bool {
+        self.mood() != Mood::Willing && self.random.one_in(one_in)
+    }
+
     fn mood(&self) -> Mood {
         *self.mood.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -272,7 +279,7 @@ impl Visit {
                     };
                     self.wire.write(b"250 2.1.0 ok\r\n")?;
                 }
-                "RCPT" if self.random.one_in(RECIPIENT_DEFERRED_ONE_IN) => {
+                "RCPT" if self.slips(RECIPIENT_DEFERRED_ONE_IN) => {
                     self.wire.write(b"450 4.2.1 not now\r\n")?;
                 }
                 "RCPT" => {
@@ -333,7 +340,7 @@ impl Visit {
     /// The message has come in full: takes it, or does not.
     fn decide(&mut self) -> io::Result<()> {
         let mail = std::mem::take(&mut self.mail);
-        if self.random.one_in(MESSAGE_DEFERRED_ONE_IN) {
+        if self.slips(MESSAGE_DEFERRED_ONE_IN) {
             return self.wire.write(b"451 4.3.0 not now\r\n");
         }
         let (attempt, text) = opened(&mail.text);
@@ -348,7 +355,7 @@ impl Visit {
             recipients: mail.recipients,
             digest: Digest::of(text),
         });
-        if self.random.one_in(ANSWER_LOST_ONE_IN) {
+        if self.slips(ANSWER_LOST_ONE_IN) {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         self.unconfirmed = Some(number);

@@ -29,6 +29,8 @@ pub const DOMAINS: [&str; 2] = ["example.test", "other.test"];
 const DOMAIN_TIME_MAX: Duration = Duration::from_secs(30);
 const ACKNOWLEDGE_TIME_MAX: Duration = Duration::from_secs(60);
 const DELIVER_TIME_MAX: Duration = Duration::from_secs(300);
+/// While waiting for it.
+const DELIVER_EVERY: Duration = Duration::from_secs(10);
 /// A new node is started, answers and asks to be let in within about that time.
 const JOIN_BEGINS: Duration = Duration::from_millis(1200);
 /// At each node, at rest.
@@ -267,28 +269,29 @@ impl Run {
         self.note_minority();
     }
 
-    /// A new machine's node joins.
+    /// A new machine's node joins; its name.
     ///
     /// # Panics
     /// If it does not, or the nodes share a machine.
-    pub fn add_machine(&mut self, number: u8) {
+    pub fn add_next_machine(&mut self) -> String {
         let network = self.network.as_mut().expect("machines of their own");
-        network.add_machine();
+        let number = network.add_machine();
         self.sandbox.add_machine(number, network, DISK_BYTES);
+        format!("n{number}")
     }
 
     /// The same while a member is killed, which comes back when the new one is in.
     ///
     /// # Panics
-    /// As `add_machine`.
-    pub fn add_machine_while_killing(&mut self, number: u8, victim: &str) {
+    /// As `add_next_machine`.
+    pub fn add_machine_while_killing(&mut self, victim: &str) {
         self.began(Fault::Kill, &[victim.to_owned()]);
         let pid = self.sandbox.pid(victim);
         let killing = thread::spawn(move || {
             thread::sleep(JOIN_BEGINS);
             signal("KILL", pid);
         });
-        self.add_machine(number);
+        self.add_next_machine();
         assert!(killing.join().is_ok(), "the victim was not killed");
         self.sandbox.kill(victim);
         self.restart(victim);
@@ -363,6 +366,21 @@ impl Run {
         wait_for("a leader", ACKNOWLEDGE_TIME_MAX, || self.sandbox.leader())
     }
 
+    /// A node that is lost for good leaves, and a new machine takes its place.
+    ///
+    /// # Panics
+    /// If the new one does not join, or the nodes share a machine.
+    pub fn replace(&mut self, lost: &str) {
+        self.began(Fault::Replaced, &[lost.to_owned()]);
+        self.sandbox.kill(lost);
+        let other = self.sandbox.alive().into_iter().next();
+        let other = other.expect("another node");
+        self.sandbox.must(&other, &["cluster", "leave", lost]);
+        self.forget(lost);
+        self.add_next_machine();
+        self.ended(Fault::Replaced, &[lost.to_owned()]);
+    }
+
     pub fn primaries_come_up(&mut self) {
         self.primaries.iter_mut().for_each(Primary::come_up);
     }
@@ -399,13 +417,25 @@ impl Run {
 
     /// Waits until nothing acknowledged is missing, every node has caught up and none holds
     /// anything, and a little longer. If that never comes, the judgement will say what is
-    /// missing.
+    /// missing. Primaries are willing then, and what they deferred is asked for again: how long
+    /// it waits by itself is another test's question.
     ///
     /// # Panics
     /// If all has been delivered and a node still lags or holds mail.
     pub fn drain(&self) {
-        let begun = Instant::now();
+        self.primaries_behave(Mood::Willing);
+        let (begun, mut asked) = (Instant::now(), None::<Instant>);
         loop {
+            if asked.is_none_or(|asked| asked.elapsed() > DELIVER_EVERY) {
+                for (domain, node) in DOMAINS.iter().zip(self.sandbox.alive().iter().cycle()) {
+                    // A node that is still coming back refuses; the next round asks again.
+                    drop(
+                        self.sandbox
+                            .ask(node, &["mail", "deliver", "--domain", domain]),
+                    );
+                }
+                asked = Some(Instant::now());
+            }
             let lost = acknowledged_mail_lost::check(&self.recorder.history());
             let delivered = !matches!(lost, Verdict::Broken { .. });
             let status = self.sandbox.status().unwrap_or_default();

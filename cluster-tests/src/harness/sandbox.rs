@@ -239,12 +239,15 @@ impl Sandbox {
     /// # Panics
     /// If it does not go.
     pub fn kill(&mut self, name: &str) {
-        self.dead.insert(name.to_owned());
+        let was_dead = !self.dead.insert(name.to_owned());
         self.paused.remove(name);
         if let Some(mut child) = self.ours.remove(name) {
             // It may have ended by itself.
             drop(child.kill());
             drop(child.wait());
+            return;
+        }
+        if was_dead {
             return;
         }
         let pid = self.node(name).pid;
@@ -479,6 +482,7 @@ impl Drop for Sandbox {
 
 /// Signals a process that is not our child; std offers that only for children.
 pub(crate) fn signal(name: &str, pid: u32) {
+    assert_ne!(pid, 0, "0 would be all processes of the test itself");
     let sent = Command::new("sh")
         .args(["-c", &format!("kill -{name} {pid}")])
         .status();

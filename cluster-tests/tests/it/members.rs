@@ -23,7 +23,7 @@ fn a_node_that_is_lost_for_good_is_replaced_under_load() {
         let other = run.sandbox.alive()[0].clone();
         run.sandbox.must(&other, &["cluster", "leave", &lost]);
         run.forget(&lost);
-        run.add_machine(4);
+        run.add_next_machine();
         run.sandbox.wait_until_healthy(HEAL_TIME_MAX);
         run.ended(Fault::Replaced, &[lost]);
         run.wait_for_acknowledged(20);
@@ -60,7 +60,7 @@ fn members_come_and_go_while_others_are_killed() {
                 4 => run.leader(),
                 _ => run.sandbox.alive()[1].clone(),
             };
-            run.add_machine_while_killing(number, &victim);
+            run.add_machine_while_killing(&victim);
             run.sandbox.wait_until_healthy(HEAL_TIME_MAX);
             run.ended(Fault::Membership, &[name]);
             run.wait_for_acknowledged(10);
