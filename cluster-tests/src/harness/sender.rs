@@ -68,6 +68,7 @@ impl Load {
     /// Senders that go on until they are stopped.
     #[must_use]
     pub fn start(self: &Arc<Self>, senders: usize) -> Vec<JoinHandle<()>> {
+        self.stopped.store(false, Ordering::Relaxed);
         (0..senders)
             .map(|at| {
                 let load = Arc::clone(self);

@@ -199,9 +199,9 @@ const LOOK_TIME: Duration = Duration::from_secs(4);
 fn a_byte_that_changed_on_disk_is_refused_or_repaired() {
     let _alone = alone();
     in_its_own_world(|| {
-        let mut run = Run::on_machines(3, DISK_BYTES);
+        let mut run = Run::on_machines(3, 3 * DISK_BYTES);
         let mut random = Random::new(run.seed);
-        run.send(6);
+        run.send(2);
         run.wait_for_acknowledged(100);
         // Deliveries leave room on the disks.
         run.primaries_come_up();

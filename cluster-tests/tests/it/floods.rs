@@ -25,7 +25,7 @@ const HONEST_WAIT_MAX: f64 = 30.0;
 fn a_flood_at_one_node_takes_little_from_anybody_else() {
     let _alone = alone();
     in_its_own_world(|| {
-        let mut run = Run::on_machines(3, DISK_BYTES);
+        let mut run = Run::on_machines(3, 4 * DISK_BYTES);
         run.disguise_floods();
         run.primaries_come_up();
         run.send(6);
