@@ -40,7 +40,7 @@ impl Letter {
             })
             .collect();
         // Some are larger than what is replicated at once with the log.
-        let largest = if random.one_in(15) {
+        let largest = if random.one_in(60) {
             LARGE_BYTES
         } else {
             SMALL_BYTES

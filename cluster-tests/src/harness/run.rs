@@ -45,6 +45,8 @@ pub struct Run {
     pub seed: u64,
     /// None: the nodes share this machine's.
     network: Option<Network>,
+    /// Of each machine's disk.
+    disk_bytes: u64,
     minority: BTreeSet<String>,
     primaries: Vec<Primary>,
     senders: Vec<JoinHandle<()>>,
@@ -57,7 +59,7 @@ impl Run {
     pub fn start() -> Self {
         let (recorder, primaries) = surroundings(Ipv4Addr::LOCALHOST.into());
         let sandbox = Sandbox::start(3, DOMAINS[0], primaries[0].address());
-        Self::with(recorder, primaries, sandbox, None)
+        Self::with(recorder, primaries, sandbox, None, DISK_BYTES)
     }
 
     /// The same with each of `count` nodes on a machine of its own, with a disk of `disk_bytes`.
@@ -79,7 +81,7 @@ impl Run {
         let sandbox = Sandbox::on_machines(count, &network, disk_bytes);
         let first = primaries[0].address().to_string();
         sandbox.must("n1", &["domain", "add", DOMAINS[0], "--primary", &first]);
-        Self::with(recorder, primaries, sandbox, Some(network))
+        Self::with(recorder, primaries, sandbox, Some(network), disk_bytes)
     }
 
     fn with(
@@ -87,6 +89,7 @@ impl Run {
         primaries: Vec<Primary>,
         sandbox: Sandbox,
         network: Option<Network>,
+        disk_bytes: u64,
     ) -> Self {
         let other = primaries[1].address().to_string();
         sandbox.must("n1", &["domain", "add", DOMAINS[1], "--primary", &other]);
@@ -111,6 +114,7 @@ impl Run {
             load,
             seed,
             network,
+            disk_bytes,
             minority: BTreeSet::new(),
             primaries,
             senders: Vec::new(),
@@ -276,7 +280,7 @@ impl Run {
     pub fn add_next_machine(&mut self) -> String {
         let network = self.network.as_mut().expect("machines of their own");
         let number = network.add_machine();
-        self.sandbox.add_machine(number, network, DISK_BYTES);
+        self.sandbox.add_machine(number, network, self.disk_bytes);
         format!("n{number}")
     }
 

@@ -12,6 +12,8 @@ use super::wire::{Wire, stuffed};
 use crate::history::{AttemptId, Digest, Event, Recorder, Stage};
 use crate::random::Random;
 
+/// Between two letters of a sender: disks are small, and what is held for minutes must fit.
+const PACE: Duration = Duration::from_millis(40);
 /// After every node has been tried in vain.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Then a sender connects anew.
@@ -90,6 +92,7 @@ impl Load {
         let mut random = Random::new(self.seed ^ at as u64);
         let mut sessions: Vec<Option<Session>> = self.nodes.iter().map(|_| None).collect();
         while !self.is_stopped() {
+            thread::sleep(PACE);
             let letter = self.letter();
             for turn in at.. {
                 let node = turn % self.nodes.len();

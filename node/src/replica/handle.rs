@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_ledger::{Command, Effect, Member, Reply, query};
-use holdfast_mail::{MessageId, NodeId, Timestamp};
+use holdfast_mail::{MessageId, NodeId};
 use holdfast_proto::cluster as wire;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -319,10 +319,4 @@ pub struct Place {
     pub name: String,
     pub region: String,
     pub voter: bool,
-}
-
-/// The wall clock, for stamping batches. Logged time is clamped so that it never runs back.
-pub(crate) fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
 }

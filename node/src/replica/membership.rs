@@ -17,7 +17,8 @@ use prost::Message;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::handle::{Cluster, ProposeError, now};
+use super::clock::now;
+use super::handle::{Cluster, ProposeError};
 use super::types::Seat;
 use super::{Identity, random};
 use crate::net::{authority, grpc};

@@ -20,8 +20,9 @@ use prost::Message;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::clock::now;
 use super::gate;
-use super::handle::{Cluster, Inner, ProposeError, now};
+use super::handle::{Cluster, Inner, ProposeError};
 use super::types::{Proposal, Replies};
 
 /// Commands in one batch. A batch is one log entry: it is decoded, applied and answered whole,
@@ -40,6 +41,10 @@ const TRY_TIME_MAX: Duration = Duration::from_secs(8);
 
 /// Between tries while there is no leader.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// A leader proposes nothing from a node whose clock is ahead of its own by more: far more than
+/// clocks that are kept differ by, far less than what mail or a lease waits for.
+const AHEAD_MAX: Duration = Duration::from_secs(5 * 60);
 
 const QUEUED: u8 = 0;
 const TAKEN: u8 = 1;
@@ -314,6 +319,10 @@ pub(crate) async fn answer(cluster: &Arc<Inner>, bytes: Bytes, sender: u64) -> w
     use wire::propose_reply::Outcome;
     let outcome = match super::codec::proposal(bytes) {
         Err(error) => Outcome::NotProposed(error.to_string()),
+        // Logged time never runs back: this would be everybody's time for ever.
+        Ok(proposal) if proposal.batch.at.since(now()) > AHEAD_MAX => Outcome::NotProposed(
+            "the clock of the node that asked is far ahead of the leader's; set it right".into(),
+        ),
         Ok(proposal) => {
             let leader = cluster.raft.metrics().borrow_watched().current_leader;
             if leader == Some(cluster.me.id.0) {

@@ -262,7 +262,7 @@ impl wire::raft_server::Raft for Service {
         let vote = codec::some_vote(head.vote.as_ref()).map_err(broken)?;
         let path = self.snapshots.staging(&format!(
             "incoming-{}",
-            MessageId::new(super::handle::now(), from.into())
+            MessageId::new(super::now(), from.into())
         ));
         let mut file = File::create(&path).map_err(broken)?;
         while let Some(part) = parts.message().await? {

@@ -102,8 +102,9 @@ impl RaftStateMachine<Types> for StateMachine {
                     let index = entry.log_id.index;
                     let mut batch = proposal.batch.clone();
                     if mutant("apply-by-local-clock") {
-                        Arc::make_mut(&mut batch).at = super::handle::now();
+                        Arc::make_mut(&mut batch).at = super::now();
                     }
+                    super::clock::agreed(batch.at);
                     replies.0 = apply_batch(&mut rows, index, &batch, &mut effects)
                         .map_err(|e| io::Error::other(e.0))?;
                 }

@@ -180,7 +180,7 @@ impl Alone {
     }
 
     async fn body(&self, content: &'static [u8]) -> BodyRef {
-        let id = MessageId::new(super::handle::now(), super::random_id());
+        let id = MessageId::new(super::now(), super::random_id());
         let mut writer = self.cluster.bodies().begin(id);
         writer.write(content.into()).await.unwrap();
         writer.finish().await.unwrap()
@@ -225,7 +225,7 @@ async fn no_entry_passes_the_gate_without_its_body() {
     let passed = gate::before_append(bodies, &[entry(9, 1, accept(here))], 1).await;
     assert!(passed.is_ok());
     let nowhere = BodyRef {
-        id: MessageId::new(super::handle::now(), 1),
+        id: MessageId::new(super::now(), 1),
         ..here
     };
     let entries = [entry(9, 1, accept(nowhere))];
