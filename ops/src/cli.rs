@@ -69,7 +69,12 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Config(Config),
     /// The cluster's health and the mail it holds
-    Status,
+    Status {
+        /// Tell instead what this node's replicated rows come to: after the same entry, every
+        /// node tells the same
+        #[arg(long)]
+        state_hash: bool,
+    },
     /// Start a cluster, and change who belongs to it
     #[command(subcommand)]
     Cluster(Cluster),

@@ -48,7 +48,10 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
         Command::Serve(args) => serve::run(global, args).await,
         Command::Config(command) => config_check::run(command, output),
-        Command::Status => {
+        Command::Status { state_hash: true } => {
+            status::state_hash(&mut client::connect(global).await?, output).await
+        }
+        Command::Status { state_hash: false } => {
             status::run(
                 &mut client::connect(global).await?,
                 output,

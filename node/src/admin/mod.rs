@@ -10,7 +10,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use futures::Stream;
 use holdfast_ledger::{Command, Refusal, Reply, query};
 use holdfast_mail::NodeId;
@@ -35,7 +35,7 @@ const INVITE_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 pub enum Ask {
     /// Found a new cluster with this node as its only member.
     Init {
-        done: oneshot::Sender<Result<Cluster, String>>,
+        done: oneshot::Sender<Result<Cluster, Status>>,
     },
     /// Join with a token; progress goes to `progress`, and its end is the answer.
     Join {
@@ -44,10 +44,19 @@ pub enum Ask {
     },
 }
 
-/// The API's server; the cluster is absent until this node belongs to one.
+/// Which cluster this node belongs to.
+#[derive(Clone)]
+pub enum Belongs {
+    /// Not known before the data directory has been opened.
+    Opening,
+    Nowhere,
+    To(Cluster),
+}
+
+/// The API's server.
 #[derive(Clone)]
 pub struct Admin {
-    cluster: Arc<ArcSwapOption<Cluster>>,
+    belongs: Arc<ArcSwap<Belongs>>,
     asks: mpsc::Sender<Ask>,
 }
 
@@ -58,11 +67,11 @@ type AnswerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// the socket could not be made.
 pub fn serve(
     path: &Path,
-    cluster: Arc<ArcSwapOption<Cluster>>,
+    belongs: Arc<ArcSwap<Belongs>>,
     asks: mpsc::Sender<Ask>,
 ) -> std::io::Result<()> {
     let incoming = crate::net::grpc::unix_incoming(path)?;
-    let server = wire::admin_server::AdminServer::new(Admin { cluster, asks });
+    let server = wire::admin_server::AdminServer::new(Admin { belongs, asks });
     tokio::spawn(async move {
         let served = tonic::transport::Server::builder()
             .add_service(server)
@@ -76,12 +85,32 @@ pub fn serve(
 }
 
 impl Admin {
-    fn cluster(&self) -> Result<Arc<Cluster>, Status> {
-        self.cluster.load_full().ok_or_else(|| {
+    /// None: it belongs to none.
+    fn member_of(&self) -> Result<Option<Cluster>, Status> {
+        match self.belongs.load().as_ref() {
+            // Not "to none": an operator, or a script, would found a second cluster over the first.
+            Belongs::Opening => Err(Status::unavailable(
+                "this node is still opening its data directory; try again in a moment",
+            )),
+            Belongs::Nowhere => Ok(None),
+            Belongs::To(cluster) => Ok(Some(cluster.clone())),
+        }
+    }
+
+    fn cluster(&self) -> Result<Cluster, Status> {
+        self.member_of()?.ok_or_else(|| {
             Status::failed_precondition(
                 "this node belongs to no cluster yet: `holdfast cluster init` founds one, `holdfast cluster join TOKEN` joins one",
             )
         })
+    }
+
+    /// What `init` and `join` need.
+    fn must_be_free(&self) -> Result<(), Status> {
+        match self.member_of()? {
+            None => Ok(()),
+            Some(_) => Err(taken()),
+        }
     }
 
     /// Proposes and turns a refusal into a status.
@@ -101,6 +130,11 @@ impl Admin {
             ))),
         }
     }
+}
+
+/// The answer to `init` or `join` at a member.
+pub(crate) fn taken() -> Status {
+    Status::already_exists("this node belongs to a cluster already; nothing was changed")
 }
 
 fn refused(refusal: &Refusal) -> Status {
@@ -143,7 +177,7 @@ impl wire::admin_server::Admin for Admin {
     type RecipientsListStream = AnswerStream<wire::Recipients>;
 
     async fn status(&self, _request: Request<wire::Empty>) -> Answer<wire::StatusReply> {
-        match self.cluster.load_full() {
+        match self.member_of()? {
             Some(cluster) => status::status(&cluster).await.map(Response::new),
             None => Ok(Response::new(wire::StatusReply {
                 health: "This node belongs to no cluster yet.".into(),
@@ -152,22 +186,28 @@ impl wire::admin_server::Admin for Admin {
         }
     }
 
+    async fn state_hash(&self, _request: Request<wire::Empty>) -> Answer<wire::StateHashReply> {
+        let cluster = self.cluster()?;
+        let state = cluster.state_hash().await.map_err(|error| {
+            Status::internal(format!("this node cannot read its state: {error}"))
+        })?;
+        Ok(Response::new(wire::StateHashReply {
+            node_id: cluster.me().id.0,
+            applied: state.applied,
+            rows: state.rows,
+            hash: hex(&state.hash),
+        }))
+    }
+
     async fn init(&self, _request: Request<wire::InitRequest>) -> Answer<wire::InitReply> {
-        if self.cluster.load().is_some() {
-            return Err(Status::already_exists(
-                "this node belongs to a cluster already; nothing was changed",
-            ));
-        }
+        self.must_be_free()?;
         let (done, answer) = oneshot::channel();
         let stopping = || Status::unavailable("this node is stopping");
         self.asks
             .send(Ask::Init { done })
             .await
             .map_err(|_| stopping())?;
-        let cluster = answer
-            .await
-            .map_err(|_| stopping())?
-            .map_err(Status::failed_precondition)?;
+        let cluster = answer.await.map_err(|_| stopping())??;
         Ok(Response::new(wire::InitReply {
             cluster_id: hex(&cluster.cluster_id()),
             node_id: cluster.me().id.0,
@@ -195,11 +235,7 @@ impl wire::admin_server::Admin for Admin {
     }
 
     async fn join(&self, request: Request<wire::JoinRequest>) -> Answer<Self::JoinStream> {
-        if self.cluster.load().is_some() {
-            return Err(Status::already_exists(
-                "this node belongs to a cluster already; nothing was changed",
-            ));
-        }
+        self.must_be_free()?;
         let (progress, out) = mpsc::channel(64);
         let token = request.into_inner().token;
         let stopping = |_| Status::unavailable("this node is stopping");

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use holdfast_ledger::query::{self, held_domains};
 use holdfast_ledger::{Command, Effect, KvError, Reply};
@@ -447,6 +447,5 @@ async fn release(desk: &Desk) {
 
 /// This node's clock. Only a hint when to ask: leases begin and end by logged time.
 pub(super) fn clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    Timestamp(since.map_or(0, |since| since.as_millis() as u64))
+    crate::replica::now()
 }

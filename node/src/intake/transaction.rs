@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_ledger::{Command, Refusal, Reply as LedgerReply, query};
 use holdfast_mail::trace::{Arrival, hops, received};
-use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, Timestamp, mutant};
+use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, mutant};
 use holdfast_smtp::reply::Reply;
 use holdfast_smtp::request::Mail;
 use holdfast_smtp::server::{Question, Session};
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::counters::Reason;
 use super::{Options, Shared};
-use crate::replica::{BodyWriter, ProposeError, random_id};
+use crate::replica::{BodyWriter, ProposeError, now, random_id};
 use crate::talk::serve::Desk;
 
 /// How long a message may wait for a quorum: several elections, even at the slowest
@@ -71,11 +71,6 @@ struct Content {
     failed: Option<std::io::Error>,
 }
 
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
-}
-
 impl<'a> Transaction<'a> {
     pub(super) fn new(shared: &'a Shared, options: &'a Options, client: IpAddr) -> Self {
         Self {
@@ -116,9 +111,7 @@ impl<'a> Transaction<'a> {
             return refusal;
         }
         if self.shared.cluster.disk_low() {
-            let text =
-                "not enough disk space; please try again later or another of our mail exchangers";
-            return self.refuse("disk_low", Reply::new(452, 3, 1, text));
+            return self.refuse("disk_low", disk_low());
         }
         self.mail = Some(mail);
         Reply::new(250, 1, 0, "Ok")
@@ -370,6 +363,9 @@ impl<'a> Transaction<'a> {
     fn unusable(&mut self) -> Option<Reply> {
         let content = self.content.as_ref()?;
         if let Some(error) = &content.failed {
+            if error.kind() == std::io::ErrorKind::StorageFull {
+                return Some(self.refuse("disk_low", disk_low()));
+            }
             tracing::warn!(
                 msg = self.message.map(tracing::field::display),
                 "the body was not stored: {error}"
@@ -443,7 +439,12 @@ impl Desk for Transaction<'_> {
                     .windows(4)
                     .any(|window| window == b"\r\n\r\n");
         }
-        content.failed = content.writer.write(Bytes::from(bytes)).await.err();
+        // Mail that does not end would take what is kept for the log, and stop every node at once.
+        content.failed = if self.shared.cluster.disk_low() {
+            Some(std::io::ErrorKind::StorageFull.into())
+        } else {
+            content.writer.write(Bytes::from(bytes)).await.err()
+        };
     }
 
     fn refused(&mut self, reply: &Reply) {
@@ -470,6 +471,12 @@ impl Desk for Transaction<'_> {
     fn reset(&mut self) {
         self.forget();
     }
+}
+
+/// RFC 3463 section 3.4: "X.3.1 Mail system full".
+fn disk_low() -> Reply {
+    let text = "not enough disk space; please try again later or another of our mail exchangers";
+    Reply::new(452, 3, 1, text)
 }
 
 /// RFC 3463 section 3.3: "X.2.2 Mailbox full".

@@ -1,6 +1,7 @@
 //! The cluster, as the rooms above see it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use super::membership::member_to_wire;
 use super::peers::Peers;
 use super::propose::{self, Waiting};
 use super::types::{LogId, Raft, Seat};
-use super::{Identity, codec};
+use super::{Identity, StateHash, codec};
 use crate::config::WanProfile;
 use crate::store::{Store, View};
 
@@ -83,6 +84,14 @@ impl Cluster {
     #[must_use]
     pub fn view(&self) -> View {
         self.0.store.view()
+    }
+
+    /// What this node's rows come to.
+    pub async fn state_hash(&self) -> io::Result<StateHash> {
+        let view = self.view();
+        tokio::task::spawn_blocking(move || StateHash::of(&view))
+            .await
+            .map_err(io::Error::other)?
     }
 
     /// What happens from now on. Hints: after `Lagged`, and at the start, scan the state.

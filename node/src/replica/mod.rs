@@ -18,6 +18,7 @@ mod peers;
 mod propose;
 mod service;
 mod snapshot;
+mod state_hash;
 mod state_machine;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ pub use bodies::{Bodies, BodyError, BodyReader, BodyWriter, Copies};
 pub use clock::now;
 pub use handle::{Cluster, Place, ProposeError};
 pub use identity::{Identity, IdentityError};
+pub use state_hash::StateHash;
 
 use crate::config::WanProfile;
 use crate::net::{authority, grpc, listen::Listener, tls};
@@ -51,8 +53,12 @@ use types::Seat;
 /// Effects that may wait for a slow listener; one that misses some scans the state.
 const EFFECTS_KEPT: usize = 8192;
 
-/// How often the disk's free space is looked at.
-const DISK_LOOK: Duration = Duration::from_secs(2);
+/// How often the disk's free space is looked at: within that time the fastest senders do not fill
+/// what is kept free.
+const DISK_LOOK: Duration = Duration::from_millis(250);
+
+/// The other chores come once in so many looks.
+const LOOKS_PER_CHORE: u64 = 8;
 
 /// How often abandoned bodies are looked for.
 const ORPHAN_LOOK: Duration = Duration::from_secs(3600);
@@ -425,13 +431,17 @@ fn look_at_disk(inner: &Inner, data_dir: &Path) {
 /// is heard, whether this node was removed.
 async fn look_after(cluster: Cluster, data_dir: PathBuf) {
     let mut last_orphans = Instant::now();
-    let mut turn = 0u64;
+    let (mut looks, mut turn) = (0u64, 0u64);
     let mut every = tokio::time::interval(DISK_LOOK);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        turn += 1;
         look_at_disk(&cluster.0, &data_dir);
+        looks += 1;
+        if looks % LOOKS_PER_CHORE != 1 {
+            continue;
+        }
+        turn += 1;
         if let Err(error) = cluster.bodies().sweep_released() {
             tracing::error!("cannot delete bodies that are no longer needed: {error}");
         }

@@ -21,7 +21,7 @@ use super::types::{LogId, Replies, Snapshot, SnapshotMeta, StoredMembership, Typ
 use crate::store::{Store, View};
 use holdfast_proto::cluster as wire;
 
-const APPLIED: &[u8] = b"applied";
+pub(super) const APPLIED: &[u8] = b"applied";
 const MEMBERSHIP: &[u8] = b"membership";
 
 /// The replicated state on this node.

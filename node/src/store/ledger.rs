@@ -24,7 +24,7 @@ use super::{Options, StoreError, broken, database_options, not_opened, refuse_po
 pub(super) type Database = DBWithThreadMode<MultiThreaded>;
 
 const LOG: &str = "log";
-const META: &str = "meta";
+pub(super) const META: &str = "meta";
 pub(super) const STATE: &str = "state";
 
 /// Meta rows of this file's own; the caller's keys begin with anything but a NUL.

@@ -11,7 +11,7 @@ use holdfast_ledger::{Kv, KvError, KvRead};
 use rocksdb::{Direction, IteratorMode, ReadOptions, SnapshotWithThreadMode};
 use self_cell::self_cell;
 
-use super::ledger::{Database, STATE};
+use super::ledger::{Database, META, STATE};
 
 type Snap<'a> = SnapshotWithThreadMode<'a, Database>;
 
@@ -71,6 +71,16 @@ impl View {
             frozen: Arc::new(Frozen::new(db, |db| db.snapshot())),
             generation,
         }
+    }
+
+    /// A meta row as it was at the same moment.
+    pub fn meta(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let family = self.frozen.borrow_owner().cf_handle(META);
+        let family = family.ok_or_else(|| io::Error::other("the database has no meta rows"))?;
+        self.frozen
+            .borrow_dependent()
+            .get_cf(&family, key)
+            .map_err(super::broken)
     }
 
     /// Every row, in key order, read in pages.
