@@ -22,6 +22,10 @@ pub struct Config {
     pub name: String,
     /// What fails together: no region should hold a majority of the voters.
     pub region: String,
+    /// Only in a sandbox: the file that says how many milliseconds this node's clock runs ahead.
+    /// `holdfast dev clock` writes it.
+    #[serde(default)]
+    pub sandbox_clock: Option<PathBuf>,
     pub smtp: Smtp,
     pub cluster: Cluster,
     #[serde(default)]
@@ -242,6 +246,7 @@ impl Config {
             &mut self.smtp.tls_cert,
             &mut self.smtp.tls_key,
             &mut self.admin.socket,
+            &mut self.sandbox_clock,
         ]
         .into_iter()
         .flatten()

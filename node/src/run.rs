@@ -57,6 +57,11 @@ pub enum ServeError {
     Start(#[from] StartError),
     #[error("{0}")]
     Tls(String),
+    #[error("cannot read the sandbox's clock {path}: {error}")]
+    Clock {
+        path: PathBuf,
+        error: std::io::Error,
+    },
     #[error("no DNS resolver: {0}")]
     Dns(std::io::Error),
     #[error(
@@ -70,6 +75,9 @@ pub enum ServeError {
 pub async fn serve(path: &Path) -> Result<(), ServeError> {
     let config = Config::read(path)?;
     observe::start_log(&config.log);
+    if let Some(path) = config.sandbox_clock.clone() {
+        replica::follow_clock(path.clone()).map_err(|error| ServeError::Clock { path, error })?;
+    }
     let node = Node::prepare(path, config)?;
     node.run().await
 }

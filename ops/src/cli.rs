@@ -261,6 +261,14 @@ fn probation(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Milliseconds.
+fn passing(text: &str) -> Result<u64, String> {
+    match span_or(text, "0s", 0, Duration::from_secs(1)) {
+        Ok(ms) if ms > 0 => Ok(ms),
+        _ => Err("not a time span such as 5d, 12h or 30m, up to 400d".to_owned()),
+    }
+}
+
 /// Milliseconds, or `number` for `word`.
 fn span_or(text: &str, word: &str, number: u64, least: Duration) -> Result<u64, String> {
     if text == word {
@@ -385,10 +393,19 @@ pub(crate) struct WhichHeld {
 const NODES_MAX: u64 = 7;
 
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Dev {
+    #[command(subcommand)]
+    pub(crate) verb: Option<InSandbox>,
+    #[command(flatten)]
+    pub(crate) sandbox: Sandbox,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Sandbox {
     /// Where the nodes' configurations, logs and data live; an existing sandbox is started again
     #[arg(long)]
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: Option<PathBuf>,
     /// Nodes of a new sandbox [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=NODES_MAX))]
     pub(crate) nodes: Option<u64>,
@@ -401,6 +418,26 @@ pub(crate) struct Dev {
     /// The domain's primary
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:2600")]
     pub(crate) primary: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InSandbox {
+    /// Let time pass in a running sandbox
+    #[command(subcommand)]
+    Clock(Clock),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Clock {
+    /// Move the clocks of all its nodes on: mail grows older, is given back, is tried again
+    Advance {
+        /// By how much: 5d, 12h, 30m, …
+        #[arg(value_name = "TIME", value_parser = passing)]
+        time_ms: u64,
+        /// The sandbox's folder
+        #[arg(long)]
+        dir: PathBuf,
+    },
 }
 
 #[derive(Args, Debug)]

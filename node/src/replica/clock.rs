@@ -6,6 +6,9 @@
 //! the median gets the median.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -87,11 +90,48 @@ impl Clock {
     }
 }
 
+/// Milliseconds that a sandbox's clock runs ahead.
+static AHEAD_MS: AtomicU64 = AtomicU64::new(0);
+
 /// This node's own clock.
 #[must_use]
 pub fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+    let wall = since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+    Timestamp(wall.saturating_add(AHEAD_MS.load(Ordering::Relaxed)))
+}
+
+/// How often a sandbox's file is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Lets this process's clock run ahead by the milliseconds that `file` says, so that days pass in
+/// a sandbox. Read before this returns, and again as long as the process lives; never set back.
+///
+/// # Errors
+/// The file is there and cannot be read, or holds no number.
+pub(crate) fn follow(file: PathBuf) -> io::Result<()> {
+    run_ahead(&file)?;
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if let Err(error) = run_ahead(&file) {
+                tracing::warn!("{}: {error}; the clock stays as it was", file.display());
+            }
+        }
+    });
+    Ok(())
+}
+
+fn run_ahead(file: &Path) -> io::Result<()> {
+    let text = match std::fs::read_to_string(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        read => read?,
+    };
+    let ms = text.trim().parse().map_err(io::Error::other)?;
+    if AHEAD_MS.fetch_max(ms, Ordering::Relaxed) < ms {
+        tracing::info!("this sandbox's clock now runs {} s ahead", ms / 1000);
+    }
+    Ok(())
 }
 
 /// The median of our own clock, which is 0, and the others'. Between two that differ, the one

@@ -40,6 +40,7 @@ use tokio::time::Instant;
 
 pub use bodies::{Bodies, BodyError, BodyReader, BodyWriter, Copies};
 pub use clock::now;
+pub(crate) use clock::follow as follow_clock;
 pub use handle::{Cluster, Place, ProposeError};
 pub use identity::{Identity, IdentityError};
 pub use state_hash::StateHash;
