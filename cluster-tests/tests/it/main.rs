@@ -1,7 +1,10 @@
 //! Real nodes under real kills. One binary, one test at a time: each has three nodes of its own,
 //! and two at once would take each other's time.
 
+mod bounces;
+mod clocks;
 mod disks;
+mod failpoints;
 mod floods;
 mod kills;
 mod members;
@@ -9,6 +12,7 @@ mod partitions;
 mod power;
 mod primaries;
 mod quorum;
+mod quotas;
 mod strangers;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
