@@ -24,9 +24,16 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The soak says how long faults go on.
+const SECONDS_VARIABLE: &str = "HOLDFAST_TEST_SECONDS";
+
+fn is_soak() -> bool {
+    std::env::var_os(SECONDS_VARIABLE).is_some()
+}
+
 /// How long faults go on in a test: `seconds`, or what the soak asks for.
 fn test_time(seconds: u64) -> Duration {
-    let asked = std::env::var("HOLDFAST_TEST_SECONDS");
+    let asked = std::env::var(SECONDS_VARIABLE);
     Duration::from_secs(asked.map_or(seconds, |text| {
         text.parse().expect("HOLDFAST_TEST_SECONDS is a number")
     }))
