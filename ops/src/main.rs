@@ -19,10 +19,16 @@ mod status;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tikv_jemallocator::Jemalloc;
 
 use cli::{Cli, Command};
 use failure::{Exit, Failure};
 use output::Output;
+
+/// Also RocksDB's, whose buffers come and go on many threads: with the C library's allocator a node
+/// keeps about twice the memory that it uses.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

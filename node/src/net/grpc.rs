@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio_rustls::{TlsConnector, server};
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::listen::Listener;
+use super::listen::{Listener, PAUSE_WHEN_EXHAUSTED};
 use super::tls::{self, ClusterClient, ClusterServer};
 
 /// A peer that does not finish its handshake in this time is cut off.
@@ -166,7 +166,7 @@ pub fn channel(address: &str, name: &str, client: &ClusterClient) -> Channel {
 }
 
 /// Accepted connections of a local socket at `path`, readable by owner and group. A socket
-/// that a dead process left there is replaced; one that answers is not.
+/// that a dead process left there is replaced; one that answers, or anything else, is not.
 pub fn unix_incoming(
     path: &Path,
 ) -> io::Result<impl Stream<Item = io::Result<UnixStream>> + Send + use<>> {
@@ -176,16 +176,30 @@ pub fn unix_incoming(
             "a running Holdfast answers on it already",
         ));
     }
-    match std::fs::remove_file(path) {
-        Ok(()) => {}
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+        Ok(_) => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "there is a file of that name, and it is no socket; it was left alone",
+            ));
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok(futures::stream::unfold(listener, |listener| async move {
-        let accepted = listener.accept().await.map(|(stream, _)| stream);
-        Some((accepted, listener))
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => return Some((Ok(stream), listener)),
+                // As with other listeners: what is lacking comes back, and nobody spins.
+                Err(error) => {
+                    tracing::warn!("cannot accept an operator's connection, trying again: {error}");
+                    tokio::time::sleep(PAUSE_WHEN_EXHAUSTED).await;
+                }
+            }
+        }
     }))
 }
 

@@ -560,11 +560,7 @@ impl Bodies {
     /// Deletes bodies that no message refers to and that no message can refer to any more.
     /// Stops as soon as `all_applied` says that the log has entries the state does not show: one
     /// of them may need a body that looks abandoned.
-    pub(crate) fn sweep_orphans(
-        &self,
-        now: Timestamp,
-        all_applied: impl Fn() -> bool,
-    ) -> io::Result<usize> {
+    pub(crate) fn sweep_orphans(&self, all_applied: impl Fn() -> bool) -> io::Result<usize> {
         let mut before = None;
         let mut swept = 0;
         loop {
@@ -577,6 +573,9 @@ impl Bodies {
             }
             // Taken after the page was listed: whatever was accepted before is shown in it.
             let view = self.0.state.view();
+            // Logged time, as `apply` will judge by: a clock of our own that runs ahead must not
+            // make a body old that may still be accepted.
+            let now = query::now(&view).map_err(|e| io::Error::other(e.0))?;
             let mut orphans = Vec::new();
             for id in ids {
                 // One that became durable in this life of the process may be in the gate, on

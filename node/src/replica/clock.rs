@@ -1,163 +1,159 @@
-//! The clock that stamps what is logged: the wall clock, unless that jumps.
+//! The cluster's clock: what most of the voters' clocks say.
 //!
-//! Logged time never runs back. Were the jump of one machine's clock logged, it would be every
-//! node's time for ever: all mail would be bounced as expired, and nothing could take it back.
+//! Logged time decides when mail expires and when a lease ends, and it never runs back: one leader
+//! whose clock stands in another year would give back all mail that is held. So a leader hears
+//! with every heartbeat's answer what the others' clocks say, and a batch whose stamp is far from
+//! the median gets the median.
 
-use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use holdfast_mail::Timestamp;
+use holdfast_mail::{NodeId, Timestamp};
+use tokio::time::Instant;
 
-/// A clock that is moved by more at once has jumped. A time service steps by less, once it runs.
-const STEP_MAX: Duration = Duration::from_secs(60);
+/// How far a stamp may be from the median, milliseconds: more than an answer is under way, less
+/// than any span that the ledger measures.
+const SKEW_MAX_MS: u64 = 2_000;
 
-/// Now, for whatever is logged or compared with it.
-#[must_use]
-pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let wall = Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)));
-    let (told, jumped) = lock().read(wall, Instant::now());
-    if jumped {
-        tracing::error!(
-            clock_ms = wall.0,
-            kept_ms = told.0,
-            "this machine's clock has jumped; the node keeps its own time until the clock agrees with it or \
-             with the other nodes' again. Set the clock right; if it is right now, restart the node"
-        );
-    }
-    told
-}
+/// What was heard of a clock counts this long.
+const KEPT: Duration = Duration::from_secs(60);
 
-/// Other nodes have come to this time: a jump that ends there was none, as when this machine slept.
-pub(crate) fn agreed(logged: Timestamp) {
-    lock().agree(logged);
-}
+/// Between two complaints about the same clocks.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
-fn lock() -> std::sync::MutexGuard<'static, Clock> {
-    static CLOCK: LazyLock<Mutex<Clock>> = LazyLock::new(Mutex::default);
-    CLOCK.lock().unwrap_or_else(PoisonError::into_inner)
+/// What the others' clocks say, by how much they differ from this node's.
+#[derive(Default)]
+pub(crate) struct Clock {
+    heard: Mutex<Heard>,
 }
 
 #[derive(Default)]
-struct Clock {
-    /// When the wall clock was last believed, and what it said.
-    last: Option<(Timestamp, Instant)>,
-    agreed: Timestamp,
-    /// The wall clock is not believed.
-    is_astray: bool,
+struct Heard {
+    /// Milliseconds that a node's clock is ahead of ours, and when that was heard.
+    ahead: BTreeMap<u64, (i64, Instant)>,
+    /// The last logged time seen, and when.
+    logged: Option<(Timestamp, Instant)>,
+    complained: Option<Instant>,
 }
 
 impl Clock {
-    /// What to tell where the wall clock says `wall`, and whether it has just jumped.
-    fn read(&mut self, wall: Timestamp, at: Instant) -> (Timestamp, bool) {
-        let was_astray = self.is_astray;
-        let mut told = wall;
-        self.is_astray = false;
-        if let Some((last, read_at)) = self.last {
-            let own = last.plus(at.saturating_duration_since(read_at));
-            if apart(wall, own) > STEP_MAX && apart(wall, self.agreed) > STEP_MAX {
-                (told, self.is_astray) = (own, true);
-            }
+    /// A node's clock says `theirs`. Zero, from a version that does not tell, is no time.
+    pub(crate) fn heard(&self, node: u64, theirs: Timestamp) {
+        if theirs.0 == 0 {
+            return;
         }
-        if !self.is_astray {
-            // Never from the node's own count: each step would round it.
-            self.last = Some((told, at));
-        }
-        (told, self.is_astray && !was_astray)
+        let ahead = difference(theirs, now());
+        let mut heard = self.lock();
+        heard.ahead.insert(node, (ahead, Instant::now()));
     }
 
-    fn agree(&mut self, logged: Timestamp) {
-        self.agreed = logged;
+    /// An entry with this time was applied.
+    pub(crate) fn logged(&self, at: Timestamp) {
+        let mut heard = self.lock();
+        if heard.logged.is_none_or(|(last, _)| at > last) {
+            heard.logged = Some((at, Instant::now()));
+        }
+    }
+
+    /// The stamp to log instead of `stamp`, which `node` made, if that is far off.
+    pub(crate) fn correction(&self, stamp: Timestamp, node: NodeId) -> Option<Timestamp> {
+        let own = now();
+        let mut heard = self.lock();
+        heard.ahead.retain(|_, (_, at)| at.elapsed() < KEPT);
+        let others: Vec<i64> = heard.ahead.values().map(|(ahead, _)| *ahead).collect();
+        let expected = heard
+            .logged
+            .map(|(at, since)| difference(at.plus(since.elapsed()), own));
+        let agreed = shifted(own, median(others, expected));
+        if agreed.0.abs_diff(stamp.0) <= SKEW_MAX_MS {
+            return None;
+        }
+        let due = |at: Instant| at.elapsed() >= COMPLAIN_EVERY;
+        if heard.complained.is_none_or(due) {
+            heard.complained = Some(Instant::now());
+            tracing::warn!(
+                %node,
+                seconds = difference(stamp, agreed) / 1000,
+                "the clock of this node is ahead of the others', or behind if negative; mail is \
+                 dated by the others. Set its clock right, and keep it so with NTP"
+            );
+        }
+        Some(agreed)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn apart(a: Timestamp, b: Timestamp) -> Duration {
-    a.since(b).max(b.since(a))
+/// This node's own clock.
+#[must_use]
+pub fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+}
+
+/// The median of our own clock, which is 0, and the others'. Between two that differ, the one
+/// nearer to what is expected from the log counts, and the earlier where nothing is: mail that
+/// expires late does less harm than mail that expires early.
+fn median(mut clocks: Vec<i64>, expected: Option<i64>) -> i64 {
+    clocks.push(0);
+    clocks.sort_unstable();
+    let upper = clocks[clocks.len() / 2];
+    if clocks.len() % 2 == 1 {
+        return upper;
+    }
+    let lower = clocks[clocks.len() / 2 - 1];
+    match expected {
+        Some(expected) if expected.abs_diff(upper) < expected.abs_diff(lower) => upper,
+        _ => lower,
+    }
+}
+
+/// Milliseconds that `left` is ahead of `right`.
+fn difference(left: Timestamp, right: Timestamp) -> i64 {
+    let apart = i64::try_from(left.0.abs_diff(right.0)).unwrap_or(i64::MAX);
+    if left < right { -apart } else { apart }
+}
+
+fn shifted(at: Timestamp, by: i64) -> Timestamp {
+    Timestamp(at.0.saturating_add_signed(by))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    const YEAR: i64 = 365 * 24 * 3600 * 1000;
 
-    struct Machine {
-        clock: Clock,
-        begun: Instant,
-        /// What the wall clock is ahead by, or behind by.
-        ahead: Duration,
-        behind: Duration,
-    }
-
-    impl Machine {
-        fn new() -> Self {
-            Self {
-                clock: Clock::default(),
-                begun: Instant::now(),
-                ahead: Duration::ZERO,
-                behind: Duration::ZERO,
-            }
-        }
-
-        fn at(after: Duration) -> Timestamp {
-            Timestamp(1_700_000_000_000).plus(after)
-        }
-
-        /// What is told so long after the beginning, and whether a jump was noticed.
-        fn read(&mut self, after: Duration) -> (Timestamp, bool) {
-            let wall = Self::at(after + self.ahead + 100 * HOUR - self.behind);
-            self.clock.read(wall, self.begun + after)
-        }
-
-        fn right(after: Duration) -> Timestamp {
-            Self::at(after + 100 * HOUR)
-        }
-    }
-
-    const fn seconds(count: u64) -> Duration {
-        Duration::from_secs(count)
+    #[test]
+    fn one_wild_clock_of_three_has_no_say() {
+        assert_eq!(median(vec![20, YEAR], None), 20);
+        assert_eq!(median(vec![-YEAR, -5], None), -5);
+        // Ours is the wild one: both others are a year behind it.
+        assert_eq!(median(vec![-YEAR, -YEAR + 20], None), -YEAR + 20);
     }
 
     #[test]
-    fn a_clock_that_jumps_is_not_followed_and_told_of_once() {
-        for (ahead, behind) in [(90_000 * HOUR, seconds(0)), (seconds(0), HOUR)] {
-            let mut machine = Machine::new();
-            assert_eq!(
-                machine.read(seconds(1)),
-                (Machine::right(seconds(1)), false)
-            );
-            (machine.ahead, machine.behind) = (ahead, behind);
-            assert_eq!(machine.read(seconds(2)), (Machine::right(seconds(2)), true));
-            assert_eq!(machine.read(HOUR), (Machine::right(HOUR), false));
-            // It is set right again.
-            (machine.ahead, machine.behind) = (seconds(0), seconds(0));
-            assert_eq!(machine.read(2 * HOUR), (Machine::right(2 * HOUR), false));
-            machine.ahead = HOUR;
-            assert!(machine.read(3 * HOUR).1, "the next jump is told of too");
-        }
+    fn between_two_clocks_the_log_decides_and_without_it_the_earlier() {
+        assert_eq!(median(vec![YEAR], None), 0);
+        assert_eq!(median(vec![YEAR], Some(YEAR - 5)), YEAR);
+        assert_eq!(median(vec![-YEAR], Some(3)), 0);
+        assert_eq!(median(vec![-YEAR], None), -YEAR);
+        assert_eq!(median(vec![], Some(YEAR)), 0, "a sole voter has its own");
     }
 
     #[test]
-    fn a_small_step_and_a_slow_drift_are_followed() {
-        let mut machine = Machine::new();
-        for step in 1..200 {
-            machine.ahead += seconds(30);
-            let after = seconds(60 * step);
-            let wall = Machine::right(after).plus(machine.ahead);
-            assert_eq!(machine.read(after), (wall, false));
-        }
-    }
-
-    #[test]
-    fn a_machine_that_slept_is_believed_once_the_others_have_come_to_its_time() {
-        let mut machine = Machine::new();
-        machine.read(seconds(1));
-        // Its monotonic clock stood still meanwhile.
-        machine.ahead = 10 * HOUR;
-        assert!(machine.read(seconds(2)).1);
-        let wall = Machine::right(seconds(3)).plus(10 * HOUR);
-        machine.clock.agree(wall);
-        assert_eq!(machine.read(seconds(3)), (wall, false));
-        assert!(!machine.read(seconds(4)).1);
+    fn a_stamp_that_is_far_off_is_corrected_and_a_fair_one_is_kept() {
+        let clock = Clock::default();
+        let now = now();
+        clock.heard(2, now);
+        clock.heard(3, now.plus(Duration::from_millis(300)));
+        assert_eq!(clock.correction(now, NodeId(1)), None);
+        let wild = now.plus(Duration::from_secs(86_400));
+        let corrected = clock.correction(wild, NodeId(1)).expect("it is far off");
+        assert!(corrected.0.abs_diff(now.0) <= SKEW_MAX_MS);
+        assert!(clock.correction(Timestamp(5), NodeId(1)).is_some());
     }
 }

@@ -220,8 +220,12 @@ pub async fn start(
 
     let snapshots = snapshot::Snapshots::open(options.data_dir.join("snapshots"))?;
     let (effects, _) = broadcast::channel(EFFECTS_KEPT);
-    let machine =
-        state_machine::StateMachine::open(ledger.clone(), snapshots.clone(), effects.clone())?;
+    let machine = state_machine::StateMachine::open(
+        ledger.clone(),
+        snapshots.clone(),
+        effects.clone(),
+        peers.clock.clone(),
+    )?;
     let applied = machine.applied();
     let config = options.profile.raft_config();
     let config = config
@@ -476,8 +480,7 @@ async fn sweep(cluster: &Cluster) {
     {
         let cluster = cluster.clone();
         let swept =
-            tokio::task::spawn_blocking(move || cluster.bodies().sweep_orphans(now(), all_applied))
-                .await;
+            tokio::task::spawn_blocking(move || cluster.bodies().sweep_orphans(all_applied)).await;
         match swept {
             Ok(Ok(0)) => {}
             Ok(Ok(bodies)) => tracing::info!(bodies, "abandoned bodies deleted"),

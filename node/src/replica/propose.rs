@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_ledger::{Batch, Command, Reply};
-use holdfast_mail::mutant;
+use holdfast_mail::{NodeId, mutant};
 use holdfast_proto::cluster as wire;
 use holdfast_proto::ledger as ledger_wire;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -20,10 +20,9 @@ use prost::Message;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::clock::now;
-use super::gate;
 use super::handle::{Cluster, Inner, ProposeError};
 use super::types::{Proposal, Replies};
+use super::{clock, gate};
 
 /// Commands in one batch. A batch is one log entry: it is decoded, applied and answered whole,
 /// and must not hold up the state machine for long.
@@ -41,10 +40,6 @@ const TRY_TIME_MAX: Duration = Duration::from_secs(8);
 
 /// Between tries while there is no leader.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// A leader proposes nothing from a node whose clock is ahead of its own by more: far more than
-/// clocks that are kept differ by, far less than what mail or a lease waits for.
-const AHEAD_MAX: Duration = Duration::from_secs(5 * 60);
 
 const QUEUED: u8 = 0;
 const TAKEN: u8 = 1;
@@ -177,7 +172,7 @@ enum Try {
 async fn carry(cluster: &Arc<Inner>, mut batch: Vec<Waiting>) {
     while !batch.is_empty() {
         let proposal = Proposal::new(Batch {
-            at: now(),
+            at: clock::now(),
             commands: batch
                 .iter()
                 .map(|waiting| waiting.command.clone())
@@ -275,7 +270,15 @@ async fn forward(cluster: &Arc<Inner>, proposal: &Proposal, leader: u64) -> Try 
 }
 
 /// Proposes on this node, which leads; `sender` is the node the commands came from.
-async fn lead(cluster: &Arc<Inner>, proposal: Proposal, sender: u64) -> Try {
+async fn lead(cluster: &Arc<Inner>, mut proposal: Proposal, sender: u64) -> Try {
+    let stamp = proposal.batch.at;
+    if let Some(at) = cluster.peers.clock.correction(stamp, NodeId(sender)) {
+        let commands = proposal.batch.commands.clone();
+        proposal = match Proposal::new(Batch { at, commands }) {
+            Ok(proposal) => proposal,
+            Err(error) => return Try::Not(error.to_string()),
+        };
+    }
     // The leader's own log is behind the gate too.
     if let Err(status) = gate::before_proposal(&cluster.bodies, &proposal, sender).await {
         return Try::Not(status.message().to_owned());
@@ -319,10 +322,6 @@ pub(crate) async fn answer(cluster: &Arc<Inner>, bytes: Bytes, sender: u64) -> w
     use wire::propose_reply::Outcome;
     let outcome = match super::codec::proposal(bytes) {
         Err(error) => Outcome::NotProposed(error.to_string()),
-        // Logged time never runs back: this would be everybody's time for ever.
-        Ok(proposal) if proposal.batch.at.since(now()) > AHEAD_MAX => Outcome::NotProposed(
-            "the clock of the node that asked is far ahead of the leader's; set it right".into(),
-        ),
         Ok(proposal) => {
             let leader = cluster.raft.metrics().borrow_watched().current_leader;
             if leader == Some(cluster.me.id.0) {

@@ -4,8 +4,7 @@
 //! belongs to; the certificate must say the same. A removed node, another cluster's node and a
 //! request that reached the wrong node are refused before anything is read.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -24,7 +23,7 @@ use super::handle::{Cluster, Inner};
 use super::peers::MESSAGE_BYTES_MAX;
 use super::snapshot::{SnapshotFile, Snapshots};
 use super::types::{Entry, Snapshot};
-use super::{codec, gate, membership, propose};
+use super::{clock, codec, gate, membership, propose};
 use crate::failpoint;
 use crate::net::grpc::ConnectInfo;
 
@@ -204,6 +203,7 @@ impl wire::raft_server::Raft for Service {
         }
         Ok(Response::new(wire::AppendReply {
             outcome: Some(outcome),
+            clock_ms: clock::now().0,
         }))
     }
 
@@ -264,16 +264,13 @@ impl wire::raft_server::Raft for Service {
         let head = parts.message().await?.ok_or_else(early)?;
         let from = self.check(peer, head.envelope.as_ref())?;
         let vote = codec::some_vote(head.vote.as_ref()).map_err(broken)?;
-        let path = self.snapshots.staging(&format!(
-            "incoming-{}",
-            MessageId::new(super::now(), from.into())
-        ));
-        let mut file = File::create(&path).map_err(broken)?;
+        let name = MessageId::new(clock::now(), from.into());
+        let snapshot = self.snapshots.stage(&format!("incoming-{name}"));
+        let snapshot = snapshot.map_err(broken)?;
         while let Some(part) = parts.message().await? {
-            file.write_all(&part.data).map_err(broken)?;
+            snapshot.append(&part.data).map_err(broken)?;
         }
-        file.sync_all().map_err(broken)?;
-        let snapshot = SnapshotFile::open(&path).map_err(broken)?;
+        snapshot.sync().map_err(broken)?;
         let (meta, live) = self.verify(snapshot.clone()).await.map_err(broken)?;
         // The state names bodies: they must be here before it is the state.
         tracing::info!(

@@ -14,6 +14,7 @@ use openraft::{EntryPayload, OptionalSend};
 use prost::Message;
 use tokio::sync::{broadcast, watch};
 
+use super::clock::{self, Clock};
 use super::codec;
 use super::snapshot::{SnapshotFile, Snapshots};
 use super::types::{LogId, Replies, Snapshot, SnapshotMeta, StoredMembership, Types};
@@ -29,6 +30,7 @@ pub(crate) struct StateMachine {
     store: Arc<Store>,
     snapshots: Snapshots,
     effects: broadcast::Sender<Effect>,
+    clock: Arc<Clock>,
     applied: watch::Sender<Option<LogId>>,
     membership: StoredMembership,
 }
@@ -38,6 +40,7 @@ impl StateMachine {
         store: Arc<Store>,
         snapshots: Snapshots,
         effects: broadcast::Sender<Effect>,
+        clock: Arc<Clock>,
     ) -> io::Result<Self> {
         let bad = |e: prost::DecodeError| io::Error::new(io::ErrorKind::InvalidData, e);
         let applied = match store.meta(APPLIED)? {
@@ -56,6 +59,7 @@ impl StateMachine {
             store,
             snapshots,
             effects,
+            clock,
             applied: watch::Sender::new(applied),
             membership,
         })
@@ -103,11 +107,11 @@ impl RaftStateMachine<Types> for StateMachine {
                     let index = entry.log_id.index;
                     let mut batch = proposal.batch.clone();
                     if mutant("apply-by-local-clock") {
-                        Arc::make_mut(&mut batch).at = super::now();
+                        Arc::make_mut(&mut batch).at = clock::now();
                     }
-                    super::clock::agreed(batch.at);
                     replies.0 = apply_batch(&mut rows, index, &batch, &mut effects)
                         .map_err(|e| io::Error::other(e.0))?;
+                    self.clock.logged(batch.at);
                 }
                 EntryPayload::Membership(membership) => {
                     changed = Some(StoredMembership::new(

@@ -38,7 +38,8 @@ impl StoreBuilder<Types, LogStorage, StateMachine, tempfile::TempDir> for Builde
         let store = Arc::new(Store::open(&dir.path().join("ledger"), options).unwrap());
         let snapshots = Snapshots::open(dir.path().join("snapshots")).unwrap();
         let (effects, _) = broadcast::channel(16);
-        let machine = StateMachine::open(store.clone(), snapshots, effects).unwrap();
+        let machine =
+            StateMachine::open(store.clone(), snapshots, effects, Arc::default()).unwrap();
         Ok((dir, LogStorage::new(store), machine))
     }
 }
@@ -112,7 +113,15 @@ async fn rows_of(entries: Vec<Entry>) -> (Vec<(Vec<u8>, Vec<u8>)>, Option<u64>) 
     let store = Arc::new(Store::open(&dir.path().join("ledger"), fatal()).unwrap());
     let snapshots = Snapshots::open(dir.path().join("snapshots")).unwrap();
     let (effects, _) = broadcast::channel(16);
-    let open = || StateMachine::open(store.clone(), snapshots.clone(), effects.clone()).unwrap();
+    let open = || {
+        StateMachine::open(
+            store.clone(),
+            snapshots.clone(),
+            effects.clone(),
+            Arc::default(),
+        )
+        .unwrap()
+    };
     let entries = entries.into_iter().map(|entry| Ok((entry, None)));
     open().apply(futures::stream::iter(entries)).await.unwrap();
     let rows = store.view().rows().map(Result::unwrap).collect();
@@ -180,7 +189,7 @@ impl Alone {
     }
 
     async fn body(&self, content: &'static [u8]) -> BodyRef {
-        let id = MessageId::new(super::now(), super::random_id());
+        let id = MessageId::new(super::clock::now(), super::random_id());
         let mut writer = self.cluster.bodies().begin(id);
         writer.write(content.into()).await.unwrap();
         writer.finish().await.unwrap()
@@ -225,7 +234,7 @@ async fn no_entry_passes_the_gate_without_its_body() {
     let passed = gate::before_append(bodies, &[entry(9, 1, accept(here))], 1).await;
     assert!(passed.is_ok());
     let nowhere = BodyRef {
-        id: MessageId::new(super::now(), 1),
+        id: MessageId::new(super::clock::now(), 1),
         ..here
     };
     let entries = [entry(9, 1, accept(nowhere))];

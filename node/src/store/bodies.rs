@@ -128,7 +128,7 @@ impl BodyStore {
         db_options.set_block_based_table_factory(&blocks);
         // Mail is compressed or encoded already; the CPU is what we run out of first.
         db_options.set_compression_type(rocksdb::DBCompressionType::None);
-        db_options.set_write_buffer_size(32 << 20);
+        db_options.set_write_buffer_size(16 << 20);
         db_options.set_max_write_buffer_number(3);
         db_options.set_enable_blob_files(true);
         db_options.set_min_blob_size(512);

@@ -81,9 +81,9 @@ impl Store {
             ColumnFamilyDescriptor::new(name, family)
         };
         let families = [
-            family(LOG, 16 << 20),
+            family(LOG, 8 << 20),
             family(META, 1 << 20),
-            family(STATE, 16 << 20),
+            family(STATE, 8 << 20),
         ];
         // RocksDB's file that names its others; without it there is no database.
         let database_there = dir.join("CURRENT").exists();

@@ -67,9 +67,13 @@ pub(super) fn accept(
         });
     }
 
+    // Held from now on, by logged time: the receiving node's clock may be years off.
     let message = proto::MessageRow {
         seq: seq.0,
-        envelope: Some(wire::envelope_to(envelope)),
+        envelope: Some(proto::Envelope {
+            received_at_ms: when.at.0,
+            ..wire::envelope_to(envelope)
+        }),
     };
     row::put(kv, &key, &message);
     let arrived = Change::one_message(envelope.body.len);
