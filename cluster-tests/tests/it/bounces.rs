@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_cluster_tests::harness::{DISK_BYTES, DOMAINS, Run, in_its_own_world, wait_for};
 
-use crate::{ALWAYS_TRIED, alone, is_soak};
+use crate::{ALWAYS_TRIED, alone, is_left_to_soak};
 
 const HOLD_MINUTES: u32 = 1;
 /// The leader dies so long before the first message's time is over, and is back after it.
@@ -18,8 +18,7 @@ const TELL_TIME_MAX: Duration = Duration::from_secs(13 * 60);
 #[test]
 fn senders_are_told_when_the_time_is_over_and_not_before() {
     let _alone = alone();
-    if !is_soak() {
-        eprintln!("NOT RUN: it takes twelve minutes, so only ops/soak runs it");
+    if is_left_to_soak(12) {
         return;
     }
     in_its_own_world(|| {

@@ -31,6 +31,14 @@ fn is_soak() -> bool {
     std::env::var_os(SECONDS_VARIABLE).is_some()
 }
 
+/// True, and says so, where a test that takes `minutes` is not run because this is not the soak.
+fn is_left_to_soak(minutes: u32) -> bool {
+    if !is_soak() {
+        eprintln!("NOT RUN: it takes {minutes} minutes, so only ops/soak runs it");
+    }
+    !is_soak()
+}
+
 /// How long faults go on in a test: `seconds`, or what the soak asks for.
 fn test_time(seconds: u64) -> Duration {
     let asked = std::env::var(SECONDS_VARIABLE);

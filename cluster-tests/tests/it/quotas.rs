@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_cluster_tests::harness::{DOMAINS, Run, wait_for};
+use holdfast_cluster_tests::harness::{DOMAINS, Run, apart, wait_for};
 use holdfast_cluster_tests::history::Event;
 
 use crate::{ALWAYS_TRIED, alone};
@@ -13,24 +13,26 @@ const TIME_MAX: Duration = Duration::from_secs(60);
 #[test]
 fn a_quota_is_exact_while_the_leader_dies() {
     let _alone = alone();
-    let mut run = Run::start();
-    run.limit(DOMAINS[0], MESSAGES);
-    run.send(6);
-    wait_for_refusals(&run, 20);
-    let leader = run.leader();
-    run.kill(&leader);
-    wait_for_refusals(&run, 20);
-    run.restart(&leader);
-    run.sandbox.wait_until_healthy(TIME_MAX);
-    // Deliveries make room, which is used up again.
-    run.primaries_come_up();
-    run.wait_for_acknowledged(2 * MESSAGES);
-    run.primaries_go_down();
-    wait_for_refusals(&run, 20);
-    run.stop_sending();
-    run.primaries_come_up();
-    run.drain();
-    run.judge(&[ALWAYS_TRIED, &["quota not exact"]].concat());
+    apart(|| {
+        let mut run = Run::start();
+        run.limit(DOMAINS[0], MESSAGES);
+        run.send(6);
+        wait_for_refusals(&run, 20);
+        let leader = run.leader();
+        run.kill(&leader);
+        wait_for_refusals(&run, 20);
+        run.restart(&leader);
+        run.sandbox.wait_until_healthy(TIME_MAX);
+        // Deliveries make room, which is used up again.
+        run.primaries_come_up();
+        run.wait_for_acknowledged(2 * MESSAGES);
+        run.primaries_go_down();
+        wait_for_refusals(&run, 20);
+        run.stop_sending();
+        run.primaries_come_up();
+        run.drain();
+        run.judge(&[ALWAYS_TRIED, &["quota not exact"]].concat());
+    });
 }
 
 /// Waits until so many more messages have been refused because a domain was full.
