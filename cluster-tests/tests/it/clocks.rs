@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -25,6 +26,10 @@ fn a_clock_that_jumps_ends_no_mail_early() {
     let _alone = alone();
     if !Path::new(LIBRARY).exists() {
         eprintln!("NOT RUN: libfaketime is not installed");
+        return;
+    }
+    if !starts_with_library() {
+        eprintln!("NOT RUN: a node with an allocator of its own hangs under libfaketime");
         return;
     }
     in_its_own_world(|| {
@@ -88,6 +93,18 @@ fn a_clock_that_jumps_ends_no_mail_early() {
         run.drain();
         run.judge(&[ALWAYS_TRIED, &["replicas disagree"]].concat());
     });
+}
+
+/// The library asks for memory before an allocator that asks it for the time is ready.
+fn starts_with_library() -> bool {
+    Command::new("timeout")
+        .arg("5")
+        .arg(node_binary())
+        .arg("--version")
+        .env("LD_PRELOAD", LIBRARY)
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|how| how.success())
 }
 
 fn set(clock: &PathBuf, to: &str) {
