@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod config;
 pub mod courier;
+pub mod failpoint;
 pub mod intake;
 pub mod net;
 pub mod observe;

@@ -57,7 +57,13 @@ pub(crate) fn prepare(folder: &Path) {
 ///
 /// # Panics
 /// If it cannot be made.
-pub(crate) fn new(folder: &Path, number: u8, wan_profile: &str, disk_bytes: u64) -> Node {
+pub(crate) fn new(
+    folder: &Path,
+    number: u8,
+    wan_profile: &str,
+    disk_bytes: u64,
+    reports_via: SocketAddr,
+) -> Node {
     let name = format!("n{number}");
     let disks = folder.join("disks");
     let disk = Disk::new(
@@ -79,11 +85,15 @@ pub(crate) fn new(folder: &Path, number: u8, wan_profile: &str, disk_bytes: u64)
             disk,
         }),
     };
-    fs::write(&node.config, configuration(&node, number, wan_profile)).expect("a configuration");
+    fs::write(
+        &node.config,
+        configuration(&node, number, wan_profile, reports_via),
+    )
+    .expect("a configuration");
     node
 }
 
-fn configuration(node: &Node, number: u8, wan_profile: &str) -> String {
+fn configuration(node: &Node, number: u8, wan_profile: &str, reports_via: SocketAddr) -> String {
     format!(
         r#"data_dir = "{data}"
 name = "{name}"
@@ -99,6 +109,8 @@ address = "{cluster}"
 [admin]
 # Not on the node's disk, which comes and goes.
 socket = "{name}.sock"
+[courier]
+reports_via = "{reports_via}"
 [metrics]
 listen = "127.0.0.1:9400"
 [limits]

@@ -57,6 +57,8 @@ pub struct Sandbox {
     /// Whose disk has no power.
     dark: BTreeSet<String>,
     paused: BTreeSet<String>,
+    /// Where the nodes of machines send notifications.
+    reports_via: Option<SocketAddr>,
 }
 
 impl Sandbox {
@@ -118,16 +120,22 @@ impl Sandbox {
             dead: BTreeSet::new(),
             dark: BTreeSet::new(),
             paused: BTreeSet::new(),
+            reports_via: None,
         }
     }
 
-    /// Starts a cluster with each of its nodes on a machine of its own in `network`. It needs a
-    /// world of its own.
+    /// Starts a cluster with each of its nodes on a machine of its own in `network`, which send
+    /// notifications to `reports_via`. It needs a world of its own.
     ///
     /// # Panics
     /// If it does not come up: the test cannot go on.
     #[must_use]
-    pub fn on_machines(count: u8, network: &Network, disk_bytes: u64) -> Self {
+    pub fn on_machines(
+        count: u8,
+        network: &Network,
+        disk_bytes: u64,
+        reports_via: SocketAddr,
+    ) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("holdfast-test-")
             .tempdir()
@@ -141,6 +149,7 @@ impl Sandbox {
             dead: BTreeSet::new(),
             dark: BTreeSet::new(),
             paused: BTreeSet::new(),
+            reports_via: Some(reports_via),
         };
         for number in 1..=count {
             sandbox.add_machine(number, network, disk_bytes);
@@ -155,7 +164,9 @@ impl Sandbox {
     /// If it does not.
     pub fn add_machine(&mut self, number: u8, network: &Network, disk_bytes: u64) {
         let folder = self.folder().expect("the sandbox's folder").to_owned();
-        let node = machines::new(&folder, number, network.wan_profile(), disk_bytes);
+        let profile = network.wan_profile();
+        let reports_via = self.reports_via.expect("a sandbox of machines");
+        let node = machines::new(&folder, number, profile, disk_bytes, reports_via);
         let name = node.name.clone();
         self.nodes.push(node);
         self.restart(&name);
@@ -338,6 +349,14 @@ impl Sandbox {
     /// # Panics
     /// If the binary cannot be started.
     pub fn restart(&mut self, name: &str) {
+        self.restart_as(name, &binary(), &[]);
+    }
+
+    /// The same with another binary, or in another environment.
+    ///
+    /// # Panics
+    /// If the binary cannot be started.
+    pub fn restart_as(&mut self, name: &str, binary: &Path, environment: &[(&str, String)]) {
         self.restore_power(name);
         let node = self.node(name);
         let log = File::options()
@@ -346,17 +365,19 @@ impl Sandbox {
             .open(&node.log)
             .expect("the node's log");
         let mut command = match &node.machine {
-            None => Command::new(binary()),
+            None => Command::new(binary),
             Some(machine) => {
                 let mut command = Command::new("nsenter");
                 command.arg(format!("--net=/run/netns/{}", machine.namespace));
-                command.arg(binary());
+                command.arg(binary);
                 command
             }
         };
         let child = command
-            .args(["serve", "--config"])
+            // A test that is killed leaves nobody behind.
+            .args(["serve", "--die-with-parent", "--config"])
             .arg(&node.config)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("the node's log"))
             .stderr(log)
@@ -364,6 +385,12 @@ impl Sandbox {
             .expect("the holdfast binary starts");
         self.dead.remove(name);
         self.ours.insert(name.to_owned(), child);
+    }
+
+    /// Whether it stands still, by a signal or by itself.
+    #[must_use]
+    pub fn is_halted(&self, name: &str) -> bool {
+        state_of(self.pid(name)).is_some_and(|state| state == "T")
     }
 
     /// The exit code of a node that was started again and has ended.
@@ -491,17 +518,23 @@ pub(crate) fn signal(name: &str, pid: u32) {
 
 /// A zombie that its parent has not looked at yet does not run any more.
 fn is_running(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        let state = stat
-            .rsplit(')')
-            .next()
-            .and_then(|rest| rest.split_whitespace().next());
-        !matches!(state, Some("Z" | "X"))
-    })
+    state_of(pid).is_some_and(|state| state != "Z" && state != "X")
+}
+
+/// The kernel's letter for it: T is stopped, Z a zombie.
+fn state_of(pid: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let behind_its_name = stat.rsplit(')').next()?;
+    let state = behind_its_name.split_whitespace().next()?;
+    Some(state.to_owned())
 }
 
 /// The binary under test: beside the folder that this test's executable is in.
-pub(crate) fn binary() -> PathBuf {
+///
+/// # Panics
+/// If it is not there: the test cannot go on.
+#[must_use]
+pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
         return path.into();
     }
