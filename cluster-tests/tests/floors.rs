@@ -13,7 +13,8 @@ const FLOORS: &[&[&str]] = &[
     // Serves its numbers over a listener of `net`.
     &["observe"],
     &["replica", "talk"],
-    // `watch`, `finger` and `portal` have their places kept.
+    &["release"],
+    // `watch` and `portal` have their places kept.
     &["intake", "courier", "admin", "watch", "finger", "portal"],
     &["run"],
 ];

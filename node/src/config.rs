@@ -33,6 +33,8 @@ pub struct Config {
     #[serde(default)]
     pub metrics: Metrics,
     #[serde(default)]
+    pub finger: Finger,
+    #[serde(default)]
     pub wan_profile: WanProfile,
     #[serde(default)]
     pub limits: Limits,
@@ -82,6 +84,14 @@ pub struct Admin {
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
     /// Absent: no metrics are served.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finger {
+    /// Absent: held mail cannot be asked for by finger. The protocol's port is 79.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
 }
@@ -807,6 +817,7 @@ address = "fra1.holdfast.example:7400"
             cluster = { listen = "127.0.0.1:7401", address = "b.example:7401" }
             admin = { socket = "s" }
             metrics = { listen = "127.0.0.1:9100" }
+            finger = { listen = "127.0.0.1:7979" }
             limits = { connections_max = 7, connections_per_client_max = 6, message_bytes_max = 70000, disk_free_min_bytes = 5 }
             courier = { connections_max = 3 }
             log = { format = "json", level = "trace" }

@@ -1,6 +1,6 @@
 //! One node, from start to stop: the table of contents.
 //!
-//! Started in this order: log, configuration, admin socket, replica, courier, intake, metrics;
+//! Started in this order: log, configuration, admin socket, replica, courier, intake, finger, metrics;
 //! stopped in reverse, so that no new mail is taken while what is held is put in order.
 
 use std::os::unix::fs::DirBuilderExt;
@@ -25,7 +25,7 @@ use crate::net::dns::Resolver;
 use crate::net::listen::Listener;
 use crate::observe::{self, Metrics};
 use crate::replica::{self, Cluster, StartError, Stores, membership};
-use crate::{courier, intake};
+use crate::{courier, finger, intake, release};
 
 /// How long transactions in progress may take to finish when the node stops. Below the 90 s
 /// after which systemd kills.
@@ -90,6 +90,7 @@ struct Node {
     asks: mpsc::Receiver<Ask>,
     cluster_listener: Option<Listener>,
     smtp_listeners: Vec<Listener>,
+    finger_listener: Option<Listener>,
     metrics: Metrics,
 }
 
@@ -101,6 +102,7 @@ struct Rooms {
     intake_stop: watch::Sender<bool>,
     courier_stop: CancellationToken,
     intake: JoinHandle<()>,
+    finger: Option<JoinHandle<()>>,
     courier: JoinHandle<()>,
 }
 
@@ -134,6 +136,7 @@ impl Node {
             .iter()
             .map(|address| bind(*address))
             .collect::<Result<_, _>>()?;
+        let finger_listener = config.finger.listen.map(bind).transpose()?;
         let metrics = Metrics::default();
         if let Some(address) = config.metrics.listen {
             metrics.clone().serve(bind(address)?);
@@ -152,6 +155,7 @@ impl Node {
             asks,
             cluster_listener: Some(cluster_listener),
             smtp_listeners,
+            finger_listener,
             metrics,
         })
     }
@@ -295,11 +299,11 @@ impl Node {
         self.metrics
             .register(|registry| courier_options.counters.register(registry));
         let courier_stop = CancellationToken::new();
-        let resolver = Arc::new(Resolver::system().map_err(ServeError::Dns)?);
+        let resolver = Resolver::system().map_err(ServeError::Dns)?;
         let courier = courier::run(
             courier_options.clone(),
             cluster.clone(),
-            resolver,
+            Arc::new(resolver.clone()),
             courier_stop.clone(),
         );
         let courier_ended = CancellationToken::new();
@@ -314,13 +318,21 @@ impl Node {
         let (intake_stop, stopped) = watch::channel(false);
         let intake_options = Arc::new(ArcSwap::from_pointee(intake_options(&config)?));
         let listeners = std::mem::take(&mut self.smtp_listeners);
+        let release = Arc::new(release::Desk::default());
         let intake = tokio::spawn(intake::run(
             intake_options.clone(),
             cluster.clone(),
+            release.clone(),
+            resolver,
             listeners,
             self.metrics.clone(),
             until(stopped),
         ));
+
+        let finger = self
+            .finger_listener
+            .take()
+            .map(|listener| tokio::spawn(finger::run(cluster.clone(), release, listener)));
 
         // A node about to be removed takes no new mail and hands back its leases.
         tokio::spawn({
@@ -342,6 +354,7 @@ impl Node {
             intake_stop,
             courier_stop,
             intake,
+            finger,
             courier,
         })
     }
@@ -423,6 +436,9 @@ fn intake_options(config: &Config) -> Result<intake::Options, ServeError> {
 impl Rooms {
     /// Stops in reverse order of starting.
     async fn stop(self) {
+        if let Some(finger) = self.finger {
+            finger.abort();
+        }
         self.intake_stop.send_replace(true);
         wait_for("intake", self.intake).await;
         self.courier_stop.cancel();

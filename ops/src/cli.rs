@@ -147,6 +147,14 @@ pub(crate) enum Domain {
     Show { name: String },
     /// List a domain's recipients, one a line; or change the list
     Recipients(Recipients),
+    /// Say who may ask for a domain's held mail with ETRN or finger: `anybody`, `nobody`, or the
+    /// clients in some networks. It goes to the primary, whoever asks
+    Askers {
+        name: String,
+        /// `anybody`, `nobody`, or networks such as 192.0.2.0/24
+        #[arg(required = true)]
+        who: Vec<String>,
+    },
     /// Stop accepting mail for a domain; refused while mail is held for it (then see `mail
     /// requeue`, `mail bounce` and `mail discard`)
     Remove {
@@ -398,14 +406,14 @@ pub(crate) struct Dev {
     #[command(subcommand)]
     pub(crate) verb: Option<InSandbox>,
     #[command(flatten)]
-    pub(crate) sandbox: Sandbox,
+    pub(crate) sandbox: Option<Sandbox>,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Sandbox {
     /// Where the nodes' configurations, logs and data live; an existing sandbox is started again
     #[arg(long)]
-    pub(crate) dir: Option<PathBuf>,
+    pub(crate) dir: PathBuf,
     /// Nodes of a new sandbox [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=NODES_MAX))]
     pub(crate) nodes: Option<u64>,

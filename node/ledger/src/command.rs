@@ -7,6 +7,7 @@ use holdfast_mail::{Domain, Envelope, MessageId, NodeId, Timestamp};
 use holdfast_proto::ledger as proto;
 use prost::Message;
 
+use crate::askers::Askers;
 use crate::policy::PolicyChange;
 use crate::wire::{
     domain, envelope_from, envelope_to, exactly, member_from, member_to, message_id, present,
@@ -149,6 +150,11 @@ pub enum Command {
         /// Forget the list as it was.
         clear: bool,
     },
+    /// Who may ask for the domain's held mail to be delivered.
+    SetAskers {
+        domain: Domain,
+        askers: Askers,
+    },
 }
 
 /// What an operator, or the domain's owner, wants done with mail.
@@ -280,6 +286,7 @@ impl Command {
             Self::Review { .. } => "review",
             Self::SetPolicy { .. } => "set_policy",
             Self::SetRecipients { .. } => "set_recipients",
+            Self::SetAskers { .. } => "set_askers",
         }
     }
 
@@ -474,6 +481,10 @@ impl Command {
                 remove: remove.clone(),
                 clear: *clear,
             }),
+            Self::SetAskers { domain, askers } => Verb::SetAskers(proto::SetAskers {
+                domain: domain.to_string(),
+                askers: Some(askers.to_proto()),
+            }),
         };
         proto::Command { verb: Some(verb) }.encode_to_vec()
     }
@@ -616,6 +627,10 @@ impl Command {
                 add: set.add,
                 remove: set.remove,
                 clear: set.clear,
+            },
+            Verb::SetAskers(set) => Self::SetAskers {
+                domain: domain(&set.domain)?,
+                askers: Askers::from_proto(&present("askers", set.askers)?)?,
             },
         })
     }

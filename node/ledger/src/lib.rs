@@ -16,6 +16,7 @@
 //! file for each verb.
 
 mod apply;
+mod askers;
 pub mod command;
 mod effect;
 mod kv;
@@ -32,6 +33,7 @@ pub use apply::{
     RECIPIENTS_PER_COMMAND_MAX, REPLY_TEXT_OCTETS_MAX, REPORT_KEPT, REVIEW_MAX, SWEEP_MARKS_MAX,
     TOKENS_MAX, apply, apply_batch,
 };
+pub use askers::{Askers, NETWORKS_MAX};
 pub use command::{
     Batch, Command, Disposal, Member, Outcome, Primary, ReportFate, ReportOutcome, Verdict,
 };

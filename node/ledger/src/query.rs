@@ -7,7 +7,7 @@ use holdfast_mail::{BodyRef, Domain, Envelope, MessageId, NodeId, Timestamp};
 use holdfast_proto::ledger as proto;
 
 use crate::row::{self, unreadable};
-use crate::{Health, KvError, KvRead, Member, Policy, Primary, Seq, tables, wire};
+use crate::{Askers, Health, KvError, KvRead, Member, Policy, Primary, Seq, tables, wire};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainRecord {
@@ -241,6 +241,16 @@ pub fn policy(kv: &dyn KvRead, domain: &Domain) -> Result<Policy, KvError> {
     let row: Option<proto::PolicyRow> = row::get(kv, &tables::policy(domain))?;
     let policy = row.and_then(|row| row.policy).unwrap_or_default();
     Ok(Policy::from_proto(&policy))
+}
+
+/// Who may ask for the domain's held mail to be delivered; anybody where nothing was set.
+pub fn askers(kv: &dyn KvRead, domain: &Domain) -> Result<Askers, KvError> {
+    let key = tables::askers(domain);
+    let row: Option<proto::AskersRow> = row::get(kv, &key)?;
+    row.and_then(|row| row.askers)
+        .map_or(Ok(Askers::Anybody), |askers| {
+            Askers::from_proto(&askers).map_err(|error| unreadable(&key, error))
+        })
 }
 
 /// Whether mail for this recipient is taken at all. A list that nobody has filled yet shuts

@@ -16,6 +16,7 @@
 //! | 23   | policies  | domain 00         | `PolicyRow`  | RemoveDomain                            |
 //! | 24   | health    | domain 00         | `HealthRow`  | removal or change of the primary        |
 //! | 25   | listed    | domain 00 name    | `RecipientRow` | it is removed, or RemoveDomain        |
+//! | 2a   | askers    | domain 00         | `AskersRow`  | RemoveDomain                            |
 //! | 30   | messages  | message id        | `MessageRow` | nothing refers to it any more           |
 //! | 31   | held      | domain 00 seq     | `QueueRow`   | its last recipient there is settled     |
 //! | 32   | refused   | domain 00 seq     | `QueueRow`   | it is tried again, bounced or discarded |
@@ -50,6 +51,7 @@ pub(crate) const LEASES: &[u8] = &[0x22];
 const POLICIES: &[u8] = &[0x23];
 const HEALTH: &[u8] = &[0x24];
 pub(crate) const LISTED: &[u8] = &[0x25];
+const ASKERS: &[u8] = &[0x2a];
 pub(crate) const MESSAGES: &[u8] = &[0x30];
 pub(crate) const HELD: &[u8] = &[0x31];
 pub(crate) const REFUSED: &[u8] = &[0x32];
@@ -95,6 +97,10 @@ pub(crate) fn policy(domain: &Domain) -> Vec<u8> {
 
 pub(crate) fn health(domain: &Domain) -> Vec<u8> {
     of_domain(HEALTH, domain)
+}
+
+pub(crate) fn askers(domain: &Domain) -> Vec<u8> {
+    of_domain(ASKERS, domain)
 }
 
 pub(crate) fn listed(domain: &Domain, name: &str) -> Vec<u8> {

@@ -28,10 +28,12 @@
 //! post by NODE for TIME [epoch EPOCH]
 //! report NAME by NODE epoch EPOCH about MESSAGE failed|delayed version SEQ to ADDRESS
 //! reports by NODE epoch EPOCH: SEQ delivered|deferred|dropped TEXT, …
+//! askers DOMAIN anybody|nobody|NETWORK,…
 //! sweep
 //! together                  the indented commands that follow are one entry of the log
 //! ? held|refused|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE
 //! ? recipients DOMAIN   ? takes ADDRESS
+//! ? askers DOMAIN from CLIENT
 //! ? policy|health DOMAIN   ? owed   ? reports   ? post   ? audit
 //! ? total   ? domains   ? held domains   ? members   ? bodies   ? cluster   ? now   ? marks
 //! ? invitations
@@ -52,12 +54,12 @@ use std::{env, fs};
 
 use holdfast_ledger::query::{self, Held};
 use holdfast_ledger::{
-    Batch, Command, Disposal, Effect, KvRead, Member, MemoryKv, Outcome, PolicyChange, Primary,
-    Reply, ReportFate, ReportOutcome, Seq, Verdict, apply_batch,
+    Askers, Batch, Command, Disposal, Effect, KvRead, Member, MemoryKv, Outcome, PolicyChange,
+    Primary, Reply, ReportFate, ReportOutcome, Seq, Verdict, apply_batch,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
-    Address, BodyRef, BodyType, Domain, Envelope, MessageId, NodeId, Notify, Recipient,
+    Address, BodyRef, BodyType, Domain, Envelope, MessageId, Network, NodeId, Notify, Recipient,
     ReversePath, Timestamp,
 };
 
@@ -295,6 +297,18 @@ impl Stage {
                 domain: domain(name),
                 change: change(options),
             },
+            ("askers", [name, who]) => Command::SetAskers {
+                domain: domain(name),
+                askers: match *who {
+                    "anybody" => Askers::Anybody,
+                    "nobody" => Askers::Networks(vec![]),
+                    list => Askers::Networks(
+                        list.split(',')
+                            .map(|text| Network::parse(text).expect(line))
+                            .collect(),
+                    ),
+                },
+            },
             ("review", [name, ..]) => Command::Review {
                 domain: domain(name.trim_end_matches(':')),
                 seqs: listed(rest).map(|seq| Seq(epoch(seq))).collect(),
@@ -497,6 +511,11 @@ impl Stage {
                 vec![yes_no(
                     query::takes_mail_for(kv, of, address.local()).unwrap(),
                 )]
+            }
+            ["askers", name, "from", client] => {
+                let askers = query::askers(kv, &domain(name)).unwrap();
+                let may = askers.include(client.parse().expect(client));
+                vec![if may { "may" } else { "may not" }.to_owned()]
             }
             ["policy", name] => vec![format!("{:?}", query::policy(kv, &domain(name)).unwrap())],
             ["health", name] => {

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use holdfast_ledger::query::{self, DomainRecord};
-use holdfast_ledger::{Command, Policy, PolicyChange, Primary, Probation, Refusal};
-use holdfast_mail::Domain;
+use holdfast_ledger::{
+    Askers, Command, NETWORKS_MAX, Policy, PolicyChange, Primary, Probation, Refusal,
+};
+use holdfast_mail::{Domain, Network};
 use holdfast_proto::admin as wire;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -84,6 +86,7 @@ fn to_wire(cluster: &Cluster, record: &DomainRecord) -> Result<wire::Domain, Sta
             listed: query::recipients(&view, &record.name, None, 1)
                 .map_err(broken)?
                 .len(),
+            askers: &query::askers(&view, &record.name).map_err(broken)?,
             refused: refused.len(),
             now,
         }),
@@ -196,6 +199,30 @@ pub(super) async fn set(
         primary: ours,
         ..wire::Domain::default()
     })
+}
+
+/// Who may ask for a domain's held mail.
+pub(super) async fn set_askers(
+    admin: &Admin,
+    request: wire::AskersSetRequest,
+) -> Result<wire::Empty, Status> {
+    let domain = parse(&request.domain)?;
+    if request.networks.len() > NETWORKS_MAX {
+        return Err(Status::invalid_argument(format!(
+            "at most {NETWORKS_MAX} networks may ask for one domain"
+        )));
+    }
+    let askers = if request.anybody {
+        Askers::Anybody
+    } else {
+        let network = |text: &String| {
+            Network::parse(text).map_err(|why| Status::invalid_argument(format!("{text:?}: {why}")))
+        };
+        let networks = request.networks.iter().map(network);
+        Askers::Networks(networks.collect::<Result<_, _>>()?)
+    };
+    admin.propose(Command::SetAskers { domain, askers }).await?;
+    Ok(wire::Empty {})
 }
 
 pub(super) fn get(admin: &Admin, name: &str) -> Result<wire::Domain, Status> {

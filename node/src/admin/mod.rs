@@ -326,6 +326,12 @@ impl wire::admin_server::Admin for Admin {
         }
     }
 
+    async fn askers_set(&self, request: Request<wire::AskersSetRequest>) -> Answer<wire::Empty> {
+        domains::set_askers(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
     async fn recipients_set(
         &self,
         request: Request<wire::RecipientsSetRequest>,

@@ -13,7 +13,7 @@ use holdfast_smtp::server::{Question, Session};
 use tokio::time::Instant;
 
 use super::counters::Reason;
-use super::{Options, Shared};
+use super::{Options, Shared, etrn};
 use crate::failpoint;
 use crate::replica::{BodyWriter, ProposeError, now, random_id};
 use crate::talk::serve::Desk;
@@ -414,11 +414,7 @@ impl Desk for Transaction<'_> {
             Question::Content => Some(self.content(session).await),
             Question::Message => self.message(session).await,
             Question::Etrn(etrn) => {
-                let reply = self
-                    .shared
-                    .etrn
-                    .flush(&self.shared.cluster, self.client, etrn)
-                    .await;
+                let reply = etrn::answer(self.shared, self.client, etrn).await;
                 if !reply.is_positive() {
                     self.reason = Some("etrn");
                 }

@@ -25,9 +25,11 @@ const SMTP_PORT_DEFAULT: u16 = 2525;
 const WATCH_EVERY: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(args: Dev, output: Output) -> Result<Exit, Failure> {
-    match args.verb {
-        Some(InSandbox::Clock(clock)) => clock::run(clock, output).await,
-        None => sandbox(&args.sandbox, output).await,
+    match (args.verb, args.sandbox) {
+        (Some(InSandbox::Clock(clock)), _) => clock::run(clock, output).await,
+        (None, Some(args)) => sandbox(&args, output).await,
+        // clap asks for --dir before this.
+        (None, None) => Err(Failure::new("the sandbox was not started", "no --dir is given").exit(Exit::Usage)),
     }
 }
 

@@ -225,6 +225,7 @@ pub fn apply(
             clear,
         } => recipients::set(kv, when, domain, add, remove, *clear),
         Command::SetPolicy { domain, change } => domain::set_policy(kv, domain, *change, effects),
+        Command::SetAskers { domain, askers } => flush::set_askers(kv, domain, askers),
     }
 }
 
