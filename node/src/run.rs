@@ -6,6 +6,7 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -23,7 +24,7 @@ use crate::admin::{self, Ask};
 use crate::config::{Config, ConfigError, difference};
 use crate::net::dns::Resolver;
 use crate::net::listen::Listener;
-use crate::observe::{self, Metrics};
+use crate::observe::{self, Check, Metrics};
 use crate::replica::{self, Cluster, StartError, Stores, membership};
 use crate::{courier, intake};
 
@@ -83,6 +84,8 @@ struct Node {
     cluster_listener: Option<Listener>,
     smtp_listeners: Vec<Listener>,
     metrics: Metrics,
+    /// Set when the node was told to stop: whoever balances load must send it nothing more.
+    stopping: Arc<AtomicBool>,
 }
 
 /// What runs once the node belongs to a cluster.
@@ -94,6 +97,43 @@ struct Rooms {
     courier_stop: CancellationToken,
     intake: JoinHandle<()>,
     courier: JoinHandle<()>,
+}
+
+/// What must be so for senders to be sent to this node.
+fn readiness(cluster: Option<&Cluster>, stopping: bool) -> Vec<Check> {
+    let mut checks = vec![
+        Check::that("running", !stopping, "the node is stopping"),
+        Check::that(
+            "member",
+            cluster.is_some(),
+            "the node belongs to no cluster yet, or has not opened its data",
+        ),
+    ];
+    if let Some(cluster) = cluster {
+        checks.extend([
+            Check::that(
+                "staying",
+                !cluster.is_retiring(),
+                "the node is being removed from the cluster",
+            ),
+            Check::that(
+                "quorum",
+                cluster.has_quorum(),
+                "no leader that has a quorum was heard from; mail is refused for now (4xx)",
+            ),
+            Check::that(
+                "current",
+                cluster.is_current(),
+                "the node still catches up with the log",
+            ),
+            Check::that(
+                "disk",
+                !cluster.disk_low(),
+                "less is free than limits.disk_free_min_bytes; no new mail is taken",
+            ),
+        ]);
+    }
+    checks
 }
 
 async fn until(mut stop: watch::Receiver<bool>) {
@@ -127,10 +167,17 @@ impl Node {
             .map(|address| bind(*address))
             .collect::<Result<_, _>>()?;
         let metrics = Metrics::default();
-        if let Some(address) = config.metrics.listen {
-            metrics.clone().serve(bind(address)?);
-        }
         let cluster = Arc::new(ArcSwapOption::empty());
+        let stopping = Arc::new(AtomicBool::new(false));
+        if let Some(address) = config.metrics.listen {
+            let (cluster, stopping) = (cluster.clone(), stopping.clone());
+            metrics.clone().serve(bind(address)?, move || {
+                readiness(
+                    cluster.load_full().as_deref(),
+                    stopping.load(Ordering::Relaxed),
+                )
+            });
+        }
         let (asks_tx, asks) = mpsc::channel(1);
         let socket = config.admin_socket();
         admin::serve(&socket, cluster.clone(), asks_tx).map_err(|error| ServeError::Admin {
@@ -145,6 +192,7 @@ impl Node {
             cluster_listener: Some(cluster_listener),
             smtp_listeners,
             metrics,
+            stopping,
         })
     }
 
@@ -208,6 +256,7 @@ impl Node {
                 },
             }
         }
+        self.stopping.store(true, Ordering::Relaxed);
         tracing::info!("stopping: transactions in progress are finished first");
         if let Some(rooms) = rooms {
             rooms.stop().await;
