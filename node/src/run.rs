@@ -6,6 +6,7 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -23,7 +24,7 @@ use crate::admin::{self, Ask, Belongs};
 use crate::config::{Config, ConfigError, difference};
 use crate::net::dns::Resolver;
 use crate::net::listen::Listener;
-use crate::observe::{self, Metrics};
+use crate::observe::{self, Check, Metrics};
 use crate::replica::{self, Cluster, StartError, Stores, membership};
 use crate::{courier, finger, intake, release};
 
@@ -92,6 +93,8 @@ struct Node {
     smtp_listeners: Vec<Listener>,
     finger_listener: Option<Listener>,
     metrics: Metrics,
+    /// Set when the node was told to stop: whoever balances load must send it nothing more.
+    stopping: Arc<AtomicBool>,
 }
 
 /// What runs once the node belongs to a cluster.
@@ -104,6 +107,48 @@ struct Rooms {
     intake: JoinHandle<()>,
     finger: Option<JoinHandle<()>>,
     courier: JoinHandle<()>,
+}
+
+/// What must be so for senders to be sent to this node.
+fn readiness(belongs: &Belongs, stopping: bool) -> Vec<Check> {
+    let mut checks = vec![
+        Check::that("running", !stopping, "the node is stopping"),
+        Check::that(
+            "open",
+            !matches!(belongs, Belongs::Opening),
+            "the node has not opened its data yet",
+        ),
+        Check::that(
+            "member",
+            !matches!(belongs, Belongs::Nowhere),
+            "the node belongs to no cluster; it waits for init or join",
+        ),
+    ];
+    if let Belongs::To(cluster) = belongs {
+        checks.extend([
+            Check::that(
+                "staying",
+                !cluster.is_retiring(),
+                "the node is being removed from the cluster",
+            ),
+            Check::that(
+                "quorum",
+                cluster.has_quorum(),
+                "no leader that has a quorum was heard from; mail is refused for now (4xx)",
+            ),
+            Check::that(
+                "current",
+                cluster.is_current(),
+                "the node still catches up with the log",
+            ),
+            Check::that(
+                "disk",
+                !cluster.disk_low(),
+                "less is free than limits.disk_free_min_bytes; no new mail is taken",
+            ),
+        ]);
+    }
+    checks
 }
 
 async fn until(mut stop: watch::Receiver<bool>) {
@@ -138,10 +183,14 @@ impl Node {
             .collect::<Result<_, _>>()?;
         let finger_listener = config.finger.listen.map(bind).transpose()?;
         let metrics = Metrics::default();
-        if let Some(address) = config.metrics.listen {
-            metrics.clone().serve(bind(address)?);
-        }
         let belongs = Arc::new(ArcSwap::from_pointee(Belongs::Opening));
+        let stopping = Arc::new(AtomicBool::new(false));
+        if let Some(address) = config.metrics.listen {
+            let (belongs, stopping) = (belongs.clone(), stopping.clone());
+            metrics.clone().serve(bind(address)?, move || {
+                readiness(&belongs.load(), stopping.load(Ordering::Relaxed))
+            });
+        }
         let (asks_tx, asks) = mpsc::channel(1);
         let socket = config.admin_socket();
         admin::serve(&socket, belongs.clone(), asks_tx).map_err(|error| ServeError::Admin {
@@ -157,6 +206,7 @@ impl Node {
             smtp_listeners,
             finger_listener,
             metrics,
+            stopping,
         })
     }
 
@@ -227,6 +277,7 @@ impl Node {
                 },
             }
         }
+        self.stopping.store(true, Ordering::Relaxed);
         tracing::info!("stopping: transactions in progress are finished first");
         if let Some(rooms) = rooms {
             rooms.stop().await;

@@ -39,8 +39,8 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 pub use bodies::{Bodies, BodyError, BodyReader, BodyWriter, Copies};
-pub use clock::now;
 pub(crate) use clock::follow as follow_clock;
+pub use clock::now;
 pub use handle::{Cluster, Place, ProposeError};
 pub use identity::{Identity, IdentityError};
 pub use state_hash::StateHash;

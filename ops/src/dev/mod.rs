@@ -29,7 +29,9 @@ pub(crate) async fn run(args: Dev, output: Output) -> Result<Exit, Failure> {
         (Some(InSandbox::Clock(clock)), _) => clock::run(clock, output).await,
         (None, Some(args)) => sandbox(&args, output).await,
         // clap asks for --dir before this.
-        (None, None) => Err(Failure::new("the sandbox was not started", "no --dir is given").exit(Exit::Usage)),
+        (None, None) => {
+            Err(Failure::new("the sandbox was not started", "no --dir is given").exit(Exit::Usage))
+        }
     }
 }
 
