@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::disk::Disk;
 use super::network::{cluster_address, flood_address, namespace, smtp_address};
@@ -93,12 +93,18 @@ pub(crate) fn new(
     node
 }
 
+/// By how many milliseconds a node's clock is off; beside its configuration.
+pub(super) fn clock_file(config: &Path) -> PathBuf {
+    config.with_extension("clock")
+}
+
 fn configuration(node: &Node, number: u8, wan_profile: &str, reports_via: SocketAddr) -> String {
     format!(
         r#"data_dir = "{data}"
 name = "{name}"
 region = "{region}"
 wan_profile = "{wan_profile}"
+sandbox_clock = "{clock}"
 [smtp]
 listen = ["{smtp}", "{flood}"]
 name = "{name}.holdfast.test"
@@ -118,6 +124,7 @@ disk_free_min_bytes = {DISK_FREE_MIN_BYTES}
 "#,
         data = node.data_dir.display(),
         name = node.name,
+        clock = clock_file(&node.config).display(),
         region = REGIONS[usize::from(number - 1) % REGIONS.len()],
         smtp = node.smtp,
         flood = flood_address(number),

@@ -2,7 +2,7 @@
 //! machine of its own.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,8 @@ use super::world::attempt;
 const BINARY_VARIABLE: &str = "HOLDFAST_BIN";
 const START_TIME_MAX: Duration = Duration::from_secs(90);
 const STOP_TIME_MAX: Duration = Duration::from_secs(20);
+/// A node looks at its clock's file several times a second.
+const CLOCK_NOTICED: Duration = Duration::from_secs(1);
 const DEATH_TIME_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, Deserialize)]
@@ -108,7 +110,7 @@ impl Sandbox {
             Err(_) => {
                 drop(dev.kill());
                 let kept = folder.keep();
-                let errors = std::fs::read_to_string(errors).unwrap_or_default();
+                let errors = fs::read_to_string(errors).unwrap_or_default();
                 panic!("no cluster came up in {}:\n{errors}", kept.display());
             }
         };
@@ -245,6 +247,21 @@ impl Sandbox {
         self.folder.as_ref().map(TempDir::path)
     }
 
+    /// Sets a node's clock so far off, in milliseconds, and waits until it has noticed. Only for
+    /// nodes on machines.
+    ///
+    /// # Panics
+    /// If its file cannot be written.
+    pub fn set_clock(&self, name: &str, ahead_ms: i64) {
+        let file = machines::clock_file(&self.node(name).config);
+        // At once: the node must not read half of it.
+        let fresh = file.with_extension("new");
+        fs::write(&fresh, ahead_ms.to_string())
+            .and_then(|()| fs::rename(&fresh, &file))
+            .expect("a clock's file");
+        thread::sleep(CLOCK_NOTICED);
+    }
+
     /// SIGKILL, and waits until the process is gone.
     ///
     /// # Panics
@@ -329,7 +346,7 @@ impl Sandbox {
     #[must_use]
     pub fn resident_bytes(&self, name: &str) -> u64 {
         let file = format!("/proc/{}/status", self.pid(name));
-        let status = std::fs::read_to_string(file).unwrap_or_default();
+        let status = fs::read_to_string(file).unwrap_or_default();
         let kibibytes = status
             .lines()
             .find_map(|line| line.strip_prefix("VmHWM:"))
@@ -401,7 +418,7 @@ impl Sandbox {
 
     #[must_use]
     pub fn log(&self, name: &str) -> String {
-        std::fs::read_to_string(&self.node(name).log).unwrap_or_default()
+        fs::read_to_string(&self.node(name).log).unwrap_or_default()
     }
 
     /// Runs a client command against one node.
@@ -523,7 +540,7 @@ fn is_running(pid: u32) -> bool {
 
 /// The kernel's letter for it: T is stopped, Z a zombie.
 fn state_of(pid: u32) -> Option<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let behind_its_name = stat.rsplit(')').next()?;
     let state = behind_its_name.split_whitespace().next()?;
     Some(state.to_owned())

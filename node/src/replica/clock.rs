@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -90,31 +90,33 @@ impl Clock {
     }
 }
 
-/// Milliseconds that a sandbox's clock runs ahead.
-static AHEAD_MS: AtomicU64 = AtomicU64::new(0);
+/// Milliseconds that this process's clock runs ahead of the machine's, or behind. Not 0 only in
+/// sandboxes and tests.
+static AHEAD_MS: AtomicI64 = AtomicI64::new(0);
+
+/// How often a sandbox's file is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// This node's own clock.
 #[must_use]
 pub fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let wall = since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-    Timestamp(wall.saturating_add(AHEAD_MS.load(Ordering::Relaxed)))
+    Timestamp(wall.saturating_add_signed(AHEAD_MS.load(Ordering::Relaxed)))
 }
 
-/// How often a sandbox's file is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-
-/// Lets this process's clock run ahead by the milliseconds that `file` says, so that days pass in
-/// a sandbox. Read before this returns, and again as long as the process lives; never set back.
+/// Sets this process's clock forward, or back, by the milliseconds that `file` says, so that days
+/// pass in a sandbox. Read before this returns, and again as long as the process lives. A file
+/// that is not there changes nothing.
 ///
 /// # Errors
-/// The file is there and cannot be read, or holds no number.
+/// The file cannot be read, or holds no number.
 pub(crate) fn follow(file: PathBuf) -> io::Result<()> {
-    run_ahead(&file)?;
+    set(&file)?;
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            if let Err(error) = run_ahead(&file) {
+            if let Err(error) = set(&file) {
                 tracing::warn!("{}: {error}; the clock stays as it was", file.display());
             }
         }
@@ -122,14 +124,14 @@ pub(crate) fn follow(file: PathBuf) -> io::Result<()> {
     Ok(())
 }
 
-fn run_ahead(file: &Path) -> io::Result<()> {
+fn set(file: &Path) -> io::Result<()> {
     let text = match std::fs::read_to_string(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         read => read?,
     };
-    let ms = text.trim().parse().map_err(io::Error::other)?;
-    if AHEAD_MS.fetch_max(ms, Ordering::Relaxed) < ms {
-        tracing::info!("this sandbox's clock now runs {} s ahead", ms / 1000);
+    let ms: i64 = text.trim().parse().map_err(io::Error::other)?;
+    if AHEAD_MS.swap(ms, Ordering::Relaxed) != ms {
+        tracing::warn!("this sandbox's clock is now {} s off", ms / 1000);
     }
     Ok(())
 }
