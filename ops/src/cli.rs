@@ -430,21 +430,26 @@ pub(crate) struct Sandbox {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum InSandbox {
-    /// Let time pass in a running sandbox
-    #[command(subcommand)]
+    /// Let time pass in a sandbox
     Clock(Clock),
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct Clock {
+    /// The sandbox's folder
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    #[command(subcommand)]
+    pub(crate) verb: MoveClock,
+}
+
 #[derive(Debug, Subcommand)]
-pub(crate) enum Clock {
-    /// Move the clocks of all its nodes on: mail grows older, is given back, is tried again
+pub(crate) enum MoveClock {
+    /// Move the clocks of all nodes on: held mail grows older, is tried again, is given back
     Advance {
         /// By how much: 5d, 12h, 30m, …
         #[arg(value_name = "TIME", value_parser = passing)]
         time_ms: u64,
-        /// The sandbox's folder
-        #[arg(long)]
-        dir: PathBuf,
     },
 }
 

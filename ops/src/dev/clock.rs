@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::layout::{Plan, clock_file};
-use crate::cli::Clock;
+use crate::cli::{Clock, MoveClock};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
 
@@ -18,8 +18,8 @@ use crate::output::{self, Output};
 const TAKEN_UP: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(clock: Clock, output: Output) -> Result<Exit, Failure> {
-    let Clock::Advance { time_ms, dir } = clock;
-    let dir = dir.as_path();
+    let MoveClock::Advance { time_ms } = clock.verb;
+    let dir = clock.dir.as_path();
     let failed = |error: String| Failure::new("the clock was not moved", error);
     if Plan::load(dir)?.is_none() {
         return Err(failed(format!("{} holds no sandbox", dir.display()))
