@@ -13,7 +13,7 @@ const FLOORS: &[&[&str]] = &[
     // Serves its numbers over a listener of `net`.
     &["observe"],
     &["replica", "talk"],
-    &["release"],
+    &["release", "listing"],
     // `watch` and `portal` have their places kept.
     &["intake", "courier", "admin", "watch", "finger", "portal"],
     &["run"],

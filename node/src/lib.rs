@@ -6,6 +6,7 @@ pub mod courier;
 pub mod failpoint;
 pub mod finger;
 pub mod intake;
+pub mod listing;
 pub mod net;
 pub mod observe;
 pub mod release;

@@ -349,16 +349,8 @@ fn messages(text: &str) -> Result<u64, String> {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Mail {
-    /// The mail held for a domain, oldest first
-    List {
-        #[arg(long)]
-        domain: String,
-        /// Only what the primary refused (5xx) and is kept
-        #[arg(long)]
-        refused: bool,
-        #[arg(long, value_name = "N", default_value_t = 100)]
-        limit: u64,
-    },
+    /// A domain's mail, oldest first: what waits, was refused, is kept back or was deleted
+    List(ListMail),
     /// Try now to deliver what is held for a domain, without waiting for the next automatic try
     #[command(alias = "flush")]
     Deliver {
@@ -371,8 +363,48 @@ pub(crate) enum Mail {
     Discard(WhichHeld),
     /// Give refused mail back to its senders
     Bounce(WhichHeld),
+    /// Keep mail back: it is neither delivered nor given back until it is released
+    Hold(Which),
+    /// Deliver mail that is kept back
+    Release(Which),
+    /// Delete mail; nobody is told, and for 24 h it can be had back
+    Delete(Which),
+    /// Have deleted mail back
+    Undelete(Which),
     /// What was decided about mail by hand
     Audit,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ListMail {
+    #[arg(long)]
+    pub(crate) domain: String,
+    /// Only what waits for delivery; these four can be combined
+    #[arg(long)]
+    pub(crate) held: bool,
+    /// Only what the primary refused (5xx) and is kept
+    #[arg(long)]
+    pub(crate) refused: bool,
+    /// Only what somebody keeps back
+    #[arg(long)]
+    pub(crate) aside: bool,
+    /// Only what somebody deleted and can be had back
+    #[arg(long)]
+    pub(crate) deleted: bool,
+    /// Only from senders whose address contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) from: Option<String>,
+    /// Only to recipients whose address contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) to: Option<String>,
+    /// Only what was received longer ago: 30m, 2h, 3d, …
+    #[arg(long = "older", value_name = "TIME", value_parser = passing)]
+    pub(crate) older_ms: Option<u64>,
+    /// Only messages of at least so many bytes: 100kB, 5MB, …
+    #[arg(long, value_name = "BYTES", value_parser = octets)]
+    pub(crate) larger: Option<u64>,
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) limit: u64,
 }
 
 #[derive(Args, Debug)]
@@ -380,7 +412,7 @@ pub(crate) struct Which {
     /// Messages, as `mail list` shows them
     #[arg(value_name = "ID", required_unless_present = "domain")]
     pub(crate) ids: Vec<String>,
-    /// All refused mail of a domain; with IDs, only for its recipients
+    /// All such mail of a domain; with IDs, only for its recipients
     #[arg(long)]
     pub(crate) domain: Option<String>,
     /// Only say how many messages it would be

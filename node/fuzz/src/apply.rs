@@ -234,8 +234,15 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
         },
         24 => Command::Dispose {
             domain: domain(choices),
-            how: [Disposal::Requeue, Disposal::Discard, Disposal::Bounce]
-                [choices.below(3) as usize],
+            how: [
+                Disposal::Requeue,
+                Disposal::Discard,
+                Disposal::Bounce,
+                Disposal::Hold,
+                Disposal::Release,
+                Disposal::Delete,
+                Disposal::Undelete,
+            ][choices.below(7) as usize],
             messages: (0..choices.below(3)).map(|_| id(choices, now)).collect(),
             held: choices.flag(),
             by: "operator".into(),

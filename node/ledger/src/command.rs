@@ -166,6 +166,14 @@ pub enum Disposal {
     Discard,
     /// Give it back to its senders.
     Bounce,
+    /// Set it aside: it is neither delivered nor given back until it is released.
+    Hold,
+    /// Deliver what was set aside by Hold.
+    Release,
+    /// Set it aside, and drop it after [`crate::UNDELETE_TIME`]. Nobody is told.
+    Delete,
+    /// Take Delete back.
+    Undelete,
 }
 
 /// What became of one attempt to deliver a notification.
@@ -453,6 +461,10 @@ impl Command {
                     Disposal::Requeue => proto::Disposal::Requeue,
                     Disposal::Discard => proto::Disposal::Discard,
                     Disposal::Bounce => proto::Disposal::Bounce,
+                    Disposal::Hold => proto::Disposal::Hold,
+                    Disposal::Release => proto::Disposal::Release,
+                    Disposal::Delete => proto::Disposal::Delete,
+                    Disposal::Undelete => proto::Disposal::Undelete,
                 }
                 .into(),
                 messages: messages
@@ -604,6 +616,10 @@ impl Command {
                     Ok(proto::Disposal::Requeue) => Disposal::Requeue,
                     Ok(proto::Disposal::Discard) => Disposal::Discard,
                     Ok(proto::Disposal::Bounce) => Disposal::Bounce,
+                    Ok(proto::Disposal::Hold) => Disposal::Hold,
+                    Ok(proto::Disposal::Release) => Disposal::Release,
+                    Ok(proto::Disposal::Delete) => Disposal::Delete,
+                    Ok(proto::Disposal::Undelete) => Disposal::Undelete,
                     _ => return Err(Undecodable::unknown("disposal")),
                 },
                 messages: dispose

@@ -31,7 +31,7 @@ mod wire;
 pub use apply::{
     BODY_OCTETS_MAX, COMMANDS_PER_BATCH_MAX, DISPOSE_MAX, FORMAT, LEASE_TTL_MAX, Logged, MARK_KEPT,
     RECIPIENTS_PER_COMMAND_MAX, REPLY_TEXT_OCTETS_MAX, REPORT_KEPT, REVIEW_MAX, SWEEP_MARKS_MAX,
-    TOKENS_MAX, apply, apply_batch,
+    TOKENS_MAX, UNDELETE_TIME, apply, apply_batch,
 };
 pub use askers::{Askers, NETWORKS_MAX};
 pub use command::{

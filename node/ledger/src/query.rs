@@ -23,7 +23,7 @@ pub struct Counts {
     pub bytes: u64,
 }
 
-/// A message in one domain's queue, or on its refused list.
+/// A message in one domain's queue, on its refused list, or set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     pub seq: Seq,
@@ -38,6 +38,10 @@ pub struct Held {
     pub retry_at: Option<Timestamp>,
     /// Its sender was, or will be, told that it is late.
     pub delay_told: bool,
+    /// Set aside: until somebody releases it.
+    pub kept_back: bool,
+    /// Set aside: deleted, and dropped then.
+    pub discard_at: Option<Timestamp>,
 }
 
 /// A notification that a sender is owed and nobody has written yet.
@@ -224,7 +228,17 @@ pub fn refused_after(
     queue(kv, tables::REFUSED, domain, after, limit)
 }
 
-/// Domains with any mail, held or refused, by name.
+/// What somebody set aside, in the order of acceptance.
+pub fn aside(
+    kv: &dyn KvRead,
+    domain: &Domain,
+    after: Option<Seq>,
+    limit: usize,
+) -> Result<Vec<Held>, KvError> {
+    queue(kv, tables::ASIDE, domain, after, limit)
+}
+
+/// Domains with any mail, held, refused or set aside, by name.
 pub fn domains_with_mail(
     kv: &dyn KvRead,
     after: Option<&Domain>,
@@ -490,6 +504,8 @@ fn queue(
                 last_reply: row.last_reply,
                 retry_at: time(row.retry_at_ms),
                 delay_told: row.delay_told,
+                kept_back: row.kept_back,
+                discard_at: time(row.discard_at_ms),
             })
         })
         .collect()

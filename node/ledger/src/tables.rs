@@ -24,6 +24,7 @@
 //! | 34   | owed      | message id, kind  | `OwedRow`    | Report: its notification is written     |
 //! | 35   | reports   | seq               | `ReportRow`  | the notification is delivered or dropped|
 //! | 36   | audit     | seq               | `AuditRow`   | there are newer ones enough             |
+//! | 37   | aside     | domain 00 seq     | `QueueRow`   | it is released, undeleted or discarded  |
 //!
 //! Numbers are big-endian, so that rows sort by them. A domain ends with a zero byte, which no
 //! domain holds: `example.org` is then never a prefix of `example.org.uk`, and one domain's
@@ -59,6 +60,7 @@ pub(crate) const MARKS: &[u8] = &[0x33];
 pub(crate) const OWED: &[u8] = &[0x34];
 pub(crate) const REPORTS: &[u8] = &[0x35];
 pub(crate) const AUDIT: &[u8] = &[0x36];
+pub(crate) const ASIDE: &[u8] = &[0x37];
 
 /// Ends a domain's name in a key.
 const DOMAIN_END: u8 = 0;
@@ -138,6 +140,10 @@ pub(crate) fn audit(seq: Seq) -> Vec<u8> {
 
 pub(crate) fn held(domain: &Domain, seq: Seq) -> Vec<u8> {
     in_queue(HELD, domain, seq)
+}
+
+pub(crate) fn aside(domain: &Domain, seq: Seq) -> Vec<u8> {
+    in_queue(ASIDE, domain, seq)
 }
 
 pub(crate) fn refused(domain: &Domain, seq: Seq) -> Vec<u8> {

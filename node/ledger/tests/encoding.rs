@@ -210,6 +210,10 @@ fn commands() -> Vec<Command> {
         dispose(Disposal::Requeue, false),
         dispose(Disposal::Discard, true),
         dispose(Disposal::Bounce, true),
+        dispose(Disposal::Hold, false),
+        dispose(Disposal::Release, false),
+        dispose(Disposal::Delete, false),
+        dispose(Disposal::Undelete, false),
         Command::Review {
             domain: domain(),
             seqs: vec![Seq(1), Seq(u64::MAX)],

@@ -8,7 +8,6 @@ use holdfast_ledger::{
 };
 use holdfast_mail::{Domain, Network};
 use holdfast_proto::admin as wire;
-use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::explain::{self, Sight};
@@ -266,76 +265,6 @@ pub(super) fn list(admin: &Admin) -> Result<wire::DomainList, Status> {
             domains.push(to_wire(&cluster, record)?);
         }
     }
-}
-
-/// The held (or refused) mail of a domain, oldest first.
-pub(super) fn mail(
-    cluster: &Cluster,
-    domain: Domain,
-    request: &wire::MailListRequest,
-) -> mpsc::Receiver<Result<wire::Mail, Status>> {
-    let (out, mails) = mpsc::channel(64);
-    let view = cluster.view();
-    let limit = if request.limit == 0 {
-        u64::MAX
-    } else {
-        request.limit
-    };
-    let refused_only = request.refused;
-    tokio::spawn(async move {
-        let mut after = None;
-        let mut sent = 0;
-        loop {
-            let page = if refused_only {
-                query::refused_after(&view, &domain, after, PAGE)
-            } else {
-                query::held(&view, &domain, after, PAGE)
-            };
-            let page = match page.map_err(broken) {
-                Ok(page) => page,
-                Err(status) => {
-                    let _gone = out.send(Err(status)).await;
-                    return;
-                }
-            };
-            let full = page.len() == PAGE;
-            after = page.last().map(|held| held.seq);
-            for held in page {
-                if sent == limit {
-                    return;
-                }
-                sent += 1;
-                let mail = match query::envelope(&view, held.message).map_err(broken) {
-                    Ok(Some(envelope)) => Ok(wire::Mail {
-                        id: held.message.to_string(),
-                        domain: domain.to_string(),
-                        reverse_path: envelope.reverse_path.as_str().into(),
-                        recipients: held
-                            .pending
-                            .iter()
-                            .filter_map(|i| envelope.recipients.get(*i as usize))
-                            .map(|recipient| recipient.address.to_string())
-                            .collect(),
-                        bytes: envelope.body.len,
-                        received_at_ms: envelope.received_at.0,
-                        attempts: held.attempts,
-                        last_reply: held.last_reply,
-                        state: if refused_only { "refused" } else { "held" }.into(),
-                        retry_at_ms: held.retry_at.map_or(0, |at| at.0),
-                    }),
-                    Ok(None) => continue,
-                    Err(status) => Err(status),
-                };
-                if out.send(mail).await.is_err() {
-                    return;
-                }
-            }
-            if !full {
-                return;
-            }
-        }
-    });
-    mails
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ mod report;
 mod review;
 mod sweep;
 
-pub use dispose::DISPOSE_MAX;
+pub use dispose::{DISPOSE_MAX, UNDELETE_TIME};
 pub use recipients::RECIPIENTS_PER_COMMAND_MAX;
 pub use report::REPORT_KEPT;
 pub use review::REVIEW_MAX;
