@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::{
     Askers, Batch, Command, Disposal, Effect, Member, MemoryKv, NETWORKS_MAX, Outcome,
     PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Seq, Verdict, apply_batch, query,
@@ -134,7 +135,7 @@ fn batch(at: u64, commands: Vec<Command>) -> Batch {
 }
 
 fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
-    match choices.below(31) {
+    match choices.below(34) {
         0..=5 => Command::Accept {
             envelope: envelope(choices, now),
         },
@@ -274,7 +275,48 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
                 ),
             },
         },
+        30 | 31 => Command::OfAccount {
+            name: ["ann", "joe@a.example", "No Name"][choices.below(3) as usize].to_owned(),
+            change: account_change(choices),
+        },
+        32 => Command::By {
+            who: "operator".to_owned(),
+            from: "192.0.2.1".to_owned(),
+            says: "did something".to_owned(),
+            command: Box::new(match command(choices, now, log) {
+                // Not even its bytes are read.
+                Command::By { .. } => Command::Sweep,
+                other => other,
+            }),
+        },
         _ => Command::Sweep,
+    }
+}
+
+fn account_change(choices: &mut Choices<'_>) -> AccountChange {
+    match choices.below(10) {
+        0 | 1 => AccountChange::Add {
+            password: "hash".to_owned(),
+            domains: vec![domain(choices)],
+        },
+        2 => AccountChange::Remove,
+        3 => AccountChange::Password("other".to_owned()),
+        4 => AccountChange::SecondFactor(choices.flag().then(|| vec![7; 20])),
+        5 => AccountChange::Domains((0..choices.below(3)).map(|_| domain(choices)).collect()),
+        6 => AccountChange::SignOut,
+        7 => AccountChange::SignIn {
+            good: choices.flag(),
+            step: choices.below(3),
+            from: "192.0.2.1".to_owned(),
+        },
+        8 => AccountChange::AddToken(AccessToken {
+            id: [choices.below(4) as u8; 16],
+            secret_hash: [1; 32],
+            scopes: Scopes::ALL,
+            label: "backup".to_owned(),
+            expires_at: None,
+        }),
+        _ => AccountChange::RemoveToken([choices.below(4) as u8; 16]),
     }
 }
 

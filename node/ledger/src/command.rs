@@ -7,6 +7,7 @@ use holdfast_mail::{Domain, Envelope, MessageId, NodeId, Timestamp};
 use holdfast_proto::ledger as proto;
 use prost::Message;
 
+use crate::account::AccountChange;
 use crate::askers::Askers;
 use crate::policy::PolicyChange;
 use crate::wire::{
@@ -155,6 +156,19 @@ pub enum Command {
         domain: Domain,
         askers: Askers,
     },
+    OfAccount {
+        name: String,
+        change: AccountChange,
+    },
+    /// Somebody gave the command, and the audit says so. It carries no other By.
+    By {
+        who: String,
+        /// Where they are connected from.
+        from: String,
+        /// What the command is to come to, in words.
+        says: String,
+        command: Box<Self>,
+    },
 }
 
 /// What an operator, or the domain's owner, wants done with mail.
@@ -295,6 +309,8 @@ impl Command {
             Self::SetPolicy { .. } => "set_policy",
             Self::SetRecipients { .. } => "set_recipients",
             Self::SetAskers { .. } => "set_askers",
+            Self::OfAccount { .. } => "of_account",
+            Self::By { .. } => "by",
         }
     }
 
@@ -497,6 +513,21 @@ impl Command {
                 domain: domain.to_string(),
                 askers: Some(askers.to_proto()),
             }),
+            Self::OfAccount { name, change } => Verb::OfAccount(proto::OfAccount {
+                name: name.clone(),
+                change: Some(change.to_proto()),
+            }),
+            Self::By {
+                who,
+                from,
+                says,
+                command,
+            } => Verb::By(proto::By {
+                who: who.clone(),
+                from: from.clone(),
+                says: says.clone(),
+                command: command.encode().into(),
+            }),
         };
         proto::Command { verb: Some(verb) }.encode_to_vec()
     }
@@ -648,7 +679,27 @@ impl Command {
                 domain: domain(&set.domain)?,
                 askers: Askers::from_proto(&present("askers", set.askers)?)?,
             },
+            Verb::OfAccount(of) => Self::OfAccount {
+                name: of.name,
+                change: AccountChange::from_proto(present("change", of.change)?)?,
+            },
+            Verb::By(by) => Self::By {
+                who: by.who,
+                from: by.from,
+                says: by.says,
+                command: Box::new(Self::decode_plain(&by.command)?),
+            },
         })
+    }
+
+    /// A command that is no By: however deep damaged bytes are nested, the stack is not.
+    fn decode_plain(bytes: &[u8]) -> Result<Self, Undecodable> {
+        let command =
+            proto::Command::decode(bytes).map_err(|e| Undecodable::damaged("command", &e))?;
+        match command.verb {
+            Some(proto::command::Verb::By(_)) => Err(Undecodable::field("command")),
+            _ => Self::decode(bytes),
+        }
     }
 }
 

@@ -15,6 +15,7 @@
 //! Read on in [`command`] (what can be asked), `tables` (where it is kept), and `apply/`, one
 //! file for each verb.
 
+pub mod account;
 mod apply;
 mod askers;
 pub mod command;

@@ -6,6 +6,7 @@ use holdfast_mail::dsn::{Kind, Why};
 use holdfast_mail::{BodyRef, Domain, Envelope, MessageId, NodeId, Timestamp};
 use holdfast_proto::ledger as proto;
 
+use crate::account::{AccessToken, Account};
 use crate::row::{self, unreadable};
 use crate::{Askers, Health, KvError, KvRead, Member, Policy, Primary, Seq, tables, wire};
 
@@ -79,11 +80,13 @@ pub struct PendingReport {
     pub give_up_at: Timestamp,
 }
 
-/// Something that was done to mail by hand.
+/// Something that somebody did: to mail, to a domain, to an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audited {
     pub at: Timestamp,
     pub by: String,
+    /// Where they were connected from, as far as it is known.
+    pub from: String,
     pub what: String,
     pub domain: String,
     pub messages: Vec<MessageId>,
@@ -162,6 +165,42 @@ pub fn domains(
         .iter()
         .map(|(key, value)| domain_record(key, value, tables::domain_of(key)?))
         .collect()
+}
+
+pub fn account(kv: &dyn KvRead, name: &str) -> Result<Option<Account>, KvError> {
+    let key = tables::account(name);
+    match row::get(kv, &key)? {
+        Some(row) => Account::from_row(name, &key, row).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// By name.
+pub fn accounts(
+    kv: &dyn KvRead,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<Account>, KvError> {
+    let from = after.map_or_else(Vec::new, |name| tables::after(tables::account(name)));
+    kv.scan(tables::ACCOUNTS, &from, limit)?
+        .iter()
+        .map(|(key, value)| {
+            Account::from_row(tables::account_of(key)?, key, row::decode(key, value)?)
+        })
+        .collect()
+}
+
+/// A token and whose it is.
+pub fn access_token(
+    kv: &dyn KvRead,
+    id: &[u8; 16],
+) -> Result<Option<(Account, AccessToken)>, KvError> {
+    let of: Option<proto::TokenOfRow> = row::get(kv, &tables::token_id(id))?;
+    let Some(account) = of.map(|of| account(kv, &of.account)).transpose()?.flatten() else {
+        return Ok(None);
+    };
+    let token = account.tokens.iter().find(|token| token.id == *id).cloned();
+    Ok(token.map(|token| (account, token)))
 }
 
 /// Messages with anything pending or refused in the domain.
@@ -413,6 +452,7 @@ pub fn audit(kv: &dyn KvRead) -> Result<Vec<Audited>, KvError> {
             Ok(Audited {
                 at: Timestamp(row.at_ms),
                 by: row.by,
+                from: row.from,
                 what: row.what,
                 domain: row.domain,
                 messages: row

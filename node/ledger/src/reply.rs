@@ -119,6 +119,20 @@ pub enum Refusal {
         "more mail is held for the domain than its quota allows; nothing was changed; the domain's owner wants such mail sent back"
     )]
     FullForGood,
+    #[error("there is no such account; nothing was changed; see `account list`")]
+    UnknownAccount,
+    #[error("the account exists already and was left as it is; use `account set` to change it")]
+    AccountExists,
+    #[error(
+        "the account is locked for a while after too many failed sign-ins; nothing was changed; wait, or ask the operator for `account unlock`"
+    )]
+    AccountLocked,
+    #[error("the code was used already; nobody was signed in; wait for the next code")]
+    CodeUsed,
+    #[error(
+        "the account has as many tokens as it may have; nothing was changed; remove one that is not used"
+    )]
+    TooManyTokens,
 }
 
 impl Reply {
@@ -227,6 +241,11 @@ impl Refusal {
             Self::NotOwed => proto::Refusal::NotOwed,
             Self::FullForNow => proto::Refusal::FullForNow,
             Self::FullForGood => proto::Refusal::FullForGood,
+            Self::UnknownAccount => proto::Refusal::UnknownAccount,
+            Self::AccountExists => proto::Refusal::AccountExists,
+            Self::AccountLocked => proto::Refusal::AccountLocked,
+            Self::CodeUsed => proto::Refusal::CodeUsed,
+            Self::TooManyTokens => proto::Refusal::TooManyTokens,
         }
     }
 
@@ -250,6 +269,11 @@ impl Refusal {
             Ok(P::NotOwed) => Self::NotOwed,
             Ok(P::FullForNow) => Self::FullForNow,
             Ok(P::FullForGood) => Self::FullForGood,
+            Ok(P::UnknownAccount) => Self::UnknownAccount,
+            Ok(P::AccountExists) => Self::AccountExists,
+            Ok(P::AccountLocked) => Self::AccountLocked,
+            Ok(P::CodeUsed) => Self::CodeUsed,
+            Ok(P::TooManyTokens) => Self::TooManyTokens,
             Ok(P::Unspecified) | Err(_) => return Err(Undecodable::unknown("refusal")),
         })
     }

@@ -7,6 +7,7 @@
 //! | 03   | total     |                   | `CountsRow`  | for ever                                |
 //! | 04   | swept     |                   | `SweptRow`   | for ever                                |
 //! | 05   | post      |                   | `LeaseRow`   | another node takes the post             |
+//! | 06   | audit count |                 | `AuditCountRow` | for ever                             |
 //! | 10   | members   | node              | `Member`     | RemoveMember                            |
 //! | 11   | removed   | node              | `RemovedRow` | for ever: ids are never reused          |
 //! | 12   | tokens    | token id          | `TokenRow`   | Redeem, or Sweep once expired           |
@@ -25,6 +26,8 @@
 //! | 35   | reports   | seq               | `ReportRow`  | the notification is delivered or dropped|
 //! | 36   | audit     | seq               | `AuditRow`   | there are newer ones enough             |
 //! | 37   | aside     | domain 00 seq     | `QueueRow`   | it is released, undeleted or discarded  |
+//! | 40   | accounts  | name              | `AccountRow` | it is removed                           |
+//! | 41   | token ids | token id          | `TokenOfRow` | it, or its account, is removed          |
 //!
 //! Numbers are big-endian, so that rows sort by them. A domain ends with a zero byte, which no
 //! domain holds: `example.org` is then never a prefix of `example.org.uk`, and one domain's
@@ -43,6 +46,7 @@ pub(crate) const CLUSTER: &[u8] = &[0x02];
 pub(crate) const TOTAL: &[u8] = &[0x03];
 pub(crate) const SWEPT: &[u8] = &[0x04];
 pub(crate) const POST: &[u8] = &[0x05];
+pub(crate) const AUDIT_COUNT: &[u8] = &[0x06];
 pub(crate) const MEMBERS: &[u8] = &[0x10];
 const REMOVED: &[u8] = &[0x11];
 pub(crate) const TOKENS: &[u8] = &[0x12];
@@ -61,6 +65,8 @@ pub(crate) const OWED: &[u8] = &[0x34];
 pub(crate) const REPORTS: &[u8] = &[0x35];
 pub(crate) const AUDIT: &[u8] = &[0x36];
 pub(crate) const ASIDE: &[u8] = &[0x37];
+pub(crate) const ACCOUNTS: &[u8] = &[0x40];
+const TOKEN_IDS: &[u8] = &[0x41];
 
 /// Ends a domain's name in a key.
 const DOMAIN_END: u8 = 0;
@@ -107,6 +113,20 @@ pub(crate) fn askers(domain: &Domain) -> Vec<u8> {
 
 pub(crate) fn listed(domain: &Domain, name: &str) -> Vec<u8> {
     [&of_domain(LISTED, domain)[..], name.as_bytes()].concat()
+}
+
+pub(crate) fn account(name: &str) -> Vec<u8> {
+    [ACCOUNTS, name.as_bytes()].concat()
+}
+
+pub(crate) fn account_of(key: &[u8]) -> Result<&str, KvError> {
+    key.split_first()
+        .and_then(|(_, name)| std::str::from_utf8(name).ok())
+        .ok_or_else(|| unreadable(key))
+}
+
+pub(crate) fn token_id(id: &[u8; 16]) -> Vec<u8> {
+    [TOKEN_IDS, id].concat()
 }
 
 pub(crate) fn message(id: MessageId) -> Vec<u8> {

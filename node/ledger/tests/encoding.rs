@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::{env, fs};
 
+use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::{
     Askers, Batch, Command, Disposal, Member, Outcome, PolicyChange, Primary, Refusal, Replies,
     Reply, ReportFate, ReportOutcome, Seq, Verdict,
@@ -19,7 +20,7 @@ use holdfast_mail::{
 fn every_command_is_read_back_as_written() {
     let commands = commands();
     let verbs: BTreeSet<_> = commands.iter().map(Command::verb).collect();
-    assert_eq!(verbs.len(), 23, "each verb has an example");
+    assert_eq!(verbs.len(), 25, "each verb has an example");
     for command in &commands {
         assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(command));
     }
@@ -91,6 +92,18 @@ fn what_a_newer_version_wrote_is_not_guessed_at() {
     batch.extend([0x12, unknown_verb.len() as u8]);
     batch.extend(unknown_verb);
     assert!(Batch::decode(&batch).is_err());
+}
+
+#[test]
+fn however_deep_bytes_are_nested_the_stack_is_not() {
+    let by = |command| Command::By {
+        who: String::new(),
+        from: String::new(),
+        says: String::new(),
+        command: Box::new(command),
+    };
+    assert!(Command::decode(&by(Command::Sweep).encode()).is_ok());
+    assert!(Command::decode(&by(by(Command::Sweep)).encode()).is_err());
 }
 
 #[test]
@@ -253,7 +266,49 @@ fn commands() -> Vec<Command> {
             domain: domain(),
             askers: Askers::Networks(vec![Network::parse("2001:db8::/32").unwrap()]),
         },
+        of_account(AccountChange::Add {
+            password: "$argon2id$".to_owned(),
+            domains: vec![domain()],
+        }),
+        of_account(AccountChange::Remove),
+        of_account(AccountChange::Password("$argon2id$".to_owned())),
+        of_account(AccountChange::SecondFactor(Some(vec![1, 2, 3]))),
+        of_account(AccountChange::SecondFactor(None)),
+        of_account(AccountChange::Domains(vec![domain()])),
+        of_account(AccountChange::SignOut),
+        of_account(AccountChange::Unlock),
+        of_account(AccountChange::SignIn {
+            good: true,
+            step: 60_000_000,
+            from: "192.0.2.1".to_owned(),
+        }),
+        of_account(AccountChange::AddToken(AccessToken {
+            id: [1; 16],
+            secret_hash: [2; 32],
+            scopes: Scopes {
+                read: true,
+                deliver: false,
+                mail: false,
+                settings: true,
+            },
+            label: "backup".to_owned(),
+            expires_at: Some(Timestamp(1_800_000_000_000)),
+        })),
+        of_account(AccountChange::RemoveToken([1; 16])),
+        Command::By {
+            who: "operator".to_owned(),
+            from: "192.0.2.1".to_owned(),
+            says: "sweep".to_owned(),
+            command: Box::new(Command::Sweep),
+        },
     ]
+}
+
+fn of_account(change: AccountChange) -> Command {
+    Command::OfAccount {
+        name: "ann@example.org".to_owned(),
+        change,
+    }
 }
 
 fn settle() -> Command {
@@ -423,6 +478,16 @@ fn replies() -> Vec<Reply> {
         .map(Reply::Refused),
     );
     replies.extend([R::NotOwed, R::FullForNow, R::FullForGood].map(Reply::Refused));
+    replies.extend(
+        [
+            R::UnknownAccount,
+            R::AccountExists,
+            R::AccountLocked,
+            R::CodeUsed,
+            R::TooManyTokens,
+        ]
+        .map(Reply::Refused),
+    );
     replies.push(Reply::Disposed {
         messages: 3,
         more: true,

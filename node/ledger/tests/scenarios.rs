@@ -52,6 +52,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::{env, fs};
 
+use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::query::{self, Held};
 use holdfast_ledger::{
     Askers, Batch, Command, Disposal, Effect, KvRead, Member, MemoryKv, Outcome, PolicyChange,
@@ -401,6 +402,16 @@ impl Stage {
                 via: (*who).to_owned(),
             },
             ("sweep", []) => Command::Sweep,
+            ("account", [name, change @ ..]) => Command::OfAccount {
+                name: (*name).to_owned(),
+                change: account_change(change).expect(line),
+            },
+            ("by", [who, ..]) => Command::By {
+                who: (*who).to_owned(),
+                from: "192.0.2.7".to_owned(),
+                says: "change what is held".to_owned(),
+                command: Box::new(self.command(rest.split_once(' ').expect(line).1)),
+            },
             _ => panic!("no such command: {line}"),
         }
     }
@@ -604,13 +615,45 @@ impl Stage {
                     let names: Vec<_> = done.messages.iter().map(|id| self.called(*id)).collect();
                     let list = names.join(", ");
                     format!(
-                        "{} {} {} {}: {list}",
+                        "{} {}{} {} {}: {list}",
                         since(done.at),
                         done.by,
+                        if done.from.is_empty() {
+                            String::new()
+                        } else {
+                            format!(" from {}", done.from)
+                        },
                         done.what,
                         done.domain
                     )
                 })
+                .collect(),
+            ["account", name] => query::account(kv, name)
+                .unwrap()
+                .map(|account| {
+                    let domains: Vec<_> = account.domains.iter().map(Domain::as_str).collect();
+                    let tokens: Vec<_> = account.tokens.iter().map(|t| t.label.as_str()).collect();
+                    format!(
+                        "{} for [{}] epoch {}, {}, second factor {}, tokens [{}], signed in {}",
+                        account.password,
+                        domains.join(", "),
+                        account.epoch,
+                        if account.is_locked(self.clock) {
+                            "locked"
+                        } else {
+                            "open"
+                        },
+                        yes_no(account.second_factor.is_some()),
+                        tokens.join(", "),
+                        account.signed_in_at.map_or("never".to_owned(), since),
+                    )
+                })
+                .into_iter()
+                .collect(),
+            ["token", id] => query::access_token(kv, &padded(id))
+                .unwrap()
+                .map(|(account, token)| format!("{} of {}", token.label, account.name))
+                .into_iter()
                 .collect(),
             ["total"] => counts(query::total(kv).unwrap()),
             ["lease", name] => query::lease(kv, &domain(name))
@@ -743,6 +786,41 @@ fn record_line(record: &query::DomainRecord) -> String {
         primary.port,
         since(*created_at)
     )
+}
+
+fn account_change(words: &[&str]) -> Option<AccountChange> {
+    let domains = |list: &str| list.split(',').map(domain).collect();
+    Some(match words {
+        ["add", password, "for", list] => AccountChange::Add {
+            password: (*password).to_owned(),
+            domains: domains(list),
+        },
+        ["remove"] => AccountChange::Remove,
+        ["password", hash] => AccountChange::Password((*hash).to_owned()),
+        ["codes", secret] => {
+            AccountChange::SecondFactor((*secret != "off").then(|| secret.as_bytes().to_vec()))
+        }
+        ["domains", list] => AccountChange::Domains(domains(list)),
+        ["signs", "out"] => AccountChange::SignOut,
+        ["unlock"] => AccountChange::Unlock,
+        ["signs", "in", rest @ ..] => AccountChange::SignIn {
+            good: rest != ["badly"],
+            step: match rest {
+                ["code", step] => step.parse().ok()?,
+                _ => 0,
+            },
+            from: "192.0.2.7".to_owned(),
+        },
+        ["token", id, label] => AccountChange::AddToken(AccessToken {
+            id: padded(id),
+            secret_hash: [1; 32],
+            scopes: Scopes::ALL,
+            label: (*label).to_owned(),
+            expires_at: None,
+        }),
+        ["token", id] => AccountChange::RemoveToken(padded(id)),
+        _ => return None,
+    })
 }
 
 fn change(options: &[&str]) -> PolicyChange {

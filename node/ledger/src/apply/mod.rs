@@ -1,6 +1,8 @@
 //! How the state changes: one file for each verb.
 
 mod accept;
+mod account;
+mod audit;
 mod cancel;
 mod counts;
 mod dispose;
@@ -226,6 +228,16 @@ pub fn apply(
         } => recipients::set(kv, when, domain, add, remove, *clear),
         Command::SetPolicy { domain, change } => domain::set_policy(kv, domain, *change, effects),
         Command::SetAskers { domain, askers } => flush::set_askers(kv, domain, askers),
+        Command::OfAccount { name, change } => account::change(kv, when, name, change),
+        Command::By {
+            who,
+            from,
+            says,
+            command,
+        } => {
+            let person = audit::Person { who, from, says };
+            audit::by(kv, when, seq, &person, command, effects)
+        }
     }
 }
 
