@@ -1,14 +1,18 @@
 //! What one Holdfast node does. Start at `ARCHITECTURE.md`.
 
+pub mod accounts;
 pub mod admin;
 pub mod config;
 pub mod courier;
+pub mod explain;
 pub mod failpoint;
 pub mod finger;
 pub mod intake;
 pub mod listing;
 pub mod net;
 pub mod observe;
+pub mod person;
+pub mod recent;
 pub mod release;
 pub mod replica;
 pub mod run;

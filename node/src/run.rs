@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::accounts::Doorkeeper;
 use crate::admin::{self, Ask, Belongs};
 use crate::config::{Config, ConfigError, difference};
 use crate::net::dns::Resolver;
@@ -193,9 +194,12 @@ impl Node {
         }
         let (asks_tx, asks) = mpsc::channel(1);
         let socket = config.admin_socket();
-        admin::serve(&socket, belongs.clone(), asks_tx).map_err(|error| ServeError::Admin {
-            path: socket,
-            error,
+        let doorkeeper = Arc::new(Doorkeeper::default());
+        admin::serve(&socket, belongs.clone(), asks_tx, doorkeeper.clone()).map_err(|error| {
+            ServeError::Admin {
+                path: socket,
+                error,
+            }
         })?;
         Ok(Self {
             path: path.to_owned(),

@@ -84,6 +84,11 @@ pub(crate) enum Command {
     /// The mail that is held
     #[command(subcommand)]
     Mail(Mail),
+    /// The people who look after domains in the portal, and their programs' tokens
+    #[command(subcommand)]
+    Account(Account),
+    /// Who did what, when, and from where
+    Audit(Audit),
     /// Run a sandbox cluster on this machine until interrupted
     Dev(Dev),
     /// Watch a cluster lose its leader and no mail (half a minute)
@@ -371,8 +376,84 @@ pub(crate) enum Mail {
     Delete(Which),
     /// Have deleted mail back
     Undelete(Which),
-    /// What was decided about mail by hand
-    Audit,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Audit {
+    /// Only what concerns this domain
+    #[arg(long)]
+    pub(crate) domain: Option<String>,
+    /// Only what this person did
+    #[arg(long, value_name = "NAME")]
+    pub(crate) by: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Account {
+    /// Add a person who looks after domains; a password is made up and printed
+    Add {
+        /// Letters, digits and ._@+-; best an e-mail address
+        name: String,
+        #[arg(long = "domain", value_name = "DOMAIN", value_delimiter = ',')]
+        domains: Vec<String>,
+        /// Take the password from this file instead
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Change what somebody looks after
+    Set {
+        name: String,
+        /// All their domains from now on; `none`
+        #[arg(long = "domain", value_name = "DOMAIN", value_delimiter = ',')]
+        domains: Vec<String>,
+        /// Ask for no codes any more, for who lost their device
+        #[arg(long)]
+        without_second_factor: bool,
+    },
+    /// Give somebody a new password, and sign them out everywhere
+    Password {
+        name: String,
+        /// Take the password from this file; otherwise one is made up and printed
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Let somebody try again who failed to sign in too often
+    Unlock { name: String },
+    /// End all of somebody's sessions
+    SignOut { name: String },
+    /// Remove somebody, with sessions and tokens
+    Remove { name: String },
+    /// Everybody, with their domains and when they signed in last
+    List,
+    /// Keys for programs, for the HTTP API
+    #[command(subcommand)]
+    Token(Token),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make a token; it is printed once
+    Add {
+        account: String,
+        /// What it is for
+        #[arg(long, default_value = "")]
+        label: String,
+        /// What it may do: read, deliver, mail, settings
+        #[arg(
+            long = "scope",
+            value_name = "SCOPE",
+            value_delimiter = ',',
+            required = true
+        )]
+        scopes: Vec<String>,
+        /// How long it is good; otherwise until it is removed
+        #[arg(long = "valid", value_name = "TIME", value_parser = passing)]
+        valid_ms: Option<u64>,
+    },
+    /// The tokens of an account
+    List { account: String },
+    /// Refuse a token from now on
+    Remove { account: String, id: String },
 }
 
 #[derive(Args, Debug)]

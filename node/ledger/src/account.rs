@@ -149,6 +149,34 @@ impl Scopes {
         self.bits() & other.bits() == other.bits()
     }
 
+    /// What it includes, in words.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        [
+            (self.read, "read"),
+            (self.deliver, "deliver"),
+            (self.mail, "mail"),
+            (self.settings, "settings"),
+        ]
+        .into_iter()
+        .filter_map(|(is, name)| is.then_some(name))
+    }
+
+    /// # Errors
+    /// The word that names none.
+    pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, &'a str> {
+        let mut scopes = Self::default();
+        for name in names {
+            match name {
+                "read" => scopes.read = true,
+                "deliver" => scopes.deliver = true,
+                "mail" => scopes.mail = true,
+                "settings" => scopes.settings = true,
+                other => return Err(other),
+            }
+        }
+        Ok(scopes)
+    }
+
     fn bits(self) -> u32 {
         u32::from(self.read)
             | u32::from(self.deliver) << 1

@@ -2,26 +2,58 @@
 
 use std::time::Duration;
 
-use holdfast_ledger::query::Counts;
-use holdfast_ledger::{Askers, Doubt, Health, Policy, Probation, doubt};
+use holdfast_ledger::query::{self, Counts, DomainRecord};
+use holdfast_ledger::{Askers, Doubt, Health, KvError, KvRead, Policy, Primary, Probation, doubt};
 use holdfast_mail::{Domain, Timestamp};
 
-/// Everything that a domain's mail depends on.
-pub(super) struct Sight<'a> {
-    pub(super) domain: &'a Domain,
-    pub(super) primary: &'a str,
-    pub(super) policy: &'a Policy,
-    pub(super) health: &'a Health,
-    /// Held and refused.
-    pub(super) held: Counts,
-    pub(super) refused: usize,
-    pub(super) askers: &'a Askers,
-    /// Whether anybody is listed as a recipient.
-    pub(super) listed: usize,
-    pub(super) now: Timestamp,
+/// Refused messages that are counted; beyond it "many" is all that matters.
+pub const REFUSED_MAX: usize = 10_000;
+
+/// What becomes of a message for the domain.
+///
+/// # Errors
+/// The state cannot be read.
+pub fn sentences(view: &dyn KvRead, record: &DomainRecord) -> Result<Vec<String>, KvError> {
+    let domain = &record.name;
+    Ok(explain(&Sight {
+        domain,
+        primary: &primary_text(&record.primary),
+        policy: &query::policy(view, domain)?,
+        health: &query::health(view, domain)?,
+        held: query::counts(view, domain)?,
+        listed: query::recipients(view, domain, None, 1)?.len(),
+        askers: &query::askers(view, domain)?,
+        refused: query::refused(view, domain, REFUSED_MAX)?.len(),
+        now: query::now(view)?,
+    }))
 }
 
-pub(super) fn explain(sight: &Sight<'_>) -> Vec<String> {
+/// `host:port`; an IPv6 address stands in brackets.
+#[must_use]
+pub fn primary_text(primary: &Primary) -> String {
+    if primary.host.contains(':') {
+        format!("[{}]:{}", primary.host, primary.port)
+    } else {
+        format!("{}:{}", primary.host, primary.port)
+    }
+}
+
+/// Everything that a domain's mail depends on.
+struct Sight<'a> {
+    domain: &'a Domain,
+    primary: &'a str,
+    policy: &'a Policy,
+    health: &'a Health,
+    /// Held and refused.
+    held: Counts,
+    refused: usize,
+    askers: &'a Askers,
+    /// Whether anybody is listed as a recipient.
+    listed: usize,
+    now: Timestamp,
+}
+
+fn explain(sight: &Sight<'_>) -> Vec<String> {
     vec![
         arrival(sight),
         recipients(sight),
@@ -156,7 +188,8 @@ fn delay(sight: &Sight<'_>) -> String {
 }
 
 /// `5d`, `1h30m`: the two largest units.
-fn span(span: Duration) -> String {
+#[must_use]
+pub fn span(span: Duration) -> String {
     let seconds = span.as_secs();
     let units = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
     let at = units
