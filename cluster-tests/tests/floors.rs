@@ -14,8 +14,8 @@ const FLOORS: &[&[&str]] = &[
     &["observe"],
     &["replica", "talk"],
     &["person"],
-    &["release", "listing", "accounts", "explain"],
-    // `watch` and `portal` have their places kept.
+    &["release", "listing", "recipients", "accounts", "explain"],
+    // `watch` has its place kept.
     &["intake", "courier", "admin", "watch", "finger", "portal"],
     &["run"],
 ];

@@ -101,6 +101,21 @@ impl Desk {
         Ok(pending)
     }
 
+    /// Starts a domain for somebody at `client` who has shown that it is theirs.
+    pub async fn order(
+        &self,
+        cluster: &Cluster,
+        client: IpAddr,
+        domain: Domain,
+        via: &'static str,
+    ) -> Result<Pending, NotStarted> {
+        let from = network::client(client);
+        if !Recent::within(&self.clients, from, CLIENT_PERIOD, CLIENT_REQUESTS_MAX) {
+            return Err(NotStarted::TooOften);
+        }
+        self.start(cluster, domain, via).await
+    }
+
     /// Starts a domain. Nobody asked: there are signs that its primary is back.
     pub async fn start(
         &self,

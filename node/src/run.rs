@@ -1,6 +1,6 @@
 //! One node, from start to stop: the table of contents.
 //!
-//! Started in this order: log, configuration, admin socket, replica, courier, intake, finger, metrics;
+//! Started in this order: log, configuration, admin socket, replica, courier, intake, finger, portal, metrics;
 //! stopped in reverse, so that no new mail is taken while what is held is put in order.
 
 use std::os::unix::fs::DirBuilderExt;
@@ -25,9 +25,10 @@ use crate::admin::{self, Ask, Belongs};
 use crate::config::{Config, ConfigError, difference};
 use crate::net::dns::Resolver;
 use crate::net::listen::Listener;
+use crate::net::tls::{self, WebServer};
 use crate::observe::{self, Check, Metrics};
 use crate::replica::{self, Cluster, StartError, Stores, membership};
-use crate::{courier, finger, intake, release};
+use crate::{courier, finger, intake, portal, release};
 
 /// How long transactions in progress may take to finish when the node stops. Below the 90 s
 /// after which systemd kills.
@@ -93,6 +94,8 @@ struct Node {
     cluster_listener: Option<Listener>,
     smtp_listeners: Vec<Listener>,
     finger_listener: Option<Listener>,
+    portal_listener: Option<Listener>,
+    doorkeeper: Arc<Doorkeeper>,
     metrics: Metrics,
     /// Set when the node was told to stop: whoever balances load must send it nothing more.
     stopping: Arc<AtomicBool>,
@@ -103,10 +106,12 @@ struct Rooms {
     cluster: Cluster,
     intake_options: Arc<ArcSwap<intake::Options>>,
     courier_options: courier::Options,
+    portal_tls: Arc<ArcSwap<WebServer>>,
     intake_stop: watch::Sender<bool>,
     courier_stop: CancellationToken,
     intake: JoinHandle<()>,
     finger: Option<JoinHandle<()>>,
+    portal: Option<JoinHandle<()>>,
     courier: JoinHandle<()>,
 }
 
@@ -183,6 +188,7 @@ impl Node {
             .map(|address| bind(*address))
             .collect::<Result<_, _>>()?;
         let finger_listener = config.finger.listen.map(bind).transpose()?;
+        let portal_listener = config.portal.listen.map(bind).transpose()?;
         let metrics = Metrics::default();
         let belongs = Arc::new(ArcSwap::from_pointee(Belongs::Opening));
         let stopping = Arc::new(AtomicBool::new(false));
@@ -209,6 +215,8 @@ impl Node {
             cluster_listener: Some(cluster_listener),
             smtp_listeners,
             finger_listener,
+            portal_listener,
+            doorkeeper,
             metrics,
             stopping,
         })
@@ -387,7 +395,19 @@ impl Node {
         let finger = self
             .finger_listener
             .take()
-            .map(|listener| tokio::spawn(finger::run(cluster.clone(), release, listener)));
+            .map(|listener| tokio::spawn(finger::run(cluster.clone(), release.clone(), listener)));
+
+        let portal_tls = Arc::new(ArcSwap::from_pointee(web_server(&config)?));
+        let portal = self.portal_listener.take().map(|listener| {
+            let options = portal::Options {
+                listener,
+                tls: portal_tls.clone(),
+                doorkeeper: self.doorkeeper.clone(),
+                release,
+            };
+            let stopped = intake_stop.subscribe();
+            tokio::spawn(portal::run(options, cluster.clone(), stopped))
+        });
 
         // A node about to be removed takes no new mail and hands back its leases.
         tokio::spawn({
@@ -406,10 +426,12 @@ impl Node {
             cluster,
             intake_options,
             courier_options,
+            portal_tls,
             intake_stop,
             courier_stop,
             intake,
             finger,
+            portal,
             courier,
         })
     }
@@ -438,8 +460,11 @@ impl Node {
     fn reload(&self, rooms: Option<&Rooms>) {
         let old = self.config.load_full();
         let read = Config::read(&self.path).map_err(ServeError::from);
-        let read = read.and_then(|new| Ok((intake_options(&old.reloaded(&new))?, new)));
-        let (intake, new) = match read {
+        let read = read.and_then(|new| {
+            let config = old.reloaded(&new);
+            Ok((intake_options(&config)?, web_server(&config)?, new))
+        });
+        let (intake, web, new) = match read {
             Ok(read) => read,
             Err(error) => {
                 tracing::error!(
@@ -455,6 +480,7 @@ impl Node {
         observe::set_log_level(config.log.level);
         if let Some(rooms) = rooms {
             rooms.intake_options.store(Arc::new(intake));
+            rooms.portal_tls.store(Arc::new(web));
             rooms
                 .courier_options
                 .set_connections_max(config.courier.connections_max);
@@ -467,12 +493,21 @@ impl Node {
     }
 }
 
+fn identity(config: &Config) -> Result<tls::Identity, ServeError> {
+    match (&config.smtp.tls_cert, &config.smtp.tls_key) {
+        (Some(cert), Some(key)) => tls::Identity::read(cert, key),
+        _ => tls::Identity::self_signed(&config.smtp.name),
+    }
+    .map_err(|e| ServeError::Tls(e.to_string()))
+}
+
+fn web_server(config: &Config) -> Result<WebServer, ServeError> {
+    tls::web_server(identity(config)?).map_err(|e| ServeError::Tls(e.to_string()))
+}
+
 /// What the intake takes from the file, certificates read.
 fn intake_options(config: &Config) -> Result<intake::Options, ServeError> {
-    let tls = match (&config.smtp.tls_cert, &config.smtp.tls_key) {
-        (Some(cert), Some(key)) => crate::net::tls::smtp_server(cert, key),
-        _ => crate::net::tls::smtp_self_signed(&config.smtp.name),
-    };
+    let tls = tls::smtp_server(identity(config)?);
     Ok(intake::Options {
         name: config.smtp.name.clone(),
         // Checked when the file was read.
@@ -496,6 +531,9 @@ impl Rooms {
         }
         self.intake_stop.send_replace(true);
         wait_for("intake", self.intake).await;
+        if let Some(portal) = self.portal {
+            wait_for("portal", portal).await;
+        }
         self.courier_stop.cancel();
         wait_for("courier", self.courier).await;
         self.cluster.stop().await;

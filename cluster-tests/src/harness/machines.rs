@@ -78,6 +78,7 @@ pub(crate) fn new(
         data_dir: disk.path().join("data"),
         config: folder.join(format!("{name}.toml")),
         log: folder.join(format!("{name}.log")),
+        portal: None,
         name,
         machine: Some(Machine {
             number,

@@ -38,6 +38,9 @@ pub struct Node {
     pub data_dir: PathBuf,
     pub config: PathBuf,
     pub log: PathBuf,
+    /// None: it serves none.
+    #[serde(default)]
+    pub portal: Option<SocketAddr>,
     /// None: it shares this one with the test.
     #[serde(skip)]
     pub machine: Option<Machine>,

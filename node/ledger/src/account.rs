@@ -196,6 +196,12 @@ impl Scopes {
 }
 
 impl AccessToken {
+    /// What it is called where it is listed: its id, in hexadecimal.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.id.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     pub(crate) fn to_proto(&self) -> proto::AccessToken {
         proto::AccessToken {
             id: self.id.to_vec().into(),

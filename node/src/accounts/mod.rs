@@ -19,14 +19,14 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use holdfast_ledger::account::{Account, AccountChange, is_account_name};
-use holdfast_ledger::{Command, KvError, Refusal, Reply, query};
+use holdfast_ledger::{Command, KvError, Reply, query};
 use holdfast_mail::network;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::person::Person;
 use crate::recent::Recent;
-use crate::replica::{Cluster, ProposeError};
+use crate::replica::Cluster;
 
 /// Passwords hashed at a time; each takes a core for some 50 ms and 19 MiB. Mail comes first.
 const HASHED_MAX: usize = 2;
@@ -117,21 +117,6 @@ impl Doorkeeper {
         }
     }
 
-    /// Whether it is the account's password, for a change that must be sure who asks.
-    pub async fn confirm(
-        &self,
-        cluster: &Cluster,
-        account: &Account,
-        attempt: &Attempt<'_>,
-    ) -> Result<bool, NotSignedIn> {
-        let signed_in = self.sign_in(cluster, attempt).await;
-        match signed_in {
-            Ok(found) => Ok(found.name == account.name),
-            Err(NotSignedIn::Wrong) => Ok(false),
-            Err(other) => Err(other),
-        }
-    }
-
     /// The hash of a new password.
     pub async fn hash(&self, password: &str) -> Result<String, NotSignedIn> {
         let until = Instant::now() + SIGN_IN_TIME_MAX;
@@ -180,31 +165,4 @@ impl Doorkeeper {
 fn unreadable(error: KvError) -> NotSignedIn {
     tracing::error!("the accounts cannot be read: {error}");
     NotSignedIn::Unable("the accounts cannot be read".to_owned())
-}
-
-/// Changes an account.
-///
-/// # Errors
-/// What is wrong, for the person who asked.
-pub async fn change(
-    cluster: &Cluster,
-    person: &Person,
-    name: &str,
-    change: AccountChange,
-) -> Result<(), ChangeError> {
-    let name = name.to_owned();
-    let until = Instant::now() + SIGN_IN_TIME_MAX;
-    let command = Command::OfAccount { name, change };
-    match person.propose(cluster, command, until).await? {
-        Reply::Refused(refusal) => Err(refusal.into()),
-        _ => Ok(()),
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum ChangeError {
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    #[error(transparent)]
-    Propose(#[from] ProposeError),
 }

@@ -27,6 +27,8 @@ pub struct Seal([u8; 32]);
 #[derive(Clone)]
 pub struct Session {
     pub account: Account,
+    /// As the browser keeps it.
+    pub text: String,
     /// What a form must bring back, so that another site's page cannot send it.
     pub form_key: String,
 }
@@ -68,6 +70,7 @@ impl Seal {
             .filter(|account| account.epoch == epoch)
             .map(|account| Session {
                 account,
+                text: text.to_owned(),
                 form_key: URL_SAFE_NO_PAD.encode(self.seal("form", text.as_bytes()).as_bytes()),
             }))
     }

@@ -7,7 +7,7 @@ use holdfast_ledger::{Command, query};
 use holdfast_proto::admin as wire;
 use tonic::Status;
 
-use super::{Admin, broken, domains, hex};
+use super::{Admin, broken, domains};
 use crate::accounts::{NewToken, PASSWORD_OCTETS_MAX, PASSWORD_OCTETS_MIN};
 use crate::replica::now;
 
@@ -113,7 +113,7 @@ pub(super) async fn add_token(
     let valid_for = (request.valid_ms > 0).then(|| Duration::from_millis(request.valid_ms));
     let made =
         NewToken::draw(&request.label, scopes, valid_for, now()).map_err(Status::internal)?;
-    let id = hex(&made.token.id);
+    let id = made.token.name();
     admin
         .propose(Command::OfAccount {
             name: request.account.to_lowercase(),
@@ -133,7 +133,7 @@ pub(super) async fn remove_token(
     let name = request.account.to_lowercase();
     let account = query::account(&admin.cluster()?.view(), &name).map_err(broken)?;
     let tokens = account.map(|account| account.tokens).unwrap_or_default();
-    let token = tokens.iter().find(|token| hex(&token.id) == request.id);
+    let token = tokens.iter().find(|token| token.name() == request.id);
     let id = token.map(|token| token.id).ok_or_else(|| {
         Status::not_found(format!(
             "{name} has no token {}; nothing was changed",
@@ -160,7 +160,7 @@ fn account_to_wire(account: Account) -> wire::Account {
 
 fn token_to_wire(token: &AccessToken) -> wire::Token {
     wire::Token {
-        id: hex(&token.id),
+        id: token.name(),
         label: token.label.clone(),
         scopes: token.scopes.names().map(str::to_owned).collect(),
         expires_at_ms: token.expires_at.map_or(0, |at| at.0),

@@ -58,7 +58,8 @@ impl House {
             message_bytes_max: 4 << 20,
             connections_max: 10,
             connections_per_client_max: 3,
-            tls: tls::smtp_self_signed("mx.holdfast.example").unwrap(),
+            tls: tls::smtp_server(tls::Identity::self_signed("mx.holdfast.example").unwrap())
+                .unwrap(),
         }));
         let (stop, mut stopped) = watch::channel(false);
         let intake = tokio::spawn(run(

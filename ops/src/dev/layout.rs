@@ -34,18 +34,22 @@ pub(crate) struct NodePlan {
     pub(crate) smtp_port: u16,
     pub(crate) cluster_port: u16,
     pub(crate) metrics_port: u16,
+    pub(crate) portal_port: u16,
 }
+
+/// Ports of a node beside SMTP.
+const FREE_PORTS: usize = 3;
 
 impl Plan {
     /// A node for each of `smtp_ports`, everything else on free ports.
     pub(crate) fn new(smtp_ports: &[u16], domain: &str, primary: &str) -> Result<Self, Failure> {
-        let free: Vec<u16> = ports::free(2 * smtp_ports.len() + smtp_ports.len())?
+        let free: Vec<u16> = ports::free(FREE_PORTS * smtp_ports.len() + smtp_ports.len())?
             .into_iter()
             .filter(|port| !smtp_ports.contains(port))
             .collect();
         let nodes = smtp_ports
             .iter()
-            .zip(free.chunks_exact(2))
+            .zip(free.chunks_exact(FREE_PORTS))
             .enumerate()
             .map(|(at, (smtp_port, free))| NodePlan {
                 name: format!("n{}", at + 1),
@@ -53,6 +57,7 @@ impl Plan {
                 smtp_port: *smtp_port,
                 cluster_port: free[0],
                 metrics_port: free[1],
+                portal_port: free[2],
             })
             .collect();
         Ok(Self {
@@ -121,6 +126,9 @@ address = "{cluster}"
 [metrics]
 listen = "{metrics}"
 
+[portal]
+listen = "{portal}"
+
 [limits]
 # On one machine every client has the same address.
 connections_per_client_max = 1000
@@ -132,6 +140,7 @@ disk_free_min_bytes = 67108864
             smtp = loopback(self.smtp_port),
             cluster = loopback(self.cluster_port),
             metrics = loopback(self.metrics_port),
+            portal = loopback(self.portal_port),
         )
     }
 }
@@ -195,11 +204,18 @@ mod tests {
         let mut ports: Vec<u16> = plan
             .nodes
             .iter()
-            .flat_map(|node| [node.smtp_port, node.cluster_port, node.metrics_port])
+            .flat_map(|node| {
+                [
+                    node.smtp_port,
+                    node.cluster_port,
+                    node.metrics_port,
+                    node.portal_port,
+                ]
+            })
             .collect();
         ports.sort_unstable();
         ports.dedup();
-        assert_eq!(ports.len(), 15);
+        assert_eq!(ports.len(), 20);
         for region in REGIONS {
             let members = plan
                 .nodes

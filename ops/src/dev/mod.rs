@@ -126,6 +126,7 @@ fn announce(sandbox: &Sandbox, output: Output) -> Result<(), Failure> {
                     "admin": sandbox.admin_socket(&node.name),
                     "cluster": cli::loopback(node.cluster_port),
                     "metrics": cli::loopback(node.metrics_port),
+                    "portal": cli::loopback(node.portal_port),
                     "data_dir": sandbox.data_dir(&node.name),
                     "config": sandbox.config(&node.name),
                     "log": sandbox.log(&node.name),
@@ -139,7 +140,7 @@ fn announce(sandbox: &Sandbox, output: Output) -> Result<(), Failure> {
         return Ok(());
     }
     let mut table = output::table(
-        &["NODE", "REGION", "PID", "SMTP", "METRICS", "CONFIG"],
+        &["NODE", "REGION", "PID", "SMTP", "PORTAL", "CONFIG"],
         &["PID"],
     );
     for node in &plan.nodes {
@@ -150,7 +151,7 @@ fn announce(sandbox: &Sandbox, output: Output) -> Result<(), Failure> {
                 .pid(&node.name)
                 .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
             cli::loopback(node.smtp_port).to_string(),
-            cli::loopback(node.metrics_port).to_string(),
+            format!("https://{}", cli::loopback(node.portal_port)),
             sandbox.config(&node.name).display().to_string(),
         ]);
     }
@@ -160,12 +161,16 @@ fn announce(sandbox: &Sandbox, output: Output) -> Result<(), Failure> {
         "\nMail for {} is accepted and delivered to {}. Ask the cluster, or send it a message:\n  \
          holdfast status --config {}\n  \
          swaks --server {} --to someone@{}\n\
+         For the portal, add an account and sign in at any node's:\n  \
+         holdfast account add NAME --domain {} --config {}\n\
          Ctrl-C stops it; the same command starts it again.",
         plan.domain,
         plan.primary,
         sandbox.config(&first.name).display(),
         cli::loopback(first.smtp_port),
         plan.domain,
+        plan.domain,
+        sandbox.config(&first.name).display(),
     ))?;
     Ok(())
 }
