@@ -2,6 +2,7 @@
 //! replicas arrive at the same rows.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::{
@@ -135,7 +136,7 @@ fn batch(at: u64, commands: Vec<Command>) -> Batch {
 }
 
 fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
-    match choices.below(34) {
+    match choices.below(36) {
         0..=5 => Command::Accept {
             envelope: envelope(choices, now),
         },
@@ -279,6 +280,17 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
             name: ["ann", "joe@a.example", "No Name"][choices.below(3) as usize].to_owned(),
             change: account_change(choices),
         },
+        34 => Command::Attend {
+            domain: domain(choices),
+            session: [choices.below(2) as u8; 16],
+            account: "ann".to_owned(),
+            to: SocketAddr::from(([192, 0, 2, 7], choices.below(2) as u16)),
+            ttl_ms: choices.below(200_000),
+        },
+        35 => Command::Leave {
+            domain: domain(choices),
+            session: [choices.below(2) as u8; 16],
+        },
         32 => Command::By {
             who: "operator".to_owned(),
             from: "192.0.2.1".to_owned(),
@@ -330,6 +342,7 @@ fn policy(choices: &mut Choices<'_>) -> PolicyChange {
         quota_messages: some([0, 2, u64::MAX]),
         full_for_good: some([0, 1, 1]).map(|flag| flag == 1),
         listed_only: some([0, 1, 0]).map(|flag| flag == 1),
+        attended: some([0, 1, 1]).map(|flag| flag == 1),
         delimiter: some([0, '+' as u64, u64::from(u32::MAX)]).map(|point| point as u32),
     }
 }

@@ -1,6 +1,7 @@
 //! What can be asked of the cluster: every fact enters as one of these.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{Domain, Envelope, MessageId, NodeId, Timestamp};
@@ -12,7 +13,7 @@ use crate::askers::Askers;
 use crate::policy::PolicyChange;
 use crate::wire::{
     domain, envelope_from, envelope_to, exactly, member_from, member_to, message_id, present,
-    primary_from, primary_to,
+    primary_from, primary_to, socket,
 };
 use crate::{Seq, Undecodable};
 
@@ -159,6 +160,22 @@ pub enum Command {
     OfAccount {
         name: String,
         change: AccountChange,
+    },
+    /// Somebody is signed in at the machine that takes a domain's mail: a new session, or the
+    /// same one goes on.
+    Attend {
+        domain: Domain,
+        /// Drawn by the node that has the connection.
+        session: [u8; 16],
+        account: String,
+        /// Where mail goes while it lasts.
+        to: SocketAddr,
+        ttl_ms: u64,
+    },
+    /// They are gone.
+    Leave {
+        domain: Domain,
+        session: [u8; 16],
     },
     /// Somebody gave the command, and the audit says so. It carries no other By.
     By {
@@ -310,6 +327,8 @@ impl Command {
             Self::SetRecipients { .. } => "set_recipients",
             Self::SetAskers { .. } => "set_askers",
             Self::OfAccount { .. } => "of_account",
+            Self::Attend { .. } => "attend",
+            Self::Leave { .. } => "leave",
             Self::By { .. } => "by",
         }
     }
@@ -517,6 +536,24 @@ impl Command {
                 name: name.clone(),
                 change: Some(change.to_proto()),
             }),
+            Self::Attend {
+                domain,
+                session,
+                account,
+                to,
+                ttl_ms,
+            } => Verb::Attend(proto::Attend {
+                domain: domain.to_string(),
+                session: session.to_vec().into(),
+                account: account.clone(),
+                address: to.ip().to_string(),
+                port: to.port().into(),
+                ttl_ms: *ttl_ms,
+            }),
+            Self::Leave { domain, session } => Verb::Leave(proto::Leave {
+                domain: domain.to_string(),
+                session: session.to_vec().into(),
+            }),
             Self::By {
                 who,
                 from,
@@ -682,6 +719,17 @@ impl Command {
             Verb::OfAccount(of) => Self::OfAccount {
                 name: of.name,
                 change: AccountChange::from_proto(present("change", of.change)?)?,
+            },
+            Verb::Attend(attend) => Self::Attend {
+                domain: domain(&attend.domain)?,
+                session: exactly("session", &attend.session)?,
+                account: attend.account,
+                to: socket(&attend.address, attend.port)?,
+                ttl_ms: attend.ttl_ms,
+            },
+            Verb::Leave(leave) => Self::Leave {
+                domain: domain(&leave.domain)?,
+                session: exactly("session", &leave.session)?,
             },
             Verb::By(by) => Self::By {
                 who: by.who,

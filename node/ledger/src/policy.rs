@@ -31,6 +31,8 @@ pub struct Policy {
     pub listed_only: bool,
     /// Parts a recipient's name from a sub-address, as in `joe+lists`; `None`: nothing does.
     pub delimiter: Option<char>,
+    /// Mail goes only to where somebody is signed in for the domain, while they are.
+    pub attended: bool,
 }
 
 /// When a primary's refusals are believed.
@@ -59,6 +61,7 @@ pub struct PolicyChange {
     pub listed_only: Option<bool>,
     /// Zero: none.
     pub delimiter: Option<u32>,
+    pub attended: Option<bool>,
 }
 
 impl Default for Policy {
@@ -83,6 +86,7 @@ impl Policy {
             quota_messages: limit(policy.quota_messages),
             full_for_good: policy.full_for_good.unwrap_or(false),
             listed_only: policy.listed_only.unwrap_or(false),
+            attended: policy.attended.unwrap_or(false),
             delimiter: policy.delimiter.map_or(Some('+'), |point| {
                 char::from_u32(point).filter(|c| *c != '\0')
             }),
@@ -117,6 +121,7 @@ impl PolicyChange {
             full_for_good: self.full_for_good,
             listed_only: self.listed_only,
             delimiter: self.delimiter,
+            attended: self.attended,
         }
     }
 
@@ -130,6 +135,7 @@ impl PolicyChange {
             full_for_good: policy.full_for_good,
             listed_only: policy.listed_only,
             delimiter: policy.delimiter,
+            attended: policy.attended,
         }
     }
 
@@ -144,6 +150,7 @@ impl PolicyChange {
             full_for_good: self.full_for_good.or(old.full_for_good),
             listed_only: self.listed_only.or(old.listed_only),
             delimiter: self.delimiter.or(old.delimiter),
+            attended: self.attended.or(old.attended),
         }
     }
 }

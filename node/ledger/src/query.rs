@@ -1,6 +1,7 @@
 //! What can be asked of the state. Lists come in pages: at most `limit`, behind `after`.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use holdfast_mail::dsn::{Kind, Why};
 use holdfast_mail::{BodyRef, Domain, Envelope, MessageId, NodeId, Timestamp};
@@ -92,6 +93,17 @@ pub struct Audited {
     pub messages: Vec<MessageId>,
 }
 
+/// Somebody who is signed in where a domain's mail goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attended {
+    pub session: [u8; 16],
+    pub account: String,
+    pub to: SocketAddr,
+    pub since: Timestamp,
+    /// It has ended by then, unless there is a sign of life.
+    pub until: Timestamp,
+}
+
 /// Who may deliver for a domain. Past `until` anybody may take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -165,6 +177,22 @@ pub fn domains(
         .iter()
         .map(|(key, value)| domain_record(key, value, tables::domain_of(key)?))
         .collect()
+}
+
+/// Whoever was signed in last where the domain's mail goes; it may have ended.
+pub fn attended(kv: &dyn KvRead, domain: &Domain) -> Result<Option<Attended>, KvError> {
+    let key = tables::attended(domain);
+    let Some(row) = row::get::<proto::AttendRow>(kv, &key)? else {
+        return Ok(None);
+    };
+    let unreadable = |error| unreadable(&key, error);
+    Ok(Some(Attended {
+        session: wire::exactly("session", &row.session).map_err(unreadable)?,
+        account: row.account,
+        to: wire::socket(&row.address, row.port).map_err(unreadable)?,
+        since: Timestamp(row.since_ms),
+        until: Timestamp(row.until_ms),
+    }))
 }
 
 pub fn account(kv: &dyn KvRead, name: &str) -> Result<Option<Account>, KvError> {

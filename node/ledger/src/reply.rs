@@ -133,6 +133,12 @@ pub enum Refusal {
         "the account has as many tokens as it may have; nothing was changed; remove one that is not used"
     )]
     TooManyTokens,
+    #[error("mail of the domain does not wait for somebody to sign in; nothing was changed")]
+    NotAttended,
+    #[error(
+        "somebody is signed in for the domain from another place, and its mail goes there; nothing was changed; let that session end first"
+    )]
+    AttendedElsewhere,
 }
 
 impl Reply {
@@ -246,6 +252,8 @@ impl Refusal {
             Self::AccountLocked => proto::Refusal::AccountLocked,
             Self::CodeUsed => proto::Refusal::CodeUsed,
             Self::TooManyTokens => proto::Refusal::TooManyTokens,
+            Self::NotAttended => proto::Refusal::NotAttended,
+            Self::AttendedElsewhere => proto::Refusal::AttendedElsewhere,
         }
     }
 
@@ -274,6 +282,8 @@ impl Refusal {
             Ok(P::AccountLocked) => Self::AccountLocked,
             Ok(P::CodeUsed) => Self::CodeUsed,
             Ok(P::TooManyTokens) => Self::TooManyTokens,
+            Ok(P::NotAttended) => Self::NotAttended,
+            Ok(P::AttendedElsewhere) => Self::AttendedElsewhere,
             Ok(P::Unspecified) | Err(_) => return Err(Undecodable::unknown("refusal")),
         })
     }

@@ -28,6 +28,7 @@
 //! | 37   | aside     | domain 00 seq     | `QueueRow`   | it is released, undeleted or discarded  |
 //! | 40   | accounts  | name              | `AccountRow` | it is removed                           |
 //! | 41   | token ids | token id          | `TokenOfRow` | it, or its account, is removed          |
+//! | 42   | attended  | domain 00         | `AttendRow`  | Leave, RemoveDomain, or another session |
 //!
 //! Numbers are big-endian, so that rows sort by them. A domain ends with a zero byte, which no
 //! domain holds: `example.org` is then never a prefix of `example.org.uk`, and one domain's
@@ -67,6 +68,7 @@ pub(crate) const AUDIT: &[u8] = &[0x36];
 pub(crate) const ASIDE: &[u8] = &[0x37];
 pub(crate) const ACCOUNTS: &[u8] = &[0x40];
 const TOKEN_IDS: &[u8] = &[0x41];
+const ATTENDED: &[u8] = &[0x42];
 
 /// Ends a domain's name in a key.
 const DOMAIN_END: u8 = 0;
@@ -109,6 +111,10 @@ pub(crate) fn health(domain: &Domain) -> Vec<u8> {
 
 pub(crate) fn askers(domain: &Domain) -> Vec<u8> {
     of_domain(ASKERS, domain)
+}
+
+pub(crate) fn attended(domain: &Domain) -> Vec<u8> {
+    of_domain(ATTENDED, domain)
 }
 
 pub(crate) fn listed(domain: &Domain, name: &str) -> Vec<u8> {

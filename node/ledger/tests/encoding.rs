@@ -20,7 +20,7 @@ use holdfast_mail::{
 fn every_command_is_read_back_as_written() {
     let commands = commands();
     let verbs: BTreeSet<_> = commands.iter().map(Command::verb).collect();
-    assert_eq!(verbs.len(), 25, "each verb has an example");
+    assert_eq!(verbs.len(), 27, "each verb has an example");
     for command in &commands {
         assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(command));
     }
@@ -246,6 +246,14 @@ fn commands() -> Vec<Command> {
                 full_for_good: Some(true),
                 listed_only: Some(true),
                 delimiter: Some(0),
+                attended: None,
+            },
+        },
+        Command::SetPolicy {
+            domain: domain(),
+            change: PolicyChange {
+                attended: Some(true),
+                ..PolicyChange::default()
             },
         },
         Command::SetRecipients {
@@ -295,6 +303,17 @@ fn commands() -> Vec<Command> {
             expires_at: Some(Timestamp(1_800_000_000_000)),
         })),
         of_account(AccountChange::RemoveToken([1; 16])),
+        Command::Attend {
+            domain: domain(),
+            session: [3; 16],
+            account: "ann@example.org".to_owned(),
+            to: "[2001:db8::1]:25".parse().unwrap(),
+            ttl_ms: 10_000,
+        },
+        Command::Leave {
+            domain: domain(),
+            session: [3; 16],
+        },
         Command::By {
             who: "operator".to_owned(),
             from: "192.0.2.1".to_owned(),
@@ -485,6 +504,8 @@ fn replies() -> Vec<Reply> {
             R::AccountLocked,
             R::CodeUsed,
             R::TooManyTokens,
+            R::NotAttended,
+            R::AttendedElsewhere,
         ]
         .map(Reply::Refused),
     );

@@ -402,6 +402,19 @@ impl Stage {
                 via: (*who).to_owned(),
             },
             ("sweep", []) => Command::Sweep,
+            ("attend", [name, "by", account, "at", to, "as", session, "for", time]) => {
+                Command::Attend {
+                    domain: domain(name),
+                    session: padded(session),
+                    account: (*account).to_owned(),
+                    to: to.parse().expect(line),
+                    ttl_ms: millis(time),
+                }
+            }
+            ("leave", [name, "as", session]) => Command::Leave {
+                domain: domain(name),
+                session: padded(session),
+            },
             ("account", [name, change @ ..]) => Command::OfAccount {
                 name: (*name).to_owned(),
                 change: account_change(change).expect(line),
@@ -628,6 +641,14 @@ impl Stage {
                     )
                 })
                 .collect(),
+            ["attended", name] => query::attended(kv, &domain(name))
+                .unwrap()
+                .map(|row| {
+                    let (since, until) = (since(row.since), since(row.until));
+                    format!("{} at {} since {since}, until {until}", row.account, row.to)
+                })
+                .into_iter()
+                .collect(),
             ["account", name] => query::account(kv, name)
                 .unwrap()
                 .map(|account| {
@@ -835,6 +856,7 @@ fn change(options: &[&str]) -> PolicyChange {
             ["bytes", number] => change.quota_bytes = Some(number.parse().expect(number)),
             ["messages", number] => change.quota_messages = Some(number.parse().expect(number)),
             ["recipients", which] => change.listed_only = Some(which == "listed"),
+            ["attended", which] => change.attended = Some(which == "yes"),
             ["delimiter", "none"] => change.delimiter = Some(0),
             ["delimiter", text] => change.delimiter = text.chars().next().map(u32::from),
             ["full", how] => change.full_for_good = Some(how == "never"),

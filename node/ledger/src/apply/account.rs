@@ -87,8 +87,12 @@ pub(super) fn change(
         }
         AccountChange::AddToken(token) => return add_token(kv, name, row, token),
         AccountChange::RemoveToken(id) => {
+            let tokens = row.tokens.len();
             row.tokens.retain(|token| token.id[..] != id[..]);
-            kv.delete(&tables::token_id(id));
+            // Another account's is none of theirs.
+            if row.tokens.len() < tokens {
+                kv.delete(&tables::token_id(id));
+            }
         }
     }
     row::put(kv, &key, &row);

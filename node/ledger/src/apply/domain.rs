@@ -73,6 +73,7 @@ pub(super) fn remove(
     kv.delete(&tables::domain(domain));
     kv.delete(&tables::policy(domain));
     kv.delete(&tables::askers(domain));
+    kv.delete(&tables::attended(domain));
     recipients::forget(kv, domain)?;
     account::forget_domain(kv, domain)?;
     kv.delete(&tables::health(domain));

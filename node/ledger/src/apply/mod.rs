@@ -2,6 +2,7 @@
 
 mod accept;
 mod account;
+mod attend;
 mod audit;
 mod cancel;
 mod counts;
@@ -20,6 +21,7 @@ mod report;
 mod review;
 mod sweep;
 
+pub use attend::ATTEND_TTL_MAX;
 pub use dispose::{DISPOSE_MAX, UNDELETE_TIME};
 pub use recipients::RECIPIENTS_PER_COMMAND_MAX;
 pub use report::REPORT_KEPT;
@@ -229,6 +231,17 @@ pub fn apply(
         Command::SetPolicy { domain, change } => domain::set_policy(kv, domain, *change, effects),
         Command::SetAskers { domain, askers } => flush::set_askers(kv, domain, askers),
         Command::OfAccount { name, change } => account::change(kv, when, name, change),
+        Command::Attend {
+            domain,
+            session,
+            account,
+            to,
+            ttl_ms,
+        } => {
+            let who = (session, account.as_str());
+            attend::attend(kv, when, domain, who, *to, *ttl_ms, effects)
+        }
+        Command::Leave { domain, session } => attend::leave(kv, domain, session),
         Command::By {
             who,
             from,
