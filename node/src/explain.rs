@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_ledger::query::{self, Counts, DomainRecord};
+use holdfast_ledger::query::{self, Attended, Counts, DomainRecord};
 use holdfast_ledger::{Askers, Doubt, Health, KvError, KvRead, Policy, Primary, Probation, doubt};
 use holdfast_mail::{Domain, Timestamp};
 
@@ -15,6 +15,8 @@ pub const REFUSED_MAX: usize = 10_000;
 /// The state cannot be read.
 pub fn sentences(view: &dyn KvRead, record: &DomainRecord) -> Result<Vec<String>, KvError> {
     let domain = &record.name;
+    let now = query::now(view)?;
+    let attended = query::attended(view, domain)?.filter(|attended| now < attended.until);
     Ok(explain(&Sight {
         domain,
         primary: &primary_text(&record.primary),
@@ -24,7 +26,8 @@ pub fn sentences(view: &dyn KvRead, record: &DomainRecord) -> Result<Vec<String>
         listed: query::recipients(view, domain, None, 1)?.len(),
         askers: &query::askers(view, domain)?,
         refused: query::refused(view, domain, REFUSED_MAX)?.len(),
-        now: query::now(view)?,
+        attended: attended.as_ref(),
+        now,
     }))
 }
 
@@ -50,6 +53,8 @@ struct Sight<'a> {
     askers: &'a Askers,
     /// Whether anybody is listed as a recipient.
     listed: usize,
+    /// Who is signed in where the mail goes.
+    attended: Option<&'a Attended>,
     now: Timestamp,
 }
 
@@ -84,9 +89,15 @@ fn arrival(sight: &Sight<'_>) -> String {
         }
     };
     if policy.has_room(held.messages, held.bytes, 1) {
-        return format!(
-            "A message for {domain} is accepted now and delivered to {primary}; {room}."
-        );
+        let then = match sight.attended {
+            _ if !policy.attended => format!("delivered to {primary}"),
+            None => "held until somebody signs in to receive it".to_owned(),
+            Some(attended) => format!(
+                "delivered to {}, where {} is signed in",
+                attended.to, attended.account
+            ),
+        };
+        return format!("A message for {domain} is accepted now and {then}; {room}.");
     }
     if policy.full_for_good {
         format!(
@@ -224,6 +235,7 @@ mod tests {
             refused: 0,
             askers: &Askers::Anybody,
             listed: 0,
+            attended: None,
             now: Timestamp(1_800_000_000_000),
         };
         assert_eq!(
@@ -260,6 +272,31 @@ mod tests {
              messages are used."
         );
         assert!(refusal(&sight).ends_with(" 2 messages are kept as refused."));
+        let attended = Attended {
+            session: [0; 16],
+            account: "ann".to_owned(),
+            to: "192.0.2.7:25".parse().unwrap(),
+            since: Timestamp(0),
+            until: Timestamp(1),
+        };
+        let policy = &Policy {
+            attended: true,
+            ..policy
+        };
+        for (attended, said) in [
+            (None, "is accepted now and held until somebody signs in"),
+            (
+                Some(&attended),
+                "is accepted now and delivered to 192.0.2.7:25, where ann is signed in",
+            ),
+        ] {
+            let told = arrival(&Sight {
+                policy,
+                attended,
+                ..sight
+            });
+            assert!(told.contains(said), "{told}");
+        }
         for (list, said) in [
             (&[][..], "Nobody but an operator may ask"),
             (

@@ -224,6 +224,10 @@ pub(crate) struct Policy {
     /// What parts a listed name from a sub-address, as in joe+lists [default: +]; `none`
     #[arg(long, value_name = "CHAR", value_parser = delimiter)]
     pub(crate) delimiter: Option<u32>,
+    /// Deliver to the primary `always`, or only while somebody is `signed-in` in the portal, and to
+    /// the address they are signed in from
+    #[arg(long, value_enum)]
+    pub(crate) deliver: Option<Deliver>,
 }
 
 #[derive(Args, Debug)]
@@ -247,6 +251,12 @@ pub(crate) struct Recipients {
 pub(crate) enum Taken {
     Any,
     Listed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum Deliver {
+    Always,
+    SignedIn,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]

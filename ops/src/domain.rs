@@ -6,7 +6,7 @@ use holdfast_proto::admin::{
 };
 use serde_json::{Value, json};
 
-use crate::cli::{self, Domain, DomainChange, Global, Recipients, Taken, WhenFull};
+use crate::cli::{self, Deliver, Domain, DomainChange, Global, Recipients, Taken, WhenFull};
 use crate::client::{self, Client};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
@@ -208,6 +208,7 @@ fn policy(asked: cli::Policy) -> Policy {
         full_for_good: asked.when_full.map(|when| when == WhenFull::Never),
         listed_only: asked.recipients.map(|which| which == Taken::Listed),
         delimiter: asked.delimiter,
+        attended: asked.deliver.map(|when| when == Deliver::SignedIn),
     }
 }
 

@@ -79,6 +79,7 @@ pub(crate) fn new(
         config: folder.join(format!("{name}.toml")),
         log: folder.join(format!("{name}.log")),
         portal: None,
+        finger: None,
         name,
         machine: Some(Machine {
             number,

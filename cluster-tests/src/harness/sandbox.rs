@@ -41,6 +41,9 @@ pub struct Node {
     /// None: it serves none.
     #[serde(default)]
     pub portal: Option<SocketAddr>,
+    /// None: it answers no finger.
+    #[serde(default)]
+    pub finger: Option<SocketAddr>,
     /// None: it shares this one with the test.
     #[serde(skip)]
     pub machine: Option<Machine>,

@@ -70,7 +70,11 @@ impl Browser {
         if !scripts {
             options["prefs"] = json!({"profile.managed_default_content_settings.javascript": 2});
         }
-        let wanted = json!({"acceptInsecureCerts": true, "goog:chromeOptions": options});
+        let wanted = json!({
+            "acceptInsecureCerts": true, "goog:chromeOptions": options,
+            // What is looked for may come later; `expect` waits for it.
+            "pageLoadStrategy": "none",
+        });
         let begun = self.ask(
             "POST",
             "/session",
@@ -153,6 +157,15 @@ impl Page<'_> {
     fn get(&self, what: &str) -> Value {
         let path = format!("/session/{}/{what}", self.session);
         self.browser.ask("GET", &path, &Value::Null)
+    }
+
+    /// Presses the button that says so, and does not wait for the page behind it, which never ends.
+    pub fn press_and_go_on(&self, text: &str) {
+        let script = "const text = arguments[0]; \
+            const buttons = [...document.querySelectorAll('button')]; \
+            const button = buttons.find((button) => button.textContent.trim() === text); \
+            setTimeout(() => button.click(), 0);";
+        self.post("execute/sync", &json!({"script": script, "args": [text]}));
     }
 
     pub fn go(&self, url: &str) {

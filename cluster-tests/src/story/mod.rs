@@ -7,3 +7,22 @@ mod post;
 pub use browser::{Browser, Page};
 pub use mailbox::{Mailbox, Received};
 pub use post::{Answer, send};
+
+use std::process::Command;
+
+use crate::harness::{Sandbox, node_binary};
+
+/// Lets days pass for the whole cluster: `5d`, `12h`.
+///
+/// # Panics
+/// If the sandbox refuses.
+pub fn pass(sandbox: &Sandbox, time: &str) {
+    let folder = sandbox.folder().expect("a folder");
+    let advanced = Command::new(node_binary())
+        .args(["dev", "clock", "--dir"])
+        .arg(folder)
+        .args(["advance", time])
+        .output()
+        .expect("the binary runs");
+    assert!(advanced.status.success(), "{advanced:?}");
+}

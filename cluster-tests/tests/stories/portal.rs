@@ -1,38 +1,12 @@
 //! A customer looks after the mail of a server that is down, in a browser.
 
-use std::fs;
-
 use holdfast_cluster_tests::harness::Sandbox;
-use holdfast_cluster_tests::story::{Browser, Mailbox, Page, send};
+use holdfast_cluster_tests::story::{Browser, Mailbox, send};
 
-use crate::{SOON, alone};
+use crate::{BOB, DOMAIN, JOE, NAME, SOON, add_account, alone, portal, sign_in, subjects};
 
-const DOMAIN: &str = "example.test";
-const NAME: &str = "ann@example.test";
-const PASSWORD: &str = "correct horse battery";
 const DESK: (u32, u32) = (1100, 900);
 const PHONE: (u32, u32) = (420, 860);
-
-fn address(sandbox: &Sandbox, node: usize) -> String {
-    let portal = sandbox.nodes()[node].portal.expect("a portal");
-    format!("https://{portal}")
-}
-
-fn add_account(sandbox: &Sandbox) {
-    let file = sandbox.folder().expect("a folder").join("password");
-    fs::write(&file, PASSWORD).expect("a file");
-    let file = file.to_str().expect("a path");
-    let add = ["account", "add", NAME, "--domain", DOMAIN];
-    sandbox.must("n1", &[&add[..], &["--password-file", file]].concat());
-}
-
-fn sign_in(page: &Page<'_>, at: &str) {
-    page.go(&format!("{at}/sign-in"));
-    page.fill("input[name=name]", NAME);
-    page.fill("input[name=password]", PASSWORD);
-    page.click("form.card button");
-    page.expect("What happens to mail now");
-}
 
 #[test]
 fn a_customer_sees_that_mail_is_safe_decides_about_it_and_watches_it_arrive() {
@@ -41,28 +15,27 @@ fn a_customer_sees_that_mail_is_safe_decides_about_it_and_watches_it_arrive() {
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
     add_account(&sandbox);
     for subject in ["one", "=?UTF-8?Q?zw=C3=B6lf?=", "three", "four"] {
-        let to = format!("joe@{DOMAIN}");
-        let answer = send(sandbox.nodes()[0].smtp, "bob@sender.test", &to, subject);
+        let answer = send(sandbox.node("n1").smtp, BOB, JOE, subject);
         assert_eq!(answer.code, 250, "{answer:?}");
     }
 
     let browser = Browser::start();
     let page = browser.open(DESK, true);
-    page.go(&address(&sandbox, 0));
+    page.go(&portal(&sandbox, "n1"));
     page.expect("Sign in");
     page.picture("1-sign-in");
     page.fill("input[name=name]", NAME);
     page.fill("input[name=password]", "a wrong one");
     page.click("form.card button");
     page.expect("That did not work");
-    sign_in(&page, &address(&sandbox, 0));
+    sign_in(&page, &portal(&sandbox, "n1"));
     page.expect("Holding 4 messages");
     page.expect("safe on 3 nodes in 3 regions");
     page.expect("This page is live");
     page.picture("2-holding");
 
     // One is deleted, and had back; another is kept back.
-    page.go(&format!("{}/d/{DOMAIN}/mail", address(&sandbox, 0)));
+    page.go(&format!("{}/d/{DOMAIN}/mail", portal(&sandbox, "n1")));
     page.expect("zw\u{f6}lf");
     page.picture("3-mail");
     page.click("tbody tr:nth-child(1) input[type=checkbox]");
@@ -75,9 +48,9 @@ fn a_customer_sees_that_mail_is_safe_decides_about_it_and_watches_it_arrive() {
     page.expect("1 message kept back");
 
     // The node goes; another one serves the same session.
-    page.go(&format!("{}/d/{DOMAIN}", address(&sandbox, 0)));
+    page.go(&format!("{}/d/{DOMAIN}", portal(&sandbox, "n1")));
     sandbox.kill("n1");
-    let other = address(&sandbox, 1);
+    let other = portal(&sandbox, "n2");
     page.go(&format!("{other}/d/{DOMAIN}"));
     page.expect("Holding 3 messages");
     page.press("Deliver now");
@@ -88,8 +61,10 @@ fn a_customer_sees_that_mail_is_safe_decides_about_it_and_watches_it_arrive() {
     page.expect("All delivered");
     page.picture("4-delivered");
     let received = mailbox.wait_for(3, SOON);
-    let subjects: Vec<_> = received.iter().map(|mail| mail.subject()).collect();
-    assert_eq!(subjects, ["one", "=?UTF-8?Q?zw=C3=B6lf?=", "four"]);
+    assert_eq!(
+        subjects(&received),
+        ["one", "=?UTF-8?Q?zw=C3=B6lf?=", "four"]
+    );
 
     page.go(&format!("{other}/d/{DOMAIN}/mail?state=aside"));
     page.expect("three");
@@ -111,13 +86,12 @@ fn everything_works_without_scripts_and_on_a_telephone() {
     let mailbox = Mailbox::new();
     let sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
     add_account(&sandbox);
-    let to = format!("joe@{DOMAIN}");
-    let send = |to: &str| send(sandbox.nodes()[2].smtp, "bob@sender.test", to, "hello").code;
-    assert_eq!(send(&to), 250);
+    let send = |to: &str| send(sandbox.node("n3").smtp, BOB, to, "hello").code;
+    assert_eq!(send(JOE), 250);
 
     let browser = Browser::start();
     let page = browser.open(PHONE, false);
-    let at = address(&sandbox, 2);
+    let at = portal(&sandbox, "n3");
     sign_in(&page, &at);
     page.expect("Holding 1 message");
     assert!(!page.text().contains("This page is live"), "scripts ran");
@@ -133,7 +107,7 @@ fn everything_works_without_scripts_and_on_a_telephone() {
     page.expect("Changed.");
     page.picture("7-recipients");
     assert_eq!(send("nobody@example.test"), 550);
-    assert_eq!(send(&to), 250);
+    assert_eq!(send(JOE), 250);
 
     page.go(&format!("{at}/d/{DOMAIN}/settings"));
     page.click("select[name=hold] option[value='2592000000']");
@@ -146,6 +120,6 @@ fn everything_works_without_scripts_and_on_a_telephone() {
     // Signed out here is signed out everywhere.
     page.press("Sign out");
     page.expect("Sign in");
-    page.go(&format!("{}/d/{DOMAIN}", address(&sandbox, 0)));
+    page.go(&format!("{}/d/{DOMAIN}", portal(&sandbox, "n1")));
     page.expect("Password");
 }

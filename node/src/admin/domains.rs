@@ -92,6 +92,7 @@ fn policy_to_wire(policy: &Policy) -> wire::Policy {
         full_for_good: Some(policy.full_for_good),
         listed_only: Some(policy.listed_only),
         delimiter: Some(policy.delimiter.map_or(0, u32::from)),
+        attended: Some(policy.attended),
     }
 }
 
@@ -105,6 +106,7 @@ fn change_from_wire(change: wire::Policy) -> PolicyChange {
         full_for_good: change.full_for_good,
         listed_only: change.listed_only,
         delimiter: change.delimiter,
+        attended: change.attended,
     }
 }
 

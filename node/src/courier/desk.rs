@@ -126,6 +126,9 @@ impl Desk {
 
     /// The next message, for a worker that has a session.
     pub(super) fn take(&self) -> Option<Job> {
+        if !self.destination.is_open() {
+            return None;
+        }
         let mut board = self.board();
         let now = Instant::now();
         if board.not_before.is_some_and(|at| at > now) || !self.lease.is_live() {

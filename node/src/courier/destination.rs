@@ -10,7 +10,7 @@ use holdfast_mail::Domain;
 use holdfast_smtp::client::Closed;
 
 use crate::net::dns::Resolver;
-use crate::replica::Cluster;
+use crate::replica::{Cluster, now};
 use crate::talk::deliver::{self, Connection, Dialing, Unavailable};
 
 /// How long one TCP connect may take. The kernel repeats a lost SYN after one and three
@@ -31,6 +31,8 @@ pub(super) struct Destination {
 pub(super) enum Unreachable {
     #[error("the domain has no record of its primary; mail is kept; configure the domain again")]
     NoPrimary,
+    #[error("nobody is signed in where the domain's mail goes; mail is kept until somebody is")]
+    NobodySignedIn,
     #[error(transparent)]
     State(#[from] KvError),
     #[error("{host} has no address now: {why}; mail is kept; check the name and the DNS")]
@@ -66,9 +68,7 @@ impl Destination {
     /// Resolves the primary's name anew each time, so that a changed address is used at once,
     /// and tries its addresses in the resolver's order.
     pub(super) async fn open(&self, opening_wait_max: Duration) -> Result<Connection, Unreachable> {
-        let primary = query::domain(&self.cluster.view(), &self.domain)?
-            .ok_or(Unreachable::NoPrimary)?
-            .primary;
+        let primary = self.primary()?;
         let members = self.cluster.members();
         let dialing = Dialing {
             helo: self.cluster.me().smtp_name.clone(),
@@ -92,6 +92,28 @@ impl Destination {
             }
         }
         Err(last)
+    }
+
+    /// Where mail goes now.
+    fn primary(&self) -> Result<Primary, Unreachable> {
+        let view = self.cluster.view();
+        let record = query::domain(&view, &self.domain)?.ok_or(Unreachable::NoPrimary)?;
+        if !query::policy(&view, &self.domain)?.attended {
+            return Ok(record.primary);
+        }
+        let attended = query::attended(&view, &self.domain)?;
+        let attended = attended.filter(|attended| now() < attended.until);
+        let to = attended.ok_or(Unreachable::NobodySignedIn)?.to;
+        Ok(Primary {
+            host: to.ip().to_string(),
+            port: to.port(),
+        })
+    }
+
+    /// Whether a message may go out over a connection that is open: not to a machine that nobody
+    /// is signed in at any more.
+    pub(super) fn is_open(&self) -> bool {
+        self.primary().is_ok()
     }
 
     async fn addresses(&self, primary: &Primary) -> Result<Vec<IpAddr>, Unreachable> {

@@ -13,6 +13,7 @@ mod log;
 mod mail;
 mod overview;
 mod page;
+mod receive;
 mod recipients;
 mod settings;
 mod sign_in;
@@ -36,7 +37,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
 use crate::accounts::{Doorkeeper, Seal};
-use crate::net::listen::Listener;
+use crate::net::listen::{Listener, end_when_silent};
 use crate::net::tls::WebServer;
 use crate::release::Desk;
 use crate::replica::Cluster;
@@ -50,6 +51,10 @@ const CONNECTIONS_MAX: usize = 1_000;
 /// How long a client may take to shake hands, and to send the head of a request: who is slower
 /// keeps others out.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a browser may acknowledge nothing. A page that shows what happens, or that receives mail,
+/// must not outlast its machine; a slow line is given three tries.
+const SILENCE_MAX: Duration = Duration::from_secs(8);
 
 /// Octets of a form: the longest list of recipients that one may paste.
 const FORM_OCTETS_MAX: usize = 2 * 1024 * 1024;
@@ -120,6 +125,9 @@ pub async fn run(options: Options, cluster: Cluster, mut stop: watch::Receiver<b
             accepted = options.listener.accept() => accepted,
             () = told(&mut stop) => break,
         };
+        if let Err(error) = end_when_silent(&stream, SILENCE_MAX) {
+            tracing::debug!("a dead browser is noticed late: {error}");
+        }
         let (tls, router, stop) = (options.tls.load_full(), router.clone(), stop.clone());
         tokio::spawn(async move {
             match tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
@@ -189,6 +197,7 @@ fn router(portal: Arc<Portal>) -> Router {
         .route("/sign-out", post(sign_in::out))
         .route("/d/{domain}", get(overview::show))
         .route("/d/{domain}/live", get(live::stream))
+        .route("/d/{domain}/receive", post(receive::receive))
         .route("/d/{domain}/deliver", post(overview::deliver))
         .route("/d/{domain}/mail", get(mail::list).post(mail::dispose))
         .route(

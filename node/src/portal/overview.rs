@@ -84,8 +84,11 @@ pub(super) fn picture(portal: &Portal, record: &DomainRecord) -> Result<Picture,
     };
     let (tone, headline, sentence, last_reply) = match &oldest {
         None => {
-            let text =
-                format!("Nothing waits. What arrives here is passed on to {primary} at once.");
+            let text = if policy.attended {
+                "Nothing waits. What arrives here is held until you receive it.".to_owned()
+            } else {
+                format!("Nothing waits. What arrives here is passed on to {primary} at once.")
+            };
             let headline = "All delivered".to_owned();
             (Tone::Good, headline, format!("{text}{kept}"), String::new())
         }
@@ -101,9 +104,18 @@ pub(super) fn picture(portal: &Portal, record: &DomainRecord) -> Result<Picture,
             } else {
                 String::new()
             };
+            let then = if !policy.attended {
+                format!(
+                    "{primary} is tried again every few seconds, and all of it is delivered, in \
+                     order, as soon as it answers."
+                )
+            } else if let Some(here) = query::attended(&view, domain)?.filter(|a| now < a.until) {
+                format!("It is delivered to {} now.", here.to)
+            } else {
+                "It is delivered, in order, while you receive it here.".to_owned()
+            };
             let sentence = format!(
-                "{}{size}, safe on {}. The oldest has waited for {waiting}. {primary} is tried again \
-                 every few seconds, and all of it is delivered, in order, as soon as it answers.{kept}",
+                "{}{size}, safe on {}. The oldest has waited for {waiting}. {then}{kept}",
                 count(held, "message"),
                 portal.copies.of(first.seq),
             );
@@ -158,6 +170,8 @@ fn room(policy: &Policy, held: Counts) -> String {
 struct Page {
     frame: Frame,
     picture: Picture,
+    /// Mail waits for somebody to sign in where it is to go.
+    attended: bool,
     says: Vec<String>,
     said: String,
 }
@@ -205,6 +219,7 @@ pub(super) async fn show(
     render(&Page {
         frame: Frame::of(&who, record.name.as_str(), "overview"),
         picture: picture(&portal, &record)?,
+        attended: query::policy(&portal.cluster.view(), &record.name)?.attended,
         says: explain::sentences(&portal.cluster.view(), &record)?,
         said: said.text(),
     })

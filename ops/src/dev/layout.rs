@@ -35,10 +35,11 @@ pub(crate) struct NodePlan {
     pub(crate) cluster_port: u16,
     pub(crate) metrics_port: u16,
     pub(crate) portal_port: u16,
+    pub(crate) finger_port: u16,
 }
 
 /// Ports of a node beside SMTP.
-const FREE_PORTS: usize = 3;
+const FREE_PORTS: usize = 4;
 
 impl Plan {
     /// A node for each of `smtp_ports`, everything else on free ports.
@@ -58,6 +59,7 @@ impl Plan {
                 cluster_port: free[0],
                 metrics_port: free[1],
                 portal_port: free[2],
+                finger_port: free[3],
             })
             .collect();
         Ok(Self {
@@ -129,6 +131,9 @@ listen = "{metrics}"
 [portal]
 listen = "{portal}"
 
+[finger]
+listen = "{finger}"
+
 [limits]
 # On one machine every client has the same address.
 connections_per_client_max = 1000
@@ -141,6 +146,7 @@ disk_free_min_bytes = 67108864
             cluster = loopback(self.cluster_port),
             metrics = loopback(self.metrics_port),
             portal = loopback(self.portal_port),
+            finger = loopback(self.finger_port),
         )
     }
 }
@@ -210,12 +216,13 @@ mod tests {
                     node.cluster_port,
                     node.metrics_port,
                     node.portal_port,
+                    node.finger_port,
                 ]
             })
             .collect();
         ports.sort_unstable();
         ports.dedup();
-        assert_eq!(ports.len(), 20);
+        assert_eq!(ports.len(), 25);
         for region in REGIONS {
             let members = plan
                 .nodes

@@ -127,6 +127,7 @@ fn announce(sandbox: &Sandbox, output: Output) -> Result<(), Failure> {
                     "cluster": cli::loopback(node.cluster_port),
                     "metrics": cli::loopback(node.metrics_port),
                     "portal": cli::loopback(node.portal_port),
+                    "finger": cli::loopback(node.finger_port),
                     "data_dir": sandbox.data_dir(&node.name),
                     "config": sandbox.config(&node.name),
                     "log": sandbox.log(&node.name),
