@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_cluster_tests::harness::{Sandbox, wait_for};
-use holdfast_cluster_tests::story::{Page, Received};
+use holdfast_cluster_tests::story::{Mailbox, Page, Received, pass};
 use serde_json::Value;
 
 static ALONE: Mutex<()> = Mutex::new(());
@@ -70,6 +70,14 @@ fn wait_until_held(sandbox: &Sandbox, node: &str, count: u64) {
     wait_for(&format!("{count} held"), SOON, || {
         (held(sandbox, node) == count).then_some(())
     });
+}
+
+/// What arrives at the sender's once all that the customer had has expired. A message that expires
+/// while a node may be delivering it is not told of before the primary's answer could have come.
+fn given_back(sandbox: &Sandbox, node: &str, senders: &Mailbox) -> Vec<Received> {
+    wait_until_held(sandbox, node, 0);
+    pass(sandbox, "11m");
+    senders.wait_for(1, SOON)
 }
 
 /// The node that delivers for the customer now.

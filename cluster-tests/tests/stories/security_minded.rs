@@ -4,7 +4,9 @@
 use holdfast_cluster_tests::harness::Sandbox;
 use holdfast_cluster_tests::story::{Mailbox, pass, send};
 
-use crate::{BOB, DOMAIN, JOE, SENDERS, SOON, alone, deliverer, held, subjects, wait_until_held};
+use crate::{
+    BOB, DOMAIN, JOE, SENDERS, SOON, alone, deliverer, given_back, held, subjects, wait_until_held,
+};
 
 #[test]
 fn security_minded_holds_for_thirty_days_with_the_primary_and_one_backup_down() {
@@ -42,7 +44,7 @@ fn security_minded_holds_for_thirty_days_with_the_primary_and_one_backup_down() 
     assert_eq!(give(&sandbox, &other, "four"), 250);
     senders.come_up();
     pass(&sandbox, "31d");
-    let returned = senders.wait_for(1, SOON);
+    let returned = given_back(&sandbox, &other, &senders);
     assert_eq!(
         (returned[0].from.as_str(), returned[0].to[0].as_str()),
         ("", BOB)
@@ -53,7 +55,6 @@ fn security_minded_holds_for_thirty_days_with_the_primary_and_one_backup_down() 
         returned[0].text
     );
     assert!(returned[0].text.contains(JOE));
-    wait_until_held(&sandbox, &other, 0);
     mailbox.come_up();
     assert_eq!(
         mailbox.received().len(),

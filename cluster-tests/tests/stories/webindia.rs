@@ -7,7 +7,8 @@ use holdfast_cluster_tests::harness::Sandbox;
 use holdfast_cluster_tests::story::{Browser, Mailbox, pass, send};
 
 use crate::{
-    A_WHILE, BOB, DOMAIN, JOE, SENDERS, SOON, add_account, alone, portal, sign_in, subjects,
+    A_WHILE, BOB, DOMAIN, JOE, SENDERS, SOON, add_account, alone, given_back, portal, sign_in,
+    subjects,
 };
 
 #[test]
@@ -65,7 +66,7 @@ fn webindia_customers_sign_in_where_they_are_and_get_their_mail_while_they_stay(
     assert_eq!(mailbox.received().len(), 3, "the page was closed");
     senders.come_up();
     pass(&sandbox, "6d");
-    let returned = senders.wait_for(1, SOON);
+    let returned = given_back(&sandbox, "n2", &senders);
     assert_eq!(
         (returned[0].from.as_str(), returned[0].to[0].as_str()),
         ("", BOB)
