@@ -14,7 +14,14 @@ const FLOORS: &[&[&str]] = &[
     &["observe"],
     &["replica", "talk"],
     &["person"],
-    &["release", "listing", "recipients", "accounts", "explain"],
+    &[
+        "release",
+        "listing",
+        "recipients",
+        "accounts",
+        "explain",
+        "checkup",
+    ],
     // `watch` has its place kept.
     &["intake", "courier", "admin", "watch", "finger", "portal"],
     &["run"],

@@ -37,6 +37,8 @@ pub struct Config {
     #[serde(default)]
     pub portal: Portal,
     #[serde(default)]
+    pub dns: Dns,
+    #[serde(default)]
     pub wan_profile: WanProfile,
     #[serde(default)]
     pub limits: Limits,
@@ -105,6 +107,14 @@ pub struct Portal {
     /// `smtp`.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dns {
+    /// Resolvers to ask; without them, the system's.
+    #[serde(default)]
+    pub servers: Vec<SocketAddr>,
 }
 
 /// How far apart the nodes are; sets every Raft timer at once, so that they always fit together.
@@ -830,6 +840,7 @@ address = "fra1.holdfast.example:7400"
             metrics = { listen = "127.0.0.1:9100" }
             finger = { listen = "127.0.0.1:7979" }
             portal = { listen = "127.0.0.1:8443" }
+            dns = { servers = ["127.0.0.1:53"] }
             limits = { connections_max = 7, connections_per_client_max = 6, message_bytes_max = 70000, disk_free_min_bytes = 5 }
             courier = { connections_max = 3 }
             log = { format = "json", level = "trace" }

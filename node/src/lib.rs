@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod admin;
+pub mod checkup;
 pub mod config;
 pub mod courier;
 pub mod explain;

@@ -23,12 +23,12 @@ use tonic::Status;
 use crate::accounts::Doorkeeper;
 use crate::admin::{self, Ask, Belongs};
 use crate::config::{Config, ConfigError, difference};
-use crate::net::dns::Resolver;
+use crate::net::dns::{Memory, Resolver};
 use crate::net::listen::Listener;
 use crate::net::tls::{self, WebServer};
 use crate::observe::{self, Check, Metrics};
-use crate::replica::{self, Cluster, StartError, Stores, membership};
-use crate::{courier, finger, intake, portal, release};
+use crate::replica::{self, Cluster, Looker, StartError, Stores, membership};
+use crate::{checkup, courier, finger, intake, portal, release};
 
 /// How long transactions in progress may take to finish when the node stops. Below the 90 s
 /// after which systemd kills.
@@ -362,7 +362,9 @@ impl Node {
         self.metrics
             .register(|registry| courier_options.counters.register(registry));
         let courier_stop = CancellationToken::new();
-        let resolver = Resolver::system().map_err(ServeError::Dns)?;
+        let resolver = |memory| Resolver::new(&config.dns.servers, memory).map_err(ServeError::Dns);
+        cluster.set_looker(looker(cluster.clone(), resolver(Memory::None)?));
+        let resolver = resolver(Memory::Kept)?;
         let courier = courier::run(
             courier_options.clone(),
             cluster.clone(),
@@ -503,6 +505,14 @@ fn identity(config: &Config) -> Result<tls::Identity, ServeError> {
 
 fn web_server(config: &Config) -> Result<WebServer, ServeError> {
     tls::web_server(identity(config)?).map_err(|e| ServeError::Tls(e.to_string()))
+}
+
+/// Looks at domains when an operator asks.
+fn looker(cluster: Cluster, resolver: Resolver) -> Looker {
+    Arc::new(move |domain| {
+        let (cluster, resolver) = (cluster.clone(), resolver.clone());
+        Box::pin(async move { checkup::findings(&cluster, &resolver, &domain).await })
+    })
 }
 
 /// What the intake takes from the file, certificates read.

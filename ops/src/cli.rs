@@ -160,6 +160,16 @@ pub(crate) enum Domain {
         #[arg(required = true)]
         who: Vec<String>,
     },
+    /// The lines to add to a domain's zone, as BIND reads them
+    Dns {
+        name: String,
+        /// How many of our nodes: one, or several in different regions
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        hosts: u32,
+    },
+    /// Look at a domain's DNS and its primary from every node, and tell how to mend each fault;
+    /// exit code 3 if there is one
+    Check { name: String },
     /// Stop accepting mail for a domain; refused while mail is held for it (then see `mail
     /// requeue`, `mail bounce` and `mail discard`)
     Remove {
@@ -549,6 +559,9 @@ pub(crate) struct Sandbox {
     /// The domain's primary
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:2600")]
     pub(crate) primary: String,
+    /// The DNS server that the nodes of a new sandbox ask, instead of the system's
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) dns: Option<SocketAddr>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,8 +1,8 @@
 //! `holdfast domain …`: the customers' domains.
 
 use holdfast_proto::admin::{
-    AskersSetRequest, Domain as Shown, DomainName, DomainSetRequest, Empty, Policy,
-    RecipientsSetRequest,
+    AskersSetRequest, Domain as Shown, DomainName, DomainSetRequest, DomainZoneRequest, Empty,
+    Policy, RecipientsSetRequest,
 };
 use serde_json::{Value, json};
 
@@ -88,6 +88,23 @@ pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Res
                 output.line(format!("Asking for the held mail of {name}: {who}."))?;
             }
         }
+        Domain::Dns { name, hosts } => {
+            let failed = format!("the zone lines of {name} are not known");
+            let request = DomainZoneRequest {
+                name: name.clone(),
+                hosts,
+            };
+            let zone =
+                client::answer(&failed, client.domain_zone(client::request(request))).await?;
+            if output.is_json() {
+                let lines = zone.text.lines().filter(|line| !line.starts_with(';'));
+                let lines: Vec<_> = lines.collect();
+                output.json("domain-dns/v1", &json!({"name": name, "records": lines}))?;
+            } else {
+                output.line(zone.text.trim_end())?;
+            }
+        }
+        Domain::Check { name } => return check(&mut client, name, output).await,
         Domain::Remove { name, dry_run } => {
             let failed = format!("{name} was not removed");
             let asked = DomainName {
@@ -110,6 +127,63 @@ pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Res
         }
     }
     Ok(Exit::Done)
+}
+
+async fn check(client: &mut Client, name: String, output: Output) -> Result<Exit, Failure> {
+    let failed = format!("{name} was not checked");
+    let asked = DomainName {
+        name: name.clone(),
+        dry_run: false,
+    };
+    // The nodes wait for DNS servers that may not answer.
+    let asked = client.domain_check(client::request(asked));
+    let found = asked
+        .await
+        .map_err(|status| Failure::from_status(&failed, &status))?
+        .into_inner();
+    let words = ["fault", "warning", "good"];
+    let word = |weight: u32| words[(weight as usize).min(words.len() - 1)];
+    let has_fault = found.findings.iter().any(|finding| finding.weight == 0);
+    let nodes = |nodes: &[String]| nodes.join(", ");
+    if output.is_json() {
+        let findings: Vec<_> = found
+            .findings
+            .iter()
+            .map(|f| json!({"weight": word(f.weight), "what": f.what, "fix": f.fix, "nodes": f.nodes}))
+            .collect();
+        let silent: Vec<_> = found
+            .silent
+            .iter()
+            .map(|silent| json!({"node": silent.node, "why": silent.why}))
+            .collect();
+        let value =
+            json!({"name": name, "good": !has_fault, "findings": findings, "silent": silent});
+        output.json("domain-check/v1", &value)?;
+    } else {
+        for finding in &found.findings {
+            let what = output::plain(&finding.what);
+            output.line(format!(
+                "{:<8} {what}  [{}]",
+                word(finding.weight),
+                nodes(&finding.nodes)
+            ))?;
+            if !finding.fix.is_empty() {
+                output.line(format!("         -> {}", output::plain(&finding.fix)))?;
+            }
+        }
+        for silent in &found.silent {
+            output.line(format!(
+                "unknown  {} did not look: {}",
+                silent.node, silent.why
+            ))?;
+        }
+    }
+    // A check that nobody could make has not passed.
+    Ok(if has_fault || found.findings.is_empty() {
+        Exit::Unhealthy
+    } else {
+        Exit::Done
+    })
 }
 
 /// Sets a domain's primary through any node.

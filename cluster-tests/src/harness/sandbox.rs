@@ -76,6 +76,15 @@ impl Sandbox {
     /// If it does not come up: the test cannot go on.
     #[must_use]
     pub fn start(count: u16, domain: &str, primary: SocketAddr) -> Self {
+        Self::start_with(count, domain, primary, &[])
+    }
+
+    /// The same, with more options of `holdfast dev`.
+    ///
+    /// # Panics
+    /// If it does not come up: the test cannot go on.
+    #[must_use]
+    pub fn start_with(count: u16, domain: &str, primary: SocketAddr, options: &[&str]) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("holdfast-test-")
             .tempdir()
@@ -94,6 +103,7 @@ impl Sandbox {
                 &primary.to_string(),
                 "--json",
             ])
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&errors).expect("a file for errors"))

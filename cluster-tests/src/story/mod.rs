@@ -3,10 +3,12 @@
 mod browser;
 mod mailbox;
 mod post;
+mod zone;
 
 pub use browser::{Browser, Page};
 pub use mailbox::{Mailbox, Received};
 pub use post::{Answer, send};
+pub use zone::Zone;
 
 use std::process::Command;
 

@@ -1,6 +1,7 @@
 //! What customers bought, from their side: each story plays against a cluster of three nodes. One
 //! at a time: each has nodes of its own, and two at once would take each other's time.
 
+mod dns_help;
 mod dynamic_consulting;
 mod portal;
 mod psinet;

@@ -5,6 +5,7 @@ mod domains;
 mod mail;
 mod recipients;
 mod status;
+mod zone;
 
 use std::path::Path;
 use std::pin::Pin;
@@ -324,6 +325,22 @@ impl wire::admin_server::Admin for Admin {
         domains::remove(self, request.into_inner())
             .await
             .map(Response::new)
+    }
+
+    async fn domain_check(
+        &self,
+        request: Request<wire::DomainName>,
+    ) -> Answer<wire::DomainCheckReply> {
+        zone::check(self, &request.into_inner().name)
+            .await
+            .map(Response::new)
+    }
+
+    async fn domain_zone(
+        &self,
+        request: Request<wire::DomainZoneRequest>,
+    ) -> Answer<wire::DomainZoneReply> {
+        zone::lines(self, request.get_ref()).map(Response::new)
     }
 
     async fn domains(&self, _request: Request<wire::Empty>) -> Answer<wire::DomainList> {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::config::WanProfile;
+use crate::net::dns::Memory;
 use crate::net::{connect, tls};
 use crate::replica;
 
@@ -66,7 +67,7 @@ impl House {
             options.clone(),
             cluster.clone(),
             Arc::default(),
-            Resolver::system().unwrap(),
+            Resolver::new(&[], Memory::Kept).unwrap(),
             vec![listener],
             Metrics::default(),
             async move {
@@ -451,7 +452,10 @@ async fn a_primary_with_held_mail_is_known_by_its_address() {
         .await;
     let primaries = Primaries::default();
     let keeping = primaries.clone();
-    let keeping = keeping.keep(house.cluster.clone(), Resolver::system().unwrap());
+    let keeping = keeping.keep(
+        house.cluster.clone(),
+        Resolver::new(&[], Memory::Kept).unwrap(),
+    );
     let keeping = tokio::spawn(keeping);
     let at = |text: &str| primaries.at(text.parse().unwrap());
     while at("127.0.0.9").is_empty() {

@@ -4,6 +4,7 @@
 //! bodies. Below it are the stores and the network.
 
 mod bodies;
+mod check;
 mod clock;
 mod codec;
 #[cfg(test)]
@@ -39,6 +40,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 pub use bodies::{Bodies, BodyError, BodyReader, BodyWriter, Copies};
+pub use check::Looker;
 pub(crate) use clock::follow as follow_clock;
 pub use clock::now;
 pub use handle::{Cluster, Place, ProposeError};
@@ -267,6 +269,7 @@ pub async fn start(
         disk_total: AtomicU64::new(0),
         stopping: AtomicBool::new(false),
         promoting: std::sync::Mutex::default(),
+        looker: std::sync::OnceLock::new(),
         retiring: watch::Sender::new(false),
         retired: watch::Sender::new(false),
         removed: watch::Sender::new(false),

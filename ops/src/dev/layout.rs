@@ -2,6 +2,7 @@
 //! `nN.log` and its data in `nN/`; and `clock`, once days have passed in it.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,9 @@ pub(crate) struct Plan {
     pub(crate) domain: String,
     /// host:port
     pub(crate) primary: String,
+    /// The resolver that the nodes ask instead of the system's.
+    #[serde(default)]
+    pub(crate) dns: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -66,6 +70,7 @@ impl Plan {
             nodes,
             domain: domain.to_owned(),
             primary: primary.to_owned(),
+            dns: None,
         })
     }
 
@@ -95,13 +100,19 @@ impl Plan {
         for node in &self.nodes {
             let file = config_file(dir, &node.name);
             if !file.exists() {
-                fs::write(file, node.config()).map_err(failed)?;
+                fs::write(file, node.config() + &self.dns_section()).map_err(failed)?;
             }
         }
         let text = serde_json::to_string_pretty(self)
             .map_err(|error| Failure::new("the sandbox's plan cannot be written", error))?;
         // Last: a folder with a plan is a complete one.
         fs::write(plan_file(dir), text + "\n").map_err(failed)
+    }
+
+    fn dns_section(&self) -> String {
+        self.dns.map_or_else(String::new, |server| {
+            format!("\n[dns]\nservers = [\"{server}\"]\n")
+        })
     }
 }
 
@@ -182,13 +193,15 @@ mod tests {
     fn a_plan_is_read_back_as_written_and_its_configurations_are_good() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Plan::load(dir.path()).unwrap(), None);
-        let plan = Plan::new(&[2525, 2526, 2527], "example.test", "127.0.0.1:2600").unwrap();
+        let mut plan = Plan::new(&[2525, 2526, 2527], "example.test", "127.0.0.1:2600").unwrap();
+        plan.dns = Some("127.0.0.1:53".parse().unwrap());
         plan.save(dir.path()).unwrap();
         assert_eq!(Plan::load(dir.path()).unwrap(), Some(plan.clone()));
         for node in &plan.nodes {
             let config = Config::read(&config_file(dir.path(), &node.name)).unwrap();
             assert_eq!(config.name, node.name);
             assert_eq!(config.data_dir, dir.path().join(&node.name));
+            assert_eq!(config.dns.servers, Vec::from_iter(plan.dns));
         }
     }
 

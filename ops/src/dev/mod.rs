@@ -92,6 +92,12 @@ fn plan(args: &cli::Sandbox) -> Result<Plan, Failure> {
         if args.smtp_port.is_some_and(|port| port != first) {
             return Err(other("first SMTP port", first.to_string()));
         }
+        if args.dns.is_some() && args.dns != found.dns {
+            let has = found
+                .dns
+                .map_or("of the system".to_owned(), |dns| dns.to_string());
+            return Err(other("a DNS server", has));
+        }
         return Ok(Plan {
             domain: args.domain.clone(),
             primary: args.primary.clone(),
@@ -108,7 +114,9 @@ fn plan(args: &cli::Sandbox) -> Result<Plan, Failure> {
         )
         .fix("choose other ports with --smtp-port"));
     }
-    Plan::new(&smtp_ports, &args.domain, &args.primary)
+    let mut plan = Plan::new(&smtp_ports, &args.domain, &args.primary)?;
+    plan.dns = args.dns;
+    Ok(plan)
 }
 
 fn announce(sandbox: &Sandbox, output: Output) -> Result<(), Failure> {
