@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["observe"],
     &["replica", "talk"],
     &["person"],
-    &["release", "listing", "accounts", "explain"],
+    &["release", "destination", "listing", "accounts", "explain"],
     // `watch` and `portal` have their places kept.
     &["intake", "courier", "admin", "watch", "finger", "portal"],
     &["run"],

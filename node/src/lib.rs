@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod admin;
 pub mod config;
 pub mod courier;
+pub mod destination;
 pub mod explain;
 pub mod failpoint;
 pub mod finger;

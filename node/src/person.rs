@@ -77,6 +77,9 @@ fn policy(change: PolicyChange) -> String {
         full_for_good,
         listed_only,
         delimiter,
+        verify,
+        yes_ms,
+        no_ms,
     } = change;
     let number = |name: &str, value: Option<u64>| value.map(|value| format!("{name} {value}"));
     let flag = |name: &str, value: Option<bool>| value.map(|value| format!("{name} {value}"));
@@ -89,6 +92,9 @@ fn policy(change: PolicyChange) -> String {
         flag("full_for_good", full_for_good),
         flag("listed_only", listed_only),
         number("delimiter", delimiter.map(u64::from)),
+        flag("verify", verify),
+        number("yes_ms", yes_ms),
+        number("no_ms", no_ms),
     ];
     let changed: Vec<_> = changed.into_iter().flatten().collect();
     format!("policy: {}", changed.join(", "))

@@ -61,7 +61,7 @@ pub(super) async fn set(
 }
 
 /// A local part, an address of the domain, or `*`.
-fn name(text: &str, domain: &Domain) -> Result<String, Status> {
+pub(super) fn name(text: &str, domain: &Domain) -> Result<String, Status> {
     let wrong = || {
         Status::invalid_argument(format!(
             "{text:?} is neither a name, an address of {domain}, nor `*` for everyone"
