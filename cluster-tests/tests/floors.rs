@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["person"],
     &[
         "release",
+        "destination",
         "listing",
         "recipients",
         "accounts",

@@ -24,6 +24,7 @@ pub fn sentences(view: &dyn KvRead, record: &DomainRecord) -> Result<Vec<String>
         health: &query::health(view, domain)?,
         held: query::counts(view, domain)?,
         listed: query::recipients(view, domain, None, 1)?.len(),
+        takes_anyone: query::known(view, domain, "")?.is_some_and(|known| known.takes),
         askers: &query::askers(view, domain)?,
         refused: query::refused(view, domain, REFUSED_MAX)?.len(),
         attended: attended.as_ref(),
@@ -53,6 +54,8 @@ struct Sight<'a> {
     askers: &'a Askers,
     /// Whether anybody is listed as a recipient.
     listed: usize,
+    /// The primary takes mail for names that nobody has.
+    takes_anyone: bool,
     /// Who is signed in where the mail goes.
     attended: Option<&'a Attended>,
     now: Timestamp,
@@ -111,6 +114,19 @@ fn arrival(sight: &Sight<'_>) -> String {
 }
 
 fn recipients(sight: &Sight<'_>) -> String {
+    if sight.policy.verify {
+        let anyone = sight.takes_anyone.then_some(
+            " It takes mail for names that nobody has, so mail for any recipient is taken.",
+        );
+        return format!(
+            "The primary is asked whether it takes mail for a recipient; its yes is asked for again \
+             after {}, its no is forgotten after {}. While it is down, known recipients are taken, \
+             and mail for unknown ones is put off with 451.{}",
+            span(sight.policy.yes),
+            span(sight.policy.no),
+            anyone.unwrap_or_default()
+        );
+    }
     match (sight.policy.listed_only, sight.listed) {
         (false, _) => "Mail for any recipient is taken.".to_owned(),
         (true, 0) => "Mail for any recipient is taken, since the list of them is empty.".to_owned(),
@@ -235,6 +251,7 @@ mod tests {
             refused: 0,
             askers: &Askers::Anybody,
             listed: 0,
+            takes_anyone: false,
             attended: None,
             now: Timestamp(1_800_000_000_000),
         };

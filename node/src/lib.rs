@@ -5,6 +5,7 @@ pub mod admin;
 pub mod checkup;
 pub mod config;
 pub mod courier;
+pub mod destination;
 pub mod explain;
 pub mod failpoint;
 pub mod finger;

@@ -77,6 +77,9 @@ fn policy(change: PolicyChange) -> String {
         full_for_good,
         listed_only,
         delimiter,
+        verify,
+        yes_ms,
+        no_ms,
         attended,
     } = change;
     let number = |name: &str, value: Option<u64>| value.map(|value| format!("{name} {value}"));
@@ -90,6 +93,9 @@ fn policy(change: PolicyChange) -> String {
         flag("full_for_good", full_for_good),
         flag("listed_only", listed_only),
         number("delimiter", delimiter.map(u64::from)),
+        flag("verify", verify),
+        number("yes_ms", yes_ms),
+        number("no_ms", no_ms),
         flag("attended", attended),
     ];
     let changed: Vec<_> = changed.into_iter().flatten().collect();

@@ -152,6 +152,8 @@ pub(crate) enum Domain {
     Show { name: String },
     /// List a domain's recipients, one a line; or change the list
     Recipients(Recipients),
+    /// List what the primary said when it was asked about recipients; or forget it
+    Verdicts(Verdicts),
     /// Say who may ask for a domain's held mail with ETRN or finger: `anybody`, `nobody`, or the
     /// clients in some networks. It goes to the primary, whoever asks
     Askers {
@@ -228,16 +230,35 @@ pub(crate) struct Policy {
     /// What a sender is told when the quota is full: to try again `later` (452), or `never` (552)
     #[arg(long, value_enum)]
     pub(crate) when_full: Option<WhenFull>,
-    /// Take mail for `any` recipient, or only for those `listed` with `domain recipients`
+    /// Take mail for `any` recipient, or only for those `listed` with `domain recipients`; or
+    /// `verify`: ask the primary, and remember what it says (`domain verdicts`)
     #[arg(long, value_enum)]
     pub(crate) recipients: Option<Taken>,
     /// What parts a listed name from a sub-address, as in joe+lists [default: +]; `none`
     #[arg(long, value_name = "CHAR", value_parser = delimiter)]
     pub(crate) delimiter: Option<u32>,
+    /// How long the primary's yes to a recipient is not asked for again [default: 24h]
+    #[arg(long, value_name = "TIME", value_parser = passing)]
+    pub(crate) keep_yes: Option<u64>,
+    /// How long its no to a recipient is believed [default: 30m]
+    #[arg(long, value_name = "TIME", value_parser = passing)]
+    pub(crate) keep_no: Option<u64>,
     /// Deliver to the primary `always`, or only while somebody is `signed-in` in the portal, and to
     /// the address they are signed in from
     #[arg(long, value_enum)]
     pub(crate) deliver: Option<Deliver>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Verdicts {
+    /// The domain
+    pub(crate) name: String,
+    /// Forget what the primary said of these, so that it is asked again
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) forget: Vec<String>,
+    /// Forget all of it
+    #[arg(long, conflicts_with = "forget")]
+    pub(crate) flush: bool,
 }
 
 #[derive(Args, Debug)]
@@ -261,6 +282,7 @@ pub(crate) struct Recipients {
 pub(crate) enum Taken {
     Any,
     Listed,
+    Verify,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]

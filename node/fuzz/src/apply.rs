@@ -136,7 +136,7 @@ fn batch(at: u64, commands: Vec<Command>) -> Batch {
 }
 
 fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
-    match choices.below(36) {
+    match choices.below(38) {
         0..=5 => Command::Accept {
             envelope: envelope(choices, now),
         },
@@ -291,6 +291,17 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
             domain: domain(choices),
             session: [choices.below(2) as u8; 16],
         },
+        36 => Command::Learn {
+            domain: domain(choices),
+            name: ["", "joe", "ann"][choices.below(3) as usize].to_owned(),
+            node: node(choices, log),
+            takes: choices.flag(),
+            reply: "250 ok".to_owned(),
+        },
+        37 => Command::Unlearn {
+            domain: domain(choices),
+            names: (0..choices.below(2)).map(|_| "joe".to_owned()).collect(),
+        },
         32 => Command::By {
             who: "operator".to_owned(),
             from: "192.0.2.1".to_owned(),
@@ -344,6 +355,9 @@ fn policy(choices: &mut Choices<'_>) -> PolicyChange {
         listed_only: some([0, 1, 0]).map(|flag| flag == 1),
         attended: some([0, 1, 1]).map(|flag| flag == 1),
         delimiter: some([0, '+' as u64, u64::from(u32::MAX)]).map(|point| point as u32),
+        verify: some([0, 1, 1]).map(|flag| flag == 1),
+        yes_ms: some([0, HOUR_MS, u64::MAX]),
+        no_ms: some([0, HOUR_MS, u64::MAX]),
     }
 }
 

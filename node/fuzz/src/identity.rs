@@ -175,5 +175,6 @@ fn mail(body: &[u8]) -> client::Mail {
             client: "192.0.2.1".into(),
         }),
         recipients: vec![0],
+        only_ask: false,
     }
 }

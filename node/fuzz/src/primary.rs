@@ -118,6 +118,7 @@ impl Shell {
                     let mail = Mail {
                         envelope: self.envelope.clone(),
                         recipients,
+                        only_ask: false,
                     };
                     self.session.send(mail).expect("it is idle");
                 }

@@ -152,6 +152,20 @@ pub enum Command {
         /// Forget the list as it was.
         clear: bool,
     },
+    /// What the primary said when it was asked whether it takes mail for `name`; for the empty
+    /// name: for one that nobody can have.
+    Learn {
+        domain: Domain,
+        name: String,
+        node: NodeId,
+        takes: bool,
+        reply: String,
+    },
+    /// Forget what the primary said of these names, or of all if there are none.
+    Unlearn {
+        domain: Domain,
+        names: Vec<String>,
+    },
     /// Who may ask for the domain's held mail to be delivered.
     SetAskers {
         domain: Domain,
@@ -325,6 +339,8 @@ impl Command {
             Self::Review { .. } => "review",
             Self::SetPolicy { .. } => "set_policy",
             Self::SetRecipients { .. } => "set_recipients",
+            Self::Learn { .. } => "learn",
+            Self::Unlearn { .. } => "unlearn",
             Self::SetAskers { .. } => "set_askers",
             Self::OfAccount { .. } => "of_account",
             Self::Attend { .. } => "attend",
@@ -528,6 +544,23 @@ impl Command {
                 remove: remove.clone(),
                 clear: *clear,
             }),
+            Self::Learn {
+                domain,
+                name,
+                node,
+                takes,
+                reply,
+            } => Verb::Learn(proto::Learn {
+                domain: domain.to_string(),
+                name: name.clone(),
+                node: node.0,
+                takes: *takes,
+                reply: reply.clone(),
+            }),
+            Self::Unlearn { domain, names } => Verb::Unlearn(proto::Unlearn {
+                domain: domain.to_string(),
+                names: names.clone(),
+            }),
             Self::SetAskers { domain, askers } => Verb::SetAskers(proto::SetAskers {
                 domain: domain.to_string(),
                 askers: Some(askers.to_proto()),
@@ -711,6 +744,17 @@ impl Command {
                 add: set.add,
                 remove: set.remove,
                 clear: set.clear,
+            },
+            Verb::Learn(learn) => Self::Learn {
+                domain: domain(&learn.domain)?,
+                name: learn.name,
+                node: NodeId(learn.node),
+                takes: learn.takes,
+                reply: learn.reply,
+            },
+            Verb::Unlearn(unlearn) => Self::Unlearn {
+                domain: domain(&unlearn.domain)?,
+                names: unlearn.names,
             },
             Verb::SetAskers(set) => Self::SetAskers {
                 domain: domain(&set.domain)?,

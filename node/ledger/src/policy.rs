@@ -14,6 +14,14 @@ pub(crate) const HOLD_DEFAULT: Duration = Duration::from_secs(5 * 24 * 3600);
 /// mail, short enough that the sender of a mistyped address soon hears of it.
 pub(crate) const PROBATION_DEFAULT: Duration = Duration::from_secs(10 * 60);
 
+/// How long a primary's word that it takes mail for somebody is not asked for again, unless the
+/// owner says otherwise: mailboxes live for years, and a day's worth of questions is few.
+pub(crate) const YES_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+
+/// How long its word that it does not is believed, unless the owner says otherwise: short, for
+/// whoever made a mailbox waits for its first mail.
+pub(crate) const NO_DEFAULT: Duration = Duration::from_secs(30 * 60);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// How long a message is held before it is given back; `None`: for ever.
@@ -31,6 +39,12 @@ pub struct Policy {
     pub listed_only: bool,
     /// Parts a recipient's name from a sub-address, as in `joe+lists`; `None`: nothing does.
     pub delimiter: Option<char>,
+    /// The primary is asked whether it takes mail for a recipient.
+    pub verify: bool,
+    /// Its yes is asked for again after this.
+    pub yes: Duration,
+    /// Its no is forgotten after this.
+    pub no: Duration,
     /// Mail goes only to where somebody is signed in for the domain, while they are.
     pub attended: bool,
 }
@@ -61,6 +75,9 @@ pub struct PolicyChange {
     pub listed_only: Option<bool>,
     /// Zero: none.
     pub delimiter: Option<u32>,
+    pub verify: Option<bool>,
+    pub yes_ms: Option<u64>,
+    pub no_ms: Option<u64>,
     pub attended: Option<bool>,
 }
 
@@ -90,6 +107,9 @@ impl Policy {
             delimiter: policy.delimiter.map_or(Some('+'), |point| {
                 char::from_u32(point).filter(|c| *c != '\0')
             }),
+            verify: policy.verify.unwrap_or(false),
+            yes: policy.yes_ms.map_or(YES_DEFAULT, Duration::from_millis),
+            no: policy.no_ms.map_or(NO_DEFAULT, Duration::from_millis),
         }
     }
 
@@ -121,6 +141,9 @@ impl PolicyChange {
             full_for_good: self.full_for_good,
             listed_only: self.listed_only,
             delimiter: self.delimiter,
+            verify: self.verify,
+            yes_ms: self.yes_ms,
+            no_ms: self.no_ms,
             attended: self.attended,
         }
     }
@@ -135,6 +158,9 @@ impl PolicyChange {
             full_for_good: policy.full_for_good,
             listed_only: policy.listed_only,
             delimiter: policy.delimiter,
+            verify: policy.verify,
+            yes_ms: policy.yes_ms,
+            no_ms: policy.no_ms,
             attended: policy.attended,
         }
     }
@@ -150,6 +176,9 @@ impl PolicyChange {
             full_for_good: self.full_for_good.or(old.full_for_good),
             listed_only: self.listed_only.or(old.listed_only),
             delimiter: self.delimiter.or(old.delimiter),
+            verify: self.verify.or(old.verify),
+            yes_ms: self.yes_ms.or(old.yes_ms),
+            no_ms: self.no_ms.or(old.no_ms),
             attended: self.attended.or(old.attended),
         }
     }

@@ -9,7 +9,9 @@ use holdfast_proto::ledger as proto;
 
 use crate::account::{AccessToken, Account};
 use crate::row::{self, unreadable};
-use crate::{Askers, Health, KvError, KvRead, Member, Policy, Primary, Seq, tables, wire};
+use crate::{
+    Askers, Health, Known, KvError, KvRead, Member, Policy, Primary, Seq, Standing, tables, wire,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainRecord {
@@ -375,6 +377,60 @@ pub fn recipients(
             String::from_utf8(name).map_err(|error| unreadable(&key, error))
         })
         .collect()
+}
+
+/// What the primary said of a name, if it was asked; for the empty name: of one that nobody has.
+pub fn known(kv: &dyn KvRead, domain: &Domain, name: &str) -> Result<Option<Known>, KvError> {
+    let key = tables::known(domain, &listed_name(name));
+    let row = if name.is_empty() {
+        row::get::<proto::KnownsRow>(kv, &key)?.and_then(|all| all.anyone)
+    } else {
+        row::get(kv, &key)?
+    };
+    Ok(row.map(Known::from_row))
+}
+
+/// All names that the primary was asked about, with what it said.
+pub fn knowns(
+    kv: &dyn KvRead,
+    domain: &Domain,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<(String, Known)>, KvError> {
+    let prefix = tables::of_domain(tables::KNOWN, domain);
+    let from = tables::after(tables::known(domain, after.unwrap_or_default()));
+    kv.scan(&prefix, &from, limit)?
+        .into_iter()
+        .map(|(key, value)| {
+            let (_, name) = tables::known_name(&key)?;
+            Ok((name.to_owned(), Known::from_row(row::decode(&key, &value)?)))
+        })
+        .collect()
+}
+
+/// What to do with a recipient of a domain whose primary is asked. Where it takes mail for a name
+/// that nobody has, it takes it for all, and its yes says nothing; postmaster is never asked for.
+pub fn standing(
+    kv: &dyn KvRead,
+    domain: &Domain,
+    local: &str,
+    now: Timestamp,
+) -> Result<Standing, KvError> {
+    let policy = policy(kv, domain)?;
+    if !policy.verify || local.eq_ignore_ascii_case("postmaster") {
+        return Ok(Standing::Taken);
+    }
+    let anyone = known(kv, domain, "")?.filter(|anyone| anyone.takes);
+    let standing = |known: Option<Known>| {
+        known.map_or(Standing::Unknown, |known| known.standing(&policy, now))
+    };
+    Ok(
+        match (standing(anyone), standing(known(kv, domain, local)?)) {
+            (Standing::Taken, _) => Standing::Taken,
+            (Standing::TakenUnlessRefused, Standing::Unknown) => Standing::TakenUnlessRefused,
+            (_, of_name) => of_name,
+        },
+    )
 }
 
 /// Stands in a list for everyone.

@@ -119,6 +119,10 @@ pub enum Refusal {
         "more mail is held for the domain than its quota allows; nothing was changed; the domain's owner wants such mail sent back"
     )]
     FullForGood,
+    #[error(
+        "as much is known about the domain's recipients as is kept; the answer was not noted; the primary is asked again when it is needed"
+    )]
+    TooManyKnown,
     #[error("there is no such account; nothing was changed; see `account list`")]
     UnknownAccount,
     #[error("the account exists already and was left as it is; use `account set` to change it")]
@@ -247,6 +251,7 @@ impl Refusal {
             Self::NotOwed => proto::Refusal::NotOwed,
             Self::FullForNow => proto::Refusal::FullForNow,
             Self::FullForGood => proto::Refusal::FullForGood,
+            Self::TooManyKnown => proto::Refusal::TooManyKnown,
             Self::UnknownAccount => proto::Refusal::UnknownAccount,
             Self::AccountExists => proto::Refusal::AccountExists,
             Self::AccountLocked => proto::Refusal::AccountLocked,
@@ -277,6 +282,7 @@ impl Refusal {
             Ok(P::NotOwed) => Self::NotOwed,
             Ok(P::FullForNow) => Self::FullForNow,
             Ok(P::FullForGood) => Self::FullForGood,
+            Ok(P::TooManyKnown) => Self::TooManyKnown,
             Ok(P::UnknownAccount) => Self::UnknownAccount,
             Ok(P::AccountExists) => Self::AccountExists,
             Ok(P::AccountLocked) => Self::AccountLocked,

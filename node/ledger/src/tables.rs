@@ -17,6 +17,9 @@
 //! | 23   | policies  | domain 00         | `PolicyRow`  | RemoveDomain                            |
 //! | 24   | health    | domain 00         | `HealthRow`  | removal or change of the primary        |
 //! | 25   | listed    | domain 00 name    | `RecipientRow` | it is removed, or RemoveDomain        |
+//! | 26   | known     | domain 00 name    | `KnownRow`   | Unlearn, Sweep once out of date, or RemoveDomain |
+//! |      |           | domain 00         | `KnownsRow`  | RemoveDomain                            |
+//! |      |           |                   | `SweptRow`   | for ever                                |
 //! | 2a   | askers    | domain 00         | `AskersRow`  | RemoveDomain                            |
 //! | 30   | messages  | message id        | `MessageRow` | nothing refers to it any more           |
 //! | 31   | held      | domain 00 seq     | `QueueRow`   | its last recipient there is settled     |
@@ -57,6 +60,7 @@ pub(crate) const LEASES: &[u8] = &[0x22];
 const POLICIES: &[u8] = &[0x23];
 const HEALTH: &[u8] = &[0x24];
 pub(crate) const LISTED: &[u8] = &[0x25];
+pub(crate) const KNOWN: &[u8] = &[0x26];
 const ASKERS: &[u8] = &[0x2a];
 pub(crate) const MESSAGES: &[u8] = &[0x30];
 pub(crate) const HELD: &[u8] = &[0x31];
@@ -135,6 +139,10 @@ pub(crate) fn token_id(id: &[u8; 16]) -> Vec<u8> {
     [TOKEN_IDS, id].concat()
 }
 
+pub(crate) fn known(domain: &Domain, name: &str) -> Vec<u8> {
+    [&of_domain(KNOWN, domain)[..], name.as_bytes()].concat()
+}
+
 pub(crate) fn message(id: MessageId) -> Vec<u8> {
     [MESSAGES, &id.to_bytes()].concat()
 }
@@ -200,6 +208,14 @@ pub(crate) fn domain_of(key: &[u8]) -> Result<Domain, KvError> {
         .and_then(|name| std::str::from_utf8(name).ok())
         .and_then(|name| Domain::parse(name).ok())
         .ok_or_else(|| unreadable(key))
+}
+
+/// The domain and the name of a row of what is known; the domain's own row has no name.
+pub(crate) fn known_name(key: &[u8]) -> Result<(Domain, &str), KvError> {
+    let end = key.iter().position(|byte| *byte == DOMAIN_END);
+    let (domain, name) = key.split_at(end.ok_or_else(|| unreadable(key))? + 1);
+    let name = std::str::from_utf8(name).map_err(|_| unreadable(key))?;
+    Ok((domain_of(domain)?, name))
 }
 
 /// The place in the queue of a held or refused row.

@@ -20,7 +20,7 @@ use holdfast_mail::{
 fn every_command_is_read_back_as_written() {
     let commands = commands();
     let verbs: BTreeSet<_> = commands.iter().map(Command::verb).collect();
-    assert_eq!(verbs.len(), 27, "each verb has an example");
+    assert_eq!(verbs.len(), 29, "each verb has an example");
     for command in &commands {
         assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(command));
     }
@@ -246,6 +246,9 @@ fn commands() -> Vec<Command> {
                 full_for_good: Some(true),
                 listed_only: Some(true),
                 delimiter: Some(0),
+                verify: None,
+                yes_ms: None,
+                no_ms: None,
                 attended: None,
             },
         },
@@ -256,11 +259,31 @@ fn commands() -> Vec<Command> {
                 ..PolicyChange::default()
             },
         },
+        Command::SetPolicy {
+            domain: domain(),
+            change: PolicyChange {
+                verify: Some(true),
+                yes_ms: Some(4),
+                no_ms: Some(5),
+                ..PolicyChange::default()
+            },
+        },
         Command::SetRecipients {
             domain: domain(),
             add: vec!["joe".to_owned(), "*".to_owned()],
             remove: vec!["ann".to_owned()],
             clear: true,
+        },
+        Command::Learn {
+            domain: domain(),
+            name: "joe".to_owned(),
+            node,
+            takes: true,
+            reply: "250 ok".to_owned(),
+        },
+        Command::Unlearn {
+            domain: domain(),
+            names: vec!["joe".to_owned()],
         },
         Command::SetAskers {
             domain: domain(),
@@ -496,7 +519,8 @@ fn replies() -> Vec<Reply> {
         ]
         .map(Reply::Refused),
     );
-    replies.extend([R::NotOwed, R::FullForNow, R::FullForGood].map(Reply::Refused));
+    replies
+        .extend([R::NotOwed, R::FullForNow, R::FullForGood, R::TooManyKnown].map(Reply::Refused));
     replies.extend(
         [
             R::UnknownAccount,

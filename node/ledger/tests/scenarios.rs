@@ -22,7 +22,8 @@
 //! settle …                  as record, and refusals are judged
 //! flush DOMAIN via WHO
 //! recipients DOMAIN [clear] [add NAME,…] [remove NAME,…]
-//! policy DOMAIN [recipients any|listed] [delimiter CHAR|none] [hold|delay|probation TIME] [bytes|messages N] [full later|never]
+//! learn DOMAIN NAME|nobody yes|no   unlearn DOMAIN NAME,…|all
+//! policy DOMAIN [recipients any|listed|verify] [yes|no TIME] [delimiter CHAR|none] [hold|delay|probation TIME] [bytes|messages N] [full later|never]
 //! review DOMAIN: SEQ, …
 //! requeue|discard|bounce|hold|release|delete|undelete DOMAIN [held] [MESSAGE,…]
 //! post by NODE for TIME [epoch EPOCH]
@@ -32,7 +33,7 @@
 //! sweep
 //! together                  the indented commands that follow are one entry of the log
 //! ? held|refused|aside|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE
-//! ? recipients DOMAIN   ? takes ADDRESS
+//! ? recipients DOMAIN   ? takes ADDRESS   ? standing ADDRESS   ? known DOMAIN
 //! ? askers DOMAIN from CLIENT
 //! ? policy|health DOMAIN   ? owed   ? reports   ? post   ? audit
 //! ? total   ? domains   ? held domains   ? members   ? bodies   ? cluster   ? now   ? marks
@@ -298,6 +299,20 @@ impl Stage {
                 domain: domain(name),
                 change: change(options),
             },
+            ("learn", [name, who, says]) => Command::Learn {
+                domain: domain(name),
+                name: who.trim_start_matches("nobody").to_owned(),
+                node: NodeId(1),
+                takes: *says == "yes",
+                reply: "as it says".to_owned(),
+            },
+            ("unlearn", [name, names]) => Command::Unlearn {
+                domain: domain(name),
+                names: match *names {
+                    "all" => vec![],
+                    names => names.split(',').map(str::to_owned).collect(),
+                },
+            },
             ("askers", [name, who]) => Command::SetAskers {
                 domain: domain(name),
                 askers: match *who {
@@ -544,6 +559,17 @@ impl Stage {
                     query::takes_mail_for(kv, of, address.local()).unwrap(),
                 )]
             }
+            ["standing", text] => {
+                let address = Address::parse(text, true).expect(text);
+                let of = address.domain().expect(text);
+                let standing = query::standing(kv, of, address.local(), self.clock);
+                vec![format!("{:?}", standing.unwrap())]
+            }
+            ["known", name] => query::knowns(kv, &domain(name), None, all)
+                .unwrap()
+                .iter()
+                .map(|(name, known)| format!("{name} {}", yes_no(known.takes)))
+                .collect(),
             ["askers", name, "from", client] => {
                 let askers = query::askers(kv, &domain(name)).unwrap();
                 let may = askers.include(client.parse().expect(client));
@@ -855,7 +881,12 @@ fn change(options: &[&str]) -> PolicyChange {
             ["probation", time] => change.probation_ms = Some(millis(time)),
             ["bytes", number] => change.quota_bytes = Some(number.parse().expect(number)),
             ["messages", number] => change.quota_messages = Some(number.parse().expect(number)),
-            ["recipients", which] => change.listed_only = Some(which == "listed"),
+            ["recipients", which] => {
+                change.listed_only = Some(which == "listed");
+                change.verify = Some(which == "verify");
+            }
+            ["yes", time] => change.yes_ms = Some(millis(time)),
+            ["no", time] => change.no_ms = Some(millis(time)),
             ["attended", which] => change.attended = Some(which == "yes"),
             ["delimiter", "none"] => change.delimiter = Some(0),
             ["delimiter", text] => change.delimiter = text.chars().next().map(u32::from),

@@ -10,6 +10,7 @@
 //! | `S: …` / `S<: …` | the primary sends this with / without CRLF; `\r \n \0 \\ \e` are escapes |
 //! | `C: …` | the client has written exactly this line by now |
 //! | `send from=… to=a,b [8bit] [utf8] [len=n] [ret=…] [envid=…] [notify=…] [orcpt=…] [content=…]` | |
+//! | `send only-ask …` | the same, and no content is to be sent |
 //! | `content` | the client asks for the content of `send` and gets it; small content leaves with its end |
 //! | `feed …` / `feed-end` | the same in pieces |
 //! | `tls`, `idle`, `needs-content` | the client asks for that step; `tls` grants it |
@@ -264,6 +265,7 @@ fn mail(words: &str) -> (Mail, Vec<u8>) {
     let (words, content) = words.split_once("content=").unwrap_or((words, ""));
     let content = unescaped(content);
     let mut envelope = envelope(content.len() as u64);
+    let mut only_ask = false;
     let words: Vec<_> = words.split_ascii_whitespace().collect();
     let utf8 = words.contains(&"utf8") || words.contains(&"raw-utf8");
     for word in words {
@@ -290,6 +292,7 @@ fn mail(words: &str) -> (Mail, Vec<u8>) {
                     delay: value.contains("delay"),
                 });
             }
+            "only-ask" => only_ask = true,
             "orcpt" => envelope.recipients[0].orcpt = Some(text(&unescaped(value))),
             _ => panic!("{word}"),
         }
@@ -300,6 +303,7 @@ fn mail(words: &str) -> (Mail, Vec<u8>) {
         Mail {
             envelope,
             recipients,
+            only_ask,
         },
         content,
     )
@@ -471,6 +475,7 @@ fn fail_at(stage: &str, failure: &str, extensions: &str) -> String {
                     .send(Mail {
                         envelope: Arc::new(envelope),
                         recipients: vec![0, 1],
+                        only_ask: false,
                     })
                     .unwrap();
             }
@@ -480,6 +485,7 @@ fn fail_at(stage: &str, failure: &str, extensions: &str) -> String {
                     seen.push(match result.fate {
                         Fate::Delivered => '+',
                         Fate::Deferred => 'D',
+                        Fate::Known => unreachable!("nobody only asked"),
                         Fate::Refused => 'R',
                     });
                 }
@@ -581,6 +587,7 @@ fn no_babble_makes_a_message_count_as_delivered_that_was_not_sent() {
                         .send(Mail {
                             envelope: Arc::new(envelope),
                             recipients: vec![0, 1],
+                            only_ask: false,
                         })
                         .unwrap();
                 }

@@ -236,6 +236,7 @@ fn mail(len: u64) -> client::Mail {
             client: String::new(),
         }),
         recipients: vec![0],
+        only_ask: false,
     }
 }
 

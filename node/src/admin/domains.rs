@@ -92,6 +92,9 @@ fn policy_to_wire(policy: &Policy) -> wire::Policy {
         full_for_good: Some(policy.full_for_good),
         listed_only: Some(policy.listed_only),
         delimiter: Some(policy.delimiter.map_or(0, u32::from)),
+        verify: Some(policy.verify),
+        yes_ms: ms(Some(policy.yes)),
+        no_ms: ms(Some(policy.no)),
         attended: Some(policy.attended),
     }
 }
@@ -106,6 +109,9 @@ fn change_from_wire(change: wire::Policy) -> PolicyChange {
         full_for_good: change.full_for_good,
         listed_only: change.listed_only,
         delimiter: change.delimiter,
+        verify: change.verify,
+        yes_ms: change.yes_ms,
+        no_ms: change.no_ms,
         attended: change.attended,
     }
 }

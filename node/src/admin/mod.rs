@@ -2,6 +2,7 @@
 
 mod accounts;
 mod domains;
+mod known;
 mod mail;
 mod recipients;
 mod status;
@@ -194,6 +195,7 @@ impl wire::admin_server::Admin for Admin {
     type LeaveStream = AnswerStream<wire::Progress>;
     type MailListStream = AnswerStream<wire::Mail>;
     type RecipientsListStream = AnswerStream<wire::Recipients>;
+    type KnownListStream = AnswerStream<wire::Knowns>;
 
     async fn status(&self, _request: Request<wire::Empty>) -> Answer<wire::StatusReply> {
         match self.member_of()? {
@@ -372,6 +374,20 @@ impl wire::admin_server::Admin for Admin {
         request: Request<wire::RecipientsSetRequest>,
     ) -> Answer<wire::Empty> {
         recipients::set(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn known_list(
+        &self,
+        request: Request<wire::DomainName>,
+    ) -> Answer<Self::KnownListStream> {
+        let pages = known::list(self, &request.into_inner().name)?;
+        Ok(Response::new(stream(pages)))
+    }
+
+    async fn unlearn(&self, request: Request<wire::UnlearnRequest>) -> Answer<wire::Empty> {
+        known::forget(self, request.into_inner())
             .await
             .map(Response::new)
     }

@@ -13,10 +13,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::desk::{Desk, jitter};
-use super::destination::Unreachable;
 use super::lease::Lease;
 use super::queue::{After, Job};
 use super::recorder::Report;
+use crate::destination::Unreachable;
 use crate::failpoint;
 use crate::replica::BodyReader;
 use crate::talk::deliver::{Connection, Content};
@@ -228,6 +228,7 @@ impl Carrier {
             let mail = Mail {
                 envelope: Arc::clone(envelope),
                 recipients: recipients.to_vec(),
+                only_ask: false,
             };
             failpoint::reach("before-delivery");
             let Some(outcome) = connection.deliver(mail, &mut content).await else {
@@ -261,7 +262,7 @@ impl Carrier {
             .iter()
             .max_by_key(|result| match result.fate {
                 Fate::Delivered => 0,
-                Fate::Deferred => 1,
+                Fate::Deferred | Fate::Known => 1,
                 Fate::Refused => 2,
             })
             .map_or("", |result| result.reply.as_str());
@@ -299,7 +300,7 @@ impl Attempt {
                 recipient: result.recipient,
                 verdict: match result.fate {
                     Fate::Delivered => Verdict::Delivered,
-                    Fate::Deferred => Verdict::Deferred,
+                    Fate::Deferred | Fate::Known => Verdict::Deferred,
                     Fate::Refused => Verdict::Refused,
                 },
                 reply: result.reply,

@@ -11,10 +11,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::counters::Counters;
-use super::destination::Destination;
 use super::lease::Lease;
 use super::queue::{After, Job, Look, PAGE_ROWS, Queue};
 use super::window::Window;
+use crate::destination::Destination;
 use crate::replica::Cluster;
 
 /// How long to leave the state alone after it could not be read. The replica stops the node if

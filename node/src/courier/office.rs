@@ -17,10 +17,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Options;
 use super::desk::Desk;
-use super::destination::Destination;
 use super::lease::Lease;
 use super::plan::{self, Decision, LEASE_TTL, Plan, RENEW_INTERVAL, Sight};
 use super::round::{self, Finish};
+use crate::destination::Destination;
 use crate::net::dns::Resolver;
 use crate::replica::Cluster;
 

@@ -16,9 +16,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::carrier::{Carrier, Ended};
 use super::desk::{Desk, Opening, jitter};
-use super::destination::Unreachable;
 use super::queue::BUSY_MAX;
 use super::recorder;
+use crate::destination::Unreachable;
 use crate::talk::deliver::Connection;
 
 /// Time between the beginnings of two probes, the shortest and what is drawn on top: a

@@ -3,6 +3,7 @@
 mod counters;
 mod etrn;
 mod guests;
+mod inquiry;
 mod returned;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use crate::replica::Cluster;
 use crate::talk::serve::serve;
 use counters::Counters;
 use guests::{Guests, Places};
+use inquiry::Inquiry;
 use returned::Primaries;
 use transaction::Transaction;
 
@@ -56,6 +58,7 @@ struct Shared {
     cluster: Cluster,
     counters: Counters,
     release: Arc<Desk>,
+    inquiry: Arc<Inquiry>,
 }
 
 /// Serves `listeners` until `stop` resolves, and then finishes what is in progress.
@@ -72,6 +75,7 @@ pub async fn run(
     metrics.register(|registry| counters.register(registry));
     let guests = Guests::default();
     let shared = Arc::new(Shared {
+        inquiry: Inquiry::new(cluster.clone(), resolver.clone()),
         cluster,
         counters,
         release,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_ledger::{Command, Refusal, Reply as LedgerReply, query};
+use holdfast_ledger::{Command, Refusal, Reply as LedgerReply, Standing, query};
 use holdfast_mail::trace::{Arrival, hops, received};
 use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, mutant};
 use holdfast_smtp::reply::Reply;
@@ -13,6 +13,7 @@ use holdfast_smtp::server::{Question, Session};
 use tokio::time::Instant;
 
 use super::counters::Reason;
+use super::inquiry::Answer;
 use super::{Options, Shared, etrn};
 use crate::failpoint;
 use crate::replica::{BodyWriter, ProposeError, now, random_id};
@@ -118,7 +119,7 @@ impl<'a> Transaction<'a> {
         Reply::new(250, 1, 0, "Ok")
     }
 
-    fn rcpt(&mut self, mut recipient: Recipient) -> Reply {
+    async fn rcpt(&mut self, mut recipient: Recipient) -> Reply {
         // RFC 5321 section 4.5.1: "Any system that includes an SMTP server supporting mail
         // relaying or delivery MUST support the reserved mailbox "postmaster"". Nobody has a
         // mailbox here, so it is the operator's elsewhere.
@@ -152,10 +153,13 @@ impl<'a> Transaction<'a> {
             }
             Ok(Some(_)) => match self.room(domain) {
                 Some(refusal) => self.refuse("quota", refusal),
-                None => {
-                    self.recipients.push(recipient);
-                    Reply::new(250, 1, 5, "Ok")
-                }
+                None => match self.inquire(address, domain).await {
+                    Some((reason, refusal)) => self.refuse(reason, refusal),
+                    None => {
+                        self.recipients.push(recipient);
+                        Reply::new(250, 1, 5, "Ok")
+                    }
+                },
             },
             // The domain may have been added in an entry that this node has not applied yet: 550
             // would bounce lawful mail.
@@ -187,6 +191,39 @@ impl<'a> Transaction<'a> {
     fn takes_mail_for(&self, address: &Address, domain: &Domain) -> bool {
         let view = self.shared.cluster.view();
         query::takes_mail_for(&view, domain, address.local()).unwrap_or(true)
+    }
+
+    /// What to answer if the domain's primary is asked about its recipients, and does not take mail
+    /// for this one or cannot say.
+    async fn inquire(&self, address: &Address, domain: &Domain) -> Option<(&'static str, Reply)> {
+        let view = self.shared.cluster.view();
+        let standing = query::standing(&view, domain, address.local(), now());
+        // What cannot be read shuts nobody out: the primary decides when it gets the message.
+        let standing = standing.unwrap_or(Standing::Taken);
+        let answer = match standing {
+            Standing::Taken => return None,
+            Standing::Refused => Answer::Refused(String::new()),
+            Standing::Unknown | Standing::TakenUnlessRefused => {
+                self.shared.inquiry.ask(address, domain).await
+            }
+        };
+        match (answer, standing) {
+            // An answer may have come in an entry that this node has not applied yet.
+            (Answer::Refused(_), Standing::Refused) if !self.shared.cluster.is_current() => {
+                Some(("state", Reply::new(451, 3, 0, CATCHING_UP)))
+            }
+            (Answer::Refused(_), _) => {
+                let text = format!("{address} is not a recipient of {domain}: its server says so");
+                Some(("unknown_recipient", Reply::new(550, 1, 1, text)))
+            }
+            (Answer::Taken, _) | (Answer::Silent(_), Standing::TakenUnlessRefused) => None,
+            (Answer::Silent(_), _) => {
+                let text = format!(
+                    "the server of {domain} cannot be asked about {address} now; please try again"
+                );
+                Some(("unverified", Reply::new(451, 4, 1, text)))
+            }
+        }
     }
 
     /// What to answer if the domain has no room for a message of the size that MAIL announced. An
@@ -410,7 +447,7 @@ impl Desk for Transaction<'_> {
     async fn ask(&mut self, question: Question, session: &Session) -> Option<Reply> {
         match question {
             Question::Mail(mail) => Some(self.mail(mail).await),
-            Question::Rcpt(recipient) => Some(self.rcpt(recipient)),
+            Question::Rcpt(recipient) => Some(self.rcpt(recipient).await),
             Question::Content => Some(self.content(session).await),
             Question::Message => self.message(session).await,
             Question::Etrn(etrn) => {

@@ -3,7 +3,7 @@
 use holdfast_mail::Domain;
 use holdfast_proto::ledger as proto;
 
-use super::{Logged, account, recipients, refuse};
+use super::{Logged, account, known, recipients, refuse};
 use crate::{Effect, Kv, KvError, PolicyChange, Primary, Refusal, Reply, query, row, tables, wire};
 
 pub(super) fn set(
@@ -29,6 +29,7 @@ pub(super) fn set(
     row::put(kv, &tables::domain(domain), &row);
     // Another server has proved nothing yet.
     kv.delete(&tables::health(domain));
+    known::doubt(kv, domain)?;
     effects.push(Effect::DomainChanged {
         domain: domain.clone(),
     });
@@ -75,6 +76,7 @@ pub(super) fn remove(
     kv.delete(&tables::askers(domain));
     kv.delete(&tables::attended(domain));
     recipients::forget(kv, domain)?;
+    known::forget(kv, domain)?;
     account::forget_domain(kv, domain)?;
     kv.delete(&tables::health(domain));
     effects.push(Effect::DomainChanged {

@@ -9,6 +9,7 @@ mod counts;
 mod dispose;
 mod domain;
 mod flush;
+mod known;
 mod lease;
 mod mark;
 mod member;
@@ -23,6 +24,7 @@ mod sweep;
 
 pub use attend::ATTEND_TTL_MAX;
 pub use dispose::{DISPOSE_MAX, UNDELETE_TIME};
+pub use known::{KNOWN_MAX, SWEEP_KNOWN_MAX};
 pub use recipients::RECIPIENTS_PER_COMMAND_MAX;
 pub use report::REPORT_KEPT;
 pub use review::REVIEW_MAX;
@@ -229,6 +231,22 @@ pub fn apply(
             clear,
         } => recipients::set(kv, when, domain, add, remove, *clear),
         Command::SetPolicy { domain, change } => domain::set_policy(kv, domain, *change, effects),
+        Command::Learn {
+            domain,
+            name,
+            node,
+            takes,
+            reply,
+        } => {
+            let answer = proto::KnownRow {
+                takes: *takes,
+                at_ms: when.at.0,
+                reply: reply.clone(),
+                node: node.0,
+            };
+            known::learn(kv, when, domain, name, answer)
+        }
+        Command::Unlearn { domain, names } => known::unlearn(kv, domain, names),
         Command::SetAskers { domain, askers } => flush::set_askers(kv, domain, askers),
         Command::OfAccount { name, change } => account::change(kv, when, name, change),
         Command::Attend {

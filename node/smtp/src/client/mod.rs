@@ -358,7 +358,7 @@ impl Session {
             self.unsent.push_back(Awaited::Mail);
             self.unsent
                 .extend(transaction.places_to_ask().map(Awaited::Rcpt));
-            if !self.offered.chunking {
+            if !self.offered.chunking && !transaction.mail.only_ask {
                 self.unsent.push_back(Awaited::Data);
             }
         }
@@ -583,7 +583,7 @@ impl Session {
         let Some(transaction) = &mut self.transaction else {
             return;
         };
-        let wanted = transaction.is_any_accepted();
+        let wanted = transaction.is_any_accepted() && !transaction.mail.only_ask;
         let len = transaction.mail.envelope.body.len;
         if transaction.data_open && !wanted {
             // RFC 2920 section 3.1: "if the DATA command was accepted the client SMTP should

@@ -15,20 +15,20 @@ use crate::talk::deliver::{self, Connection, Dialing, Unavailable};
 
 /// How long one TCP connect may take. The kernel repeats a lost SYN after one and three
 /// seconds, so a primary that comes back in the middle of an attempt is still met by it.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Addresses of a primary tried in a row (RFC 5321 section 5.1: "SHOULD try at least two").
 const ADDRESSES_MAX: usize = 8;
 
-pub(super) struct Destination {
-    pub(super) cluster: Cluster,
-    pub(super) resolver: Arc<Resolver>,
-    pub(super) domain: Domain,
+pub(crate) struct Destination {
+    pub(crate) cluster: Cluster,
+    pub(crate) resolver: Arc<Resolver>,
+    pub(crate) domain: Domain,
 }
 
 /// Why there is no session with the primary. Mail stays held in every case.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unreachable {
+pub(crate) enum Unreachable {
     #[error("the domain has no record of its primary; mail is kept; configure the domain again")]
     NoPrimary,
     #[error("nobody is signed in where the domain's mail goes; mail is kept until somebody is")]
@@ -48,12 +48,12 @@ pub(super) enum Unreachable {
 
 impl Unreachable {
     /// Waiting does not help: somebody has to change the domain's record.
-    pub(super) fn needs_an_operator(&self) -> bool {
+    pub(crate) fn needs_an_operator(&self) -> bool {
         matches!(self, Self::NoPrimary | Self::Ourselves { .. })
     }
 
     /// The primary took the connection and then let us wait.
-    pub(super) fn is_slow(&self) -> bool {
+    pub(crate) fn is_slow(&self) -> bool {
         matches!(
             self,
             Self::Unavailable(Unavailable::Session {
@@ -67,7 +67,7 @@ impl Unreachable {
 impl Destination {
     /// Resolves the primary's name anew each time, so that a changed address is used at once,
     /// and tries its addresses in the resolver's order.
-    pub(super) async fn open(&self, opening_wait_max: Duration) -> Result<Connection, Unreachable> {
+    pub(crate) async fn open(&self, opening_wait_max: Duration) -> Result<Connection, Unreachable> {
         let primary = self.primary()?;
         let members = self.cluster.members();
         let dialing = Dialing {
@@ -160,13 +160,13 @@ impl Destination {
     }
 }
 
-pub(super) fn split(address: &str) -> Option<(&str, u16)> {
+pub(crate) fn split(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     Some((host, port.parse().ok()?))
 }
 
 /// An IP address, in the brackets of a URL or an address literal or without.
-pub(super) fn literal(host: &str) -> Option<IpAddr> {
+pub(crate) fn literal(host: &str) -> Option<IpAddr> {
     let inside = host
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
