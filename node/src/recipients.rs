@@ -1,9 +1,59 @@
-//! Changing the list of a domain's recipients.
+//! Whose mail a domain takes, and changing the list of its recipients.
 
 use std::collections::BTreeSet;
 
-use holdfast_ledger::{Command, KvError, KvRead, RECIPIENTS_PER_COMMAND_MAX, query};
+use holdfast_ledger::{
+    Command, KvError, KvRead, Policy, PolicyChange, RECIPIENTS_PER_COMMAND_MAX, query,
+};
 use holdfast_mail::{Address, Domain};
+
+/// Whose mail is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Any,
+    Listed,
+    /// Whom the primary says it has.
+    Verify,
+}
+
+impl Mode {
+    const ALL: [Self; 3] = [Self::Any, Self::Listed, Self::Verify];
+
+    #[must_use]
+    pub fn of(policy: &Policy) -> Self {
+        match policy {
+            Policy { verify: true, .. } => Self::Verify,
+            Policy {
+                listed_only: true, ..
+            } => Self::Listed,
+            _ => Self::Any,
+        }
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Listed => "listed",
+            Self::Verify => "verify",
+        }
+    }
+
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+
+    #[must_use]
+    pub fn change(self) -> PolicyChange {
+        PolicyChange {
+            listed_only: Some(self == Self::Listed),
+            verify: Some(self == Self::Verify),
+            ..PolicyChange::default()
+        }
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is neither a name, an address of {domain}, nor `*` for everyone")]

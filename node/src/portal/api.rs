@@ -26,7 +26,7 @@ use crate::accounts::{TokenError, bearer};
 use crate::explain;
 use crate::listing::{self, Wanted};
 use crate::person::Person;
-use crate::recipients;
+use crate::recipients::{self, Mode};
 use crate::release::{NotStarted, Pending};
 use crate::replica::now;
 
@@ -309,10 +309,8 @@ async fn listed(
     let (_, record) = asker.domain(&portal, READ, &name)?;
     let view = portal.cluster.view();
     let names = query::recipients(&view, &record.name, None, usize::MAX)?;
-    let listed_only = query::policy(&view, &record.name)?.listed_only;
-    Ok(Json(
-        json!({"listed_only": listed_only, "recipients": names}),
-    ))
+    let mode = Mode::of(&query::policy(&view, &record.name)?).name();
+    Ok(Json(json!({"mode": mode, "recipients": names})))
 }
 
 #[derive(serde::Deserialize)]
@@ -324,6 +322,8 @@ pub(super) struct Listing {
     /// Forget the list as it was.
     #[serde(default)]
     clear: bool,
+    /// `any`, `listed` or `verify`.
+    mode: Option<String>,
 }
 
 async fn change_listed(
@@ -340,10 +340,20 @@ async fn change_listed(
         parsed.map_err(|why| Failure::from(Problem::Wrong(why.to_string())))
     };
     let (add, remove) = (names(&listing.add)?, names(&listing.remove)?);
+    let mode = listing.mode.map(|mode| {
+        let wrong = || Problem::Wrong(format!("{mode:?} is not any, listed or verify"));
+        Mode::named(&mode).ok_or_else(wrong)
+    });
+    let mode = mode.transpose()?;
     let (added, removed) = (add.len(), remove.len());
     let view = portal.cluster.view();
     let person = asker.person(account);
     for command in recipients::commands(&view, &domain, add, remove, listing.clear)? {
+        portal.change(&person, command).await?;
+    }
+    if let Some(mode) = mode {
+        let change = mode.change();
+        let command = Command::SetPolicy { domain, change };
         portal.change(&person, command).await?;
     }
     Ok(Json(json!({"added": added, "removed": removed})))

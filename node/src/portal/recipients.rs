@@ -6,12 +6,12 @@ use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Redirect, Response};
-use holdfast_ledger::{Command, PolicyChange, query};
+use holdfast_ledger::{Command, query};
 
 use super::Portal;
 use super::door::{Posted, SignedIn};
 use super::page::{Frame, Problem, count, render};
-use crate::recipients;
+use crate::recipients::{self, Mode};
 
 /// Names that are shown; all are in the file.
 const SHOWN_MAX: usize = 500;
@@ -26,7 +26,7 @@ pub(super) struct Said {
 #[template(path = "recipients.html")]
 struct Page {
     frame: Frame,
-    listed_only: bool,
+    mode: &'static str,
     names: Vec<String>,
     total: String,
     has_more: bool,
@@ -46,7 +46,7 @@ pub(super) async fn show(
     names.truncate(SHOWN_MAX);
     render(&Page {
         frame: Frame::of(&who, record.name.as_str(), "recipients"),
-        listed_only: query::policy(&view, &record.name)?.listed_only,
+        mode: Mode::of(&query::policy(&view, &record.name)?).name(),
         total: count(total as u64, "name"),
         has_more: total > names.len(),
         names,
@@ -88,10 +88,8 @@ pub(super) async fn change(
     let person = posted.who.person();
     let fields = &posted.fields;
     if fields.get("do") == "mode" {
-        let change = PolicyChange {
-            listed_only: Some(fields.get("mode") == "listed"),
-            ..PolicyChange::default()
-        };
+        let wrong = || Problem::Wrong("choose whose mail is taken".to_owned());
+        let change = Mode::named(fields.get("mode")).ok_or_else(wrong)?.change();
         let command = Command::SetPolicy { domain, change };
         portal.change(&person, command).await?;
         return Ok(Redirect::to(&format!("/d/{name}/recipients?done=mode")).into_response());
