@@ -166,6 +166,12 @@ pub enum Command {
         domain: Domain,
         names: Vec<String>,
     },
+    /// What a node found of primaries. The word of the node is the cluster's: it asks the others
+    /// before it says that one is down.
+    Observe {
+        node: NodeId,
+        seen: Vec<Seen>,
+    },
     /// Who may ask for the domain's held mail to be delivered.
     SetAskers {
         domain: Domain,
@@ -200,6 +206,31 @@ pub enum Command {
         says: String,
         command: Box<Self>,
     },
+}
+
+/// A primary as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub domain: Domain,
+    /// Why it cannot be reached, if it cannot.
+    pub down: Option<String>,
+}
+
+impl Seen {
+    fn to_proto(&self) -> proto::observe::Seen {
+        proto::observe::Seen {
+            domain: self.domain.to_string(),
+            up: self.down.is_none(),
+            why: self.down.clone().unwrap_or_default(),
+        }
+    }
+
+    fn from_proto(seen: proto::observe::Seen) -> Result<Self, Undecodable> {
+        Ok(Self {
+            domain: domain(&seen.domain)?,
+            down: (!seen.up).then_some(seen.why),
+        })
+    }
 }
 
 /// What an operator, or the domain's owner, wants done with mail.
@@ -341,6 +372,7 @@ impl Command {
             Self::SetRecipients { .. } => "set_recipients",
             Self::Learn { .. } => "learn",
             Self::Unlearn { .. } => "unlearn",
+            Self::Observe { .. } => "observe",
             Self::SetAskers { .. } => "set_askers",
             Self::OfAccount { .. } => "of_account",
             Self::Attend { .. } => "attend",
@@ -531,7 +563,7 @@ impl Command {
             }),
             Self::SetPolicy { domain, change } => Verb::SetPolicy(proto::SetPolicy {
                 domain: domain.to_string(),
-                change: Some(change.to_proto()),
+                change: Some(*change),
             }),
             Self::SetRecipients {
                 domain,
@@ -560,6 +592,10 @@ impl Command {
             Self::Unlearn { domain, names } => Verb::Unlearn(proto::Unlearn {
                 domain: domain.to_string(),
                 names: names.clone(),
+            }),
+            Self::Observe { node, seen } => Verb::Observe(proto::Observe {
+                node: node.0,
+                seen: seen.iter().map(Seen::to_proto).collect(),
             }),
             Self::SetAskers { domain, askers } => Verb::SetAskers(proto::SetAskers {
                 domain: domain.to_string(),
@@ -737,7 +773,7 @@ impl Command {
             },
             Verb::SetPolicy(set) => Self::SetPolicy {
                 domain: domain(&set.domain)?,
-                change: PolicyChange::from_proto(&present("policy", set.change)?),
+                change: present("policy", set.change)?,
             },
             Verb::SetRecipients(set) => Self::SetRecipients {
                 domain: domain(&set.domain)?,
@@ -755,6 +791,14 @@ impl Command {
             Verb::Unlearn(unlearn) => Self::Unlearn {
                 domain: domain(&unlearn.domain)?,
                 names: unlearn.names,
+            },
+            Verb::Observe(observe) => Self::Observe {
+                node: NodeId(observe.node),
+                seen: observe
+                    .seen
+                    .into_iter()
+                    .map(Seen::from_proto)
+                    .collect::<Result<_, _>>()?,
             },
             Verb::SetAskers(set) => Self::SetAskers {
                 domain: domain(&set.domain)?,

@@ -453,6 +453,29 @@ pub fn health(kv: &dyn KvRead, domain: &Domain) -> Result<Health, KvError> {
     }))
 }
 
+/// Whether a primary can be reached, as the cluster last found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Why not, if not.
+    pub down: Option<String>,
+    /// Since when it has been so.
+    pub since: Timestamp,
+    /// When it was last looked at.
+    pub at: Timestamp,
+    pub node: NodeId,
+}
+
+/// `None`: nobody has looked yet.
+pub fn reach(kv: &dyn KvRead, domain: &Domain) -> Result<Option<Reach>, KvError> {
+    let row: Option<proto::ReachRow> = row::get(kv, &tables::reach(domain))?;
+    Ok(row.map(|row| Reach {
+        down: (!row.up).then_some(row.why),
+        since: Timestamp(row.since_ms),
+        at: Timestamp(row.at_ms),
+        node: NodeId(row.node),
+    }))
+}
+
 /// Who writes and sends notifications. Past `until` anybody may take the post.
 pub fn post(kv: &dyn KvRead) -> Result<Option<Lease>, KvError> {
     lease_at(kv, tables::POST)

@@ -20,6 +20,7 @@
 //! | 26   | known     | domain 00 name    | `KnownRow`   | Unlearn, Sweep once out of date, or RemoveDomain |
 //! |      |           | domain 00         | `KnownsRow`  | RemoveDomain                            |
 //! |      |           |                   | `SweptRow`   | for ever                                |
+//! | 27   | reach     | domain 00         | `ReachRow`   | removal or change of the primary        |
 //! | 2a   | askers    | domain 00         | `AskersRow`  | RemoveDomain                            |
 //! | 30   | messages  | message id        | `MessageRow` | nothing refers to it any more           |
 //! | 31   | held      | domain 00 seq     | `QueueRow`   | its last recipient there is settled     |
@@ -61,6 +62,7 @@ const POLICIES: &[u8] = &[0x23];
 const HEALTH: &[u8] = &[0x24];
 pub(crate) const LISTED: &[u8] = &[0x25];
 pub(crate) const KNOWN: &[u8] = &[0x26];
+const REACH: &[u8] = &[0x27];
 const ASKERS: &[u8] = &[0x2a];
 pub(crate) const MESSAGES: &[u8] = &[0x30];
 pub(crate) const HELD: &[u8] = &[0x31];
@@ -115,6 +117,10 @@ pub(crate) fn health(domain: &Domain) -> Vec<u8> {
 
 pub(crate) fn askers(domain: &Domain) -> Vec<u8> {
     of_domain(ASKERS, domain)
+}
+
+pub(crate) fn reach(domain: &Domain) -> Vec<u8> {
+    of_domain(REACH, domain)
 }
 
 pub(crate) fn attended(domain: &Domain) -> Vec<u8> {

@@ -23,6 +23,7 @@
 //! flush DOMAIN via WHO
 //! recipients DOMAIN [clear] [add NAME,…] [remove NAME,…]
 //! learn DOMAIN NAME|nobody yes|no   unlearn DOMAIN NAME,…|all
+//! observe DOMAIN by NODE up|WHY-NOT
 //! policy DOMAIN [recipients any|listed|verify] [yes|no TIME] [delimiter CHAR|none] [hold|delay|probation TIME] [bytes|messages N] [full later|never]
 //! review DOMAIN: SEQ, …
 //! requeue|discard|bounce|hold|release|delete|undelete DOMAIN [held] [MESSAGE,…]
@@ -35,7 +36,7 @@
 //! ? held|refused|aside|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE
 //! ? recipients DOMAIN   ? takes ADDRESS   ? standing ADDRESS   ? known DOMAIN
 //! ? askers DOMAIN from CLIENT
-//! ? policy|health DOMAIN   ? owed   ? reports   ? post   ? audit
+//! ? policy|health|reach DOMAIN   ? owed   ? reports   ? post   ? audit
 //! ? total   ? domains   ? held domains   ? members   ? bodies   ? cluster   ? now   ? marks
 //! ? invitations
 //! ```
@@ -57,7 +58,7 @@ use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::query::{self, Held};
 use holdfast_ledger::{
     Askers, Batch, Command, Disposal, Effect, KvRead, Member, MemoryKv, Outcome, PolicyChange,
-    Primary, Reply, ReportFate, ReportOutcome, Seq, Verdict, apply_batch,
+    Primary, Reply, ReportFate, ReportOutcome, Seen, Seq, Verdict, apply_batch,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
@@ -305,6 +306,13 @@ impl Stage {
                 node: NodeId(1),
                 takes: *says == "yes",
                 reply: "as it says".to_owned(),
+            },
+            ("observe", [name, "by", node, what]) => Command::Observe {
+                node: self::node(node),
+                seen: vec![Seen {
+                    domain: domain(name),
+                    down: (*what != "up").then(|| (*what).to_owned()),
+                }],
             },
             ("unlearn", [name, names]) => Command::Unlearn {
                 domain: domain(name),
@@ -569,6 +577,18 @@ impl Stage {
                 .unwrap()
                 .iter()
                 .map(|(name, known)| format!("{name} {}", yes_no(known.takes)))
+                .collect(),
+            ["reach", name] => query::reach(kv, &domain(name))
+                .unwrap()
+                .iter()
+                .map(|reach| {
+                    let state = reach.down.as_deref().unwrap_or("up");
+                    format!(
+                        "{state} since {}, at {}",
+                        since(reach.since),
+                        since(reach.at)
+                    )
+                })
                 .collect(),
             ["askers", name, "from", client] => {
                 let askers = query::askers(kv, &domain(name)).unwrap();

@@ -4,6 +4,7 @@ use holdfast_mail::Domain;
 use holdfast_proto::ledger as proto;
 
 use super::{Logged, account, known, recipients, refuse};
+use crate::policy::changed;
 use crate::{Effect, Kv, KvError, PolicyChange, Primary, Refusal, Reply, query, row, tables, wire};
 
 pub(super) fn set(
@@ -29,6 +30,7 @@ pub(super) fn set(
     row::put(kv, &tables::domain(domain), &row);
     // Another server has proved nothing yet.
     kv.delete(&tables::health(domain));
+    kv.delete(&tables::reach(domain));
     known::doubt(kv, domain)?;
     effects.push(Effect::DomainChanged {
         domain: domain.clone(),
@@ -48,7 +50,7 @@ pub(super) fn set_policy(
     let key = tables::policy(domain);
     let old: proto::PolicyRow = row::get(kv, &key)?.unwrap_or_default();
     let old = old.policy.unwrap_or_default();
-    let new = change.upon(old);
+    let new = changed(old, &change);
     if new != old {
         row::put(kv, &key, &proto::PolicyRow { policy: Some(new) });
         effects.push(Effect::PolicyChanged {
@@ -79,6 +81,7 @@ pub(super) fn remove(
     known::forget(kv, domain)?;
     account::forget_domain(kv, domain)?;
     kv.delete(&tables::health(domain));
+    kv.delete(&tables::reach(domain));
     effects.push(Effect::DomainChanged {
         domain: domain.clone(),
     });
