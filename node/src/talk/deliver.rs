@@ -398,10 +398,7 @@ mod tests {
     }
 
     fn connection(stream: DuplexStream, wait_max: Duration) -> Connection {
-        let session = Session::new(Options {
-            helo: "mx.example".to_owned(),
-            tls: Tls::Never,
-        });
+        let session = Session::new(Options::new("mx.example", Tls::Never));
         Connection {
             line: Line::new(session, wait_max),
             stream: Box::new(stream),
