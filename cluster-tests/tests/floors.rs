@@ -14,11 +14,13 @@ const FLOORS: &[&[&str]] = &[
     &["observe"],
     &["replica", "talk"],
     &["person"],
-    &["dial", "rank"],
+    &["dial", "rank", "attendance", "switchboard"],
     &["destination"],
     &["release", "reach"],
     &["listing", "recipients", "accounts", "explain", "checkup"],
-    &["intake", "courier", "admin", "watch", "finger", "portal"],
+    &[
+        "intake", "courier", "admin", "watch", "finger", "ondemand", "portal",
+    ],
     &["run"],
 ];
 

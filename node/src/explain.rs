@@ -345,6 +345,7 @@ mod tests {
             session: [0; 16],
             account: "ann".to_owned(),
             to: "192.0.2.7:25".parse().unwrap(),
+            over: None,
             since: Timestamp(0),
             until: Timestamp(1),
         };

@@ -27,9 +27,11 @@ use crate::config::{Config, ConfigError, difference};
 use crate::destination::Destination;
 use crate::net::dns::{Memory, Resolver};
 use crate::net::listen::Listener;
-use crate::net::tls::{self, WebServer};
+use crate::net::tls::{self, SmtpServer, WebServer};
 use crate::observe::{self, Check, Metrics};
+use crate::ondemand::{self, OnDemand};
 use crate::replica::{self, Cluster, Looking, StartError, Stores, membership};
+use crate::switchboard::Switchboard;
 use crate::{checkup, courier, finger, intake, portal, reach, release};
 
 /// How long transactions in progress may take to finish when the node stops. Below the 90 s
@@ -96,6 +98,7 @@ struct Node {
     cluster_listener: Option<Listener>,
     smtp_listeners: Vec<Listener>,
     finger_listener: Option<Listener>,
+    atrn_listener: Option<Listener>,
     portal_listener: Option<Listener>,
     doorkeeper: Arc<Doorkeeper>,
     metrics: Metrics,
@@ -109,10 +112,12 @@ struct Rooms {
     intake_options: Arc<ArcSwap<intake::Options>>,
     courier_options: courier::Options,
     portal_tls: Arc<ArcSwap<WebServer>>,
+    atrn_tls: Arc<ArcSwap<SmtpServer>>,
     intake_stop: watch::Sender<bool>,
     courier_stop: CancellationToken,
     intake: JoinHandle<()>,
     finger: Option<JoinHandle<()>>,
+    ondemand: Option<JoinHandle<()>>,
     portal: Option<JoinHandle<()>>,
     courier: JoinHandle<()>,
 }
@@ -190,6 +195,7 @@ impl Node {
             .map(|address| bind(*address))
             .collect::<Result<_, _>>()?;
         let finger_listener = config.finger.listen.map(bind).transpose()?;
+        let atrn_listener = config.atrn.listen.map(bind).transpose()?;
         let portal_listener = config.portal.listen.map(bind).transpose()?;
         let metrics = Metrics::default();
         let belongs = Arc::new(ArcSwap::from_pointee(Belongs::Opening));
@@ -217,6 +223,7 @@ impl Node {
             cluster_listener: Some(cluster_listener),
             smtp_listeners,
             finger_listener,
+            atrn_listener,
             portal_listener,
             doorkeeper,
             metrics,
@@ -411,6 +418,19 @@ impl Node {
             .take()
             .map(|listener| tokio::spawn(finger::run(cluster.clone(), release.clone(), listener)));
 
+        let atrn_tls = intake_options.load().tls.clone();
+        let atrn_tls = Arc::new(ArcSwap::from_pointee(atrn_tls));
+        let ondemand = self.atrn_listener.take().map(|listener| {
+            let room = OnDemand {
+                name: config.smtp.name.clone(),
+                cluster: cluster.clone(),
+                tls: atrn_tls.clone(),
+                doorkeeper: self.doorkeeper.clone(),
+                switchboard: courier_options.switchboard.clone(),
+            };
+            tokio::spawn(ondemand::run(room, listener, intake_stop.subscribe()))
+        });
+
         let portal_tls = Arc::new(ArcSwap::from_pointee(web_server(&config)?));
         let portal = self.portal_listener.take().map(|listener| {
             let options = portal::Options {
@@ -441,10 +461,12 @@ impl Node {
             intake_options,
             courier_options,
             portal_tls,
+            atrn_tls,
             intake_stop,
             courier_stop,
             intake,
             finger,
+            ondemand,
             portal,
             courier,
         })
@@ -493,6 +515,7 @@ impl Node {
         let config = old.reloaded(&new);
         observe::set_log_level(config.log.level);
         if let Some(rooms) = rooms {
+            rooms.atrn_tls.store(Arc::new(intake.tls.clone()));
             rooms.intake_options.store(Arc::new(intake));
             rooms.portal_tls.store(Arc::new(web));
             rooms
@@ -538,6 +561,7 @@ impl replica::Lookout for Lookout {
             cluster: self.cluster.clone(),
             resolver: Arc::new(self.resolver.clone()),
             domain,
+            switchboard: Switchboard::default(),
         };
         Box::pin(async move {
             let reached = reach::reached(&destination).await;
@@ -569,6 +593,10 @@ impl Rooms {
     async fn stop(self) {
         if let Some(finger) = self.finger {
             finger.abort();
+        }
+        // Sessions under way end with the courier, which lets messages finish.
+        if let Some(ondemand) = self.ondemand {
+            ondemand.abort();
         }
         self.intake_stop.send_replace(true);
         wait_for("intake", self.intake).await;

@@ -286,6 +286,7 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
             session: [choices.below(2) as u8; 16],
             account: "ann".to_owned(),
             to: SocketAddr::from(([192, 0, 2, 7], choices.below(2) as u16)),
+            over: choices.flag().then_some(NodeId(1)),
             ttl_ms: choices.below(200_000),
         },
         35 => Command::Leave {

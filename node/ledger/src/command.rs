@@ -195,6 +195,8 @@ pub enum Command {
         account: String,
         /// Where mail goes while it lasts.
         to: SocketAddr,
+        /// Mail goes there over the connection that this node has with them (ATRN).
+        over: Option<NodeId>,
         ttl_ms: u64,
     },
     /// They are gone.
@@ -620,6 +622,7 @@ impl Command {
                 session,
                 account,
                 to,
+                over,
                 ttl_ms,
             } => Verb::Attend(proto::Attend {
                 domain: domain.to_string(),
@@ -628,6 +631,7 @@ impl Command {
                 address: to.ip().to_string(),
                 port: to.port().into(),
                 ttl_ms: *ttl_ms,
+                over: over.map_or(0, |node| node.0),
             }),
             Self::Leave { domain, session } => Verb::Leave(proto::Leave {
                 domain: domain.to_string(),
@@ -827,6 +831,7 @@ impl Command {
                 session: exactly("session", &attend.session)?,
                 account: attend.account,
                 to: socket(&attend.address, attend.port)?,
+                over: (attend.over != 0).then_some(NodeId(attend.over)),
                 ttl_ms: attend.ttl_ms,
             },
             Verb::Leave(leave) => Self::Leave {

@@ -102,6 +102,8 @@ pub struct Attended {
     pub session: [u8; 16],
     pub account: String,
     pub to: SocketAddr,
+    /// Over the connection that this node has with them.
+    pub over: Option<NodeId>,
     pub since: Timestamp,
     /// It has ended by then, unless there is a sign of life.
     pub until: Timestamp,
@@ -193,6 +195,7 @@ pub fn attended(kv: &dyn KvRead, domain: &Domain) -> Result<Option<Attended>, Kv
         session: wire::exactly("session", &row.session).map_err(unreadable)?,
         account: row.account,
         to: wire::socket(&row.address, row.port).map_err(unreadable)?,
+        over: (row.over != 0).then_some(NodeId(row.over)),
         since: Timestamp(row.since_ms),
         until: Timestamp(row.until_ms),
     }))

@@ -354,6 +354,15 @@ fn commands() -> Vec<Command> {
             session: [3; 16],
             account: "ann@example.org".to_owned(),
             to: "[2001:db8::1]:25".parse().unwrap(),
+            over: None,
+            ttl_ms: 10_000,
+        },
+        Command::Attend {
+            domain: domain(),
+            session: [3; 16],
+            account: "ann@example.org".to_owned(),
+            to: "192.0.2.1:1024".parse().unwrap(),
+            over: Some(node),
             ttl_ms: 10_000,
         },
         Command::Leave {

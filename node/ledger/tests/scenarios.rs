@@ -441,15 +441,32 @@ impl Stage {
                 via: (*who).to_owned(),
             },
             ("sweep", []) => Command::Sweep,
-            ("attend", [name, "by", account, "at", to, "as", session, "for", time]) => {
-                Command::Attend {
-                    domain: domain(name),
-                    session: padded(session),
-                    account: (*account).to_owned(),
-                    to: to.parse().expect(line),
-                    ttl_ms: millis(time),
-                }
-            }
+            (
+                "attend",
+                [
+                    name,
+                    "by",
+                    account,
+                    "at",
+                    to,
+                    "as",
+                    session,
+                    "for",
+                    time,
+                    over @ ..,
+                ],
+            ) => Command::Attend {
+                domain: domain(name),
+                session: padded(session),
+                account: (*account).to_owned(),
+                to: to.parse().expect(line),
+                over: match over {
+                    [] => None,
+                    ["over", node] => Some(self::node(node)),
+                    _ => panic!("{line}"),
+                },
+                ttl_ms: millis(time),
+            },
             ("leave", [name, "as", session]) => Command::Leave {
                 domain: domain(name),
                 session: padded(session),

@@ -258,12 +258,14 @@ pub fn apply(
             session,
             account,
             to,
+            over,
             ttl_ms,
         } => {
             let who = (session, account.as_str());
-            attend::attend(kv, when, domain, who, *to, *ttl_ms, effects)
+            let place = (*to, *over);
+            attend::attend(kv, when, domain, who, place, *ttl_ms, effects)
         }
-        Command::Leave { domain, session } => attend::leave(kv, domain, session),
+        Command::Leave { domain, session } => attend::leave(kv, domain, session, effects),
         Command::By {
             who,
             from,
