@@ -10,6 +10,7 @@ use prost::Message;
 
 use crate::account::AccountChange;
 use crate::askers::Askers;
+use crate::plan::PlanChange;
 use crate::policy::PolicyChange;
 use crate::wire::{
     domain, envelope_from, envelope_to, exactly, member_from, member_to, message_id, present,
@@ -165,6 +166,27 @@ pub enum Command {
     Unlearn {
         domain: Domain,
         names: Vec<String>,
+    },
+    /// Change what a plan offers, for all domains that are on it.
+    SetPlan {
+        name: String,
+        change: PlanChange,
+        must_be_new: bool,
+        must_exist: bool,
+    },
+    /// Refused while a domain is on it.
+    RemovePlan {
+        name: String,
+    },
+    /// Put a domain on a plan, or take it off.
+    Subscribe {
+        domain: Domain,
+        /// Empty: none any more; `None`: as it is.
+        plan: Option<String>,
+        /// `None`: as they are, and none of a plan that is another.
+        extra_steps: Option<u32>,
+        /// Forget what the domain's own policy says of what a plan says.
+        follow: bool,
     },
     /// Who may ask for the domain's held mail to be delivered.
     SetAskers {
@@ -341,6 +363,9 @@ impl Command {
             Self::SetRecipients { .. } => "set_recipients",
             Self::Learn { .. } => "learn",
             Self::Unlearn { .. } => "unlearn",
+            Self::SetPlan { .. } => "set_plan",
+            Self::RemovePlan { .. } => "remove_plan",
+            Self::Subscribe { .. } => "subscribe",
             Self::SetAskers { .. } => "set_askers",
             Self::OfAccount { .. } => "of_account",
             Self::Attend { .. } => "attend",
@@ -561,6 +586,29 @@ impl Command {
                 domain: domain.to_string(),
                 names: names.clone(),
             }),
+            Self::SetPlan {
+                name,
+                change,
+                must_be_new,
+                must_exist,
+            } => Verb::SetPlan(proto::SetPlan {
+                name: name.clone(),
+                change: Some(change.to_proto()),
+                must_be_new: *must_be_new,
+                must_exist: *must_exist,
+            }),
+            Self::RemovePlan { name } => Verb::RemovePlan(proto::RemovePlan { name: name.clone() }),
+            Self::Subscribe {
+                domain,
+                plan,
+                extra_steps,
+                follow,
+            } => Verb::Subscribe(proto::Subscribe {
+                domain: domain.to_string(),
+                plan: plan.clone(),
+                extra_steps: *extra_steps,
+                follow: *follow,
+            }),
             Self::SetAskers { domain, askers } => Verb::SetAskers(proto::SetAskers {
                 domain: domain.to_string(),
                 askers: Some(askers.to_proto()),
@@ -755,6 +803,19 @@ impl Command {
             Verb::Unlearn(unlearn) => Self::Unlearn {
                 domain: domain(&unlearn.domain)?,
                 names: unlearn.names,
+            },
+            Verb::SetPlan(set) => Self::SetPlan {
+                name: set.name,
+                change: PlanChange::from_proto(present("plan", set.change)?),
+                must_be_new: set.must_be_new,
+                must_exist: set.must_exist,
+            },
+            Verb::RemovePlan(remove) => Self::RemovePlan { name: remove.name },
+            Verb::Subscribe(subscribe) => Self::Subscribe {
+                domain: domain(&subscribe.domain)?,
+                plan: subscribe.plan,
+                extra_steps: subscribe.extra_steps,
+                follow: subscribe.follow,
             },
             Verb::SetAskers(set) => Self::SetAskers {
                 domain: domain(&set.domain)?,

@@ -123,6 +123,22 @@ pub enum Refusal {
         "as much is known about the domain's recipients as is kept; the answer was not noted; the primary is asked again when it is needed"
     )]
     TooManyKnown,
+    #[error("there is no such plan; nothing was changed; see `plan list`")]
+    UnknownPlan,
+    #[error("the plan exists already and was left as it is; use `plan set` to change it")]
+    PlanExists,
+    #[error(
+        "domains are on the plan; nothing was changed; put them on another first, with `domain set --plan`"
+    )]
+    PlanInUse,
+    #[error(
+        "there are as many plans as there may be, counting those that were removed and are still on a bill; nothing was changed; change one that is not used instead"
+    )]
+    TooManyPlans,
+    #[error(
+        "the plan has no steps of extra quota, or the domain is on none; nothing was changed; see `plan show`"
+    )]
+    NoSteps,
     #[error("there is no such account; nothing was changed; see `account list`")]
     UnknownAccount,
     #[error("the account exists already and was left as it is; use `account set` to change it")]
@@ -252,6 +268,11 @@ impl Refusal {
             Self::FullForNow => proto::Refusal::FullForNow,
             Self::FullForGood => proto::Refusal::FullForGood,
             Self::TooManyKnown => proto::Refusal::TooManyKnown,
+            Self::UnknownPlan => proto::Refusal::UnknownPlan,
+            Self::PlanExists => proto::Refusal::PlanExists,
+            Self::PlanInUse => proto::Refusal::PlanInUse,
+            Self::TooManyPlans => proto::Refusal::TooManyPlans,
+            Self::NoSteps => proto::Refusal::NoSteps,
             Self::UnknownAccount => proto::Refusal::UnknownAccount,
             Self::AccountExists => proto::Refusal::AccountExists,
             Self::AccountLocked => proto::Refusal::AccountLocked,
@@ -283,6 +304,11 @@ impl Refusal {
             Ok(P::FullForNow) => Self::FullForNow,
             Ok(P::FullForGood) => Self::FullForGood,
             Ok(P::TooManyKnown) => Self::TooManyKnown,
+            Ok(P::UnknownPlan) => Self::UnknownPlan,
+            Ok(P::PlanExists) => Self::PlanExists,
+            Ok(P::PlanInUse) => Self::PlanInUse,
+            Ok(P::TooManyPlans) => Self::TooManyPlans,
+            Ok(P::NoSteps) => Self::NoSteps,
             Ok(P::UnknownAccount) => Self::UnknownAccount,
             Ok(P::AccountExists) => Self::AccountExists,
             Ok(P::AccountLocked) => Self::AccountLocked,
