@@ -14,16 +14,9 @@ const FLOORS: &[&[&str]] = &[
     &["observe"],
     &["replica", "talk"],
     &["person"],
-    &[
-        "release",
-        "destination",
-        "listing",
-        "recipients",
-        "accounts",
-        "explain",
-        "checkup",
-    ],
-    // `watch` has its place kept.
+    &["destination", "rank"],
+    &["release", "reach"],
+    &["listing", "recipients", "accounts", "explain", "checkup"],
     &["intake", "courier", "admin", "watch", "finger", "portal"],
     &["run"],
 ];

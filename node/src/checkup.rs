@@ -1,19 +1,16 @@
 //! Asks the DNS what it says of a domain, and the primary whether it answers, from this node.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
 
-use holdfast_ledger::{KvError, Primary, query};
+use holdfast_ledger::{KvError, query};
 use holdfast_mail::Domain;
 use holdfast_mail::checkup::{Evidence, Finding, Host, Mail, judge};
 
+use crate::destination::Destination;
 use crate::net::dns::{Exchangers, Resolver};
+use crate::reach;
 use crate::replica::Cluster;
-use crate::talk::deliver::{self, Dialing};
-
-/// How long the primary may take to greet.
-const GREETING_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// What this node finds.
 ///
@@ -55,37 +52,22 @@ pub async fn findings(
     for address in hosts.get(&me).map_or(&[][..], |host| &host.addresses) {
         my_pointers.push((*address, resolver.pointers(*address).await));
     }
+    let destination = Destination {
+        cluster: cluster.clone(),
+        resolver: Arc::new(resolver.clone()),
+        domain: domain.clone(),
+    };
     Ok(judge(&Evidence {
         domain: domain.clone(),
         primary: record.primary.host.clone(),
         ours,
         mail,
         hosts,
-        greeted: greeted(cluster, resolver, &record.primary).await,
+        greeted: reach::reached(&destination)
+            .await
+            .map_err(|why| why.to_string()),
         mta_sts: resolver.has_text(&format!("_mta-sts.{domain}")).await,
         me,
         my_pointers,
     }))
-}
-
-/// Whether the primary greets this node and takes its EHLO; at any of its addresses.
-async fn greeted(cluster: &Cluster, resolver: &Resolver, primary: &Primary) -> Result<(), String> {
-    let dialing = Dialing {
-        helo: cluster.me().smtp_name.clone(),
-        connect_timeout: GREETING_TIME_MAX,
-        opening_wait_max: GREETING_TIME_MAX,
-    };
-    let addresses = resolver.addresses(&primary.host).await;
-    let mut last = format!("{} has no address", primary.host);
-    for address in addresses.map_err(|_| last.clone())? {
-        let address = SocketAddr::new(address, primary.port);
-        match deliver::open(&dialing, address, &primary.host).await {
-            Ok(connection) => {
-                connection.quit().await;
-                return Ok(());
-            }
-            Err(why) => last = why.to_string(),
-        }
-    }
-    Err(last)
 }

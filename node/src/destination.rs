@@ -52,6 +52,11 @@ impl Unreachable {
         matches!(self, Self::NoPrimary | Self::Ourselves { .. })
     }
 
+    /// Other nodes would fare no better: it is not the line.
+    pub(crate) fn is_ours_to_mend(&self) -> bool {
+        self.needs_an_operator() || matches!(self, Self::NobodySignedIn | Self::State(_))
+    }
+
     /// The primary took the connection and then let us wait.
     pub(crate) fn is_slow(&self) -> bool {
         matches!(

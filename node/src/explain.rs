@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_ledger::query::{self, Attended, Counts, DomainRecord};
+use holdfast_ledger::query::{self, Attended, Counts, DomainRecord, Reach};
 use holdfast_ledger::{
     Askers, Doubt, Health, KvError, KvRead, Policy, PolicyChange, Primary, Probation, doubt,
 };
@@ -32,6 +32,7 @@ pub fn sentences(view: &dyn KvRead, record: &DomainRecord) -> Result<Vec<String>
         askers: &query::askers(view, domain)?,
         refused: query::refused(view, domain, REFUSED_MAX)?.len(),
         attended: attended.as_ref(),
+        reach: query::reach(view, domain)?.as_ref(),
         now,
     }))
 }
@@ -66,12 +67,15 @@ struct Sight<'a> {
     takes_anyone: bool,
     /// Who is signed in where the mail goes.
     attended: Option<&'a Attended>,
+    /// Whether the primary can be reached, once somebody has looked.
+    reach: Option<&'a Reach>,
     now: Timestamp,
 }
 
 fn explain(sight: &Sight<'_>) -> Vec<String> {
     let mut says = vec![
         arrival(sight),
+        primary(sight),
         recipients(sight),
         hold(sight),
         refusal(sight),
@@ -155,6 +159,38 @@ fn arrival(sight: &Sight<'_>) -> String {
             "A message for {domain} is put off with 452 now and its sender tries again; {room}."
         )
     }
+}
+
+fn primary(sight: &Sight<'_>) -> String {
+    let Sight { policy, now, .. } = sight;
+    if policy.attended {
+        return "Where mail goes is tried only while somebody is signed in there.".to_owned();
+    }
+    let state = match sight.reach {
+        None => "Nobody has looked at the primary yet".to_owned(),
+        Some(Reach {
+            down: None, since, ..
+        }) => format!("The primary has been up for {}", span(now.since(*since))),
+        Some(Reach {
+            down: Some(why),
+            since,
+            ..
+        }) => format!(
+            "The primary has been down for {} ({})",
+            span(now.since(*since)),
+            why.trim_end_matches("; mail is kept")
+        ),
+    };
+    let then = if policy.defer {
+        "while it is up, senders are asked to go there (451), and are believed when they come back \
+         again and again"
+    } else {
+        "while it is up, mail that arrives here is passed on at once"
+    };
+    format!(
+        "{state}; it is looked at every {}, and every few seconds while mail is held; {then}.",
+        span(policy.probe)
+    )
 }
 
 fn recipients(sight: &Sight<'_>) -> String {
@@ -299,6 +335,7 @@ mod tests {
             listed: 0,
             takes_anyone: false,
             attended: None,
+            reach: None,
             now: Timestamp(1_800_000_000_000),
         };
         assert_eq!(
@@ -306,6 +343,9 @@ mod tests {
             [
                 "A message for a.example is accepted now and delivered to mx.a.example:25; there is \
                  no quota.",
+                "Nobody has looked at the primary yet; it is looked at every 5m, and every few \
+                 seconds while mail is held; while it is up, mail that arrives here is passed on at \
+                 once.",
                 "Mail for any recipient is taken.",
                 "What cannot be delivered is tried again for 5d after it arrived, and then given \
                  back to its sender.",

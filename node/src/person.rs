@@ -98,6 +98,8 @@ fn policy(change: PolicyChange) -> String {
         verify,
         yes_ms,
         no_ms,
+        probe_ms,
+        defer,
         attended,
     } = change;
     let number = |name: &str, value: Option<u64>| value.map(|value| format!("{name} {value}"));
@@ -114,6 +116,8 @@ fn policy(change: PolicyChange) -> String {
         flag("verify", verify),
         number("yes_ms", yes_ms),
         number("no_ms", no_ms),
+        number("probe_ms", probe_ms),
+        flag("defer", defer),
         flag("attended", attended),
     ];
     let changed: Vec<_> = changed.into_iter().flatten().collect();

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use holdfast_ledger::{Command, Member};
-use holdfast_mail::{Address, NodeId};
+use holdfast_mail::checkup::Finding;
+use holdfast_mail::{Address, Domain, NodeId};
 use holdfast_proto::admin as admin_wire;
 use holdfast_proto::cluster as cluster_wire;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,12 +24,13 @@ use tonic::Status;
 use crate::accounts::Doorkeeper;
 use crate::admin::{self, Ask, Belongs};
 use crate::config::{Config, ConfigError, difference};
+use crate::destination::Destination;
 use crate::net::dns::{Memory, Resolver};
 use crate::net::listen::Listener;
 use crate::net::tls::{self, WebServer};
 use crate::observe::{self, Check, Metrics};
-use crate::replica::{self, Cluster, Looker, StartError, Stores, membership};
-use crate::{checkup, courier, finger, intake, portal, release};
+use crate::replica::{self, Cluster, Looking, StartError, Stores, membership};
+use crate::{checkup, courier, finger, intake, portal, reach, release};
 
 /// How long transactions in progress may take to finish when the node stops. Below the 90 s
 /// after which systemd kills.
@@ -363,8 +365,18 @@ impl Node {
             .register(|registry| courier_options.counters.register(registry));
         let courier_stop = CancellationToken::new();
         let resolver = |memory| Resolver::new(&config.dns.servers, memory).map_err(ServeError::Dns);
-        cluster.set_looker(looker(cluster.clone(), resolver(Memory::None)?));
+        let fresh = resolver(Memory::None)?;
         let resolver = resolver(Memory::Kept)?;
+        cluster.set_lookout(Arc::new(Lookout {
+            cluster: cluster.clone(),
+            resolver: resolver.clone(),
+            fresh,
+        }));
+        tokio::spawn(crate::watch::run(
+            cluster.clone(),
+            Arc::new(resolver.clone()),
+            courier_stop.clone(),
+        ));
         let courier = courier::run(
             courier_options.clone(),
             cluster.clone(),
@@ -507,12 +519,31 @@ fn web_server(config: &Config) -> Result<WebServer, ServeError> {
     tls::web_server(identity(config)?).map_err(|e| ServeError::Tls(e.to_string()))
 }
 
-/// Looks at domains when an operator asks.
-fn looker(cluster: Cluster, resolver: Resolver) -> Looker {
-    Arc::new(move |domain| {
-        let (cluster, resolver) = (cluster.clone(), resolver.clone());
+/// Looks at domains when another node asks.
+struct Lookout {
+    cluster: Cluster,
+    resolver: Resolver,
+    /// Without a memory.
+    fresh: Resolver,
+}
+
+impl replica::Lookout for Lookout {
+    fn check(&self, domain: Domain) -> Looking<Vec<Finding>> {
+        let (cluster, resolver) = (self.cluster.clone(), self.fresh.clone());
         Box::pin(async move { checkup::findings(&cluster, &resolver, &domain).await })
-    })
+    }
+
+    fn reach(&self, domain: Domain) -> Looking<()> {
+        let destination = Destination {
+            cluster: self.cluster.clone(),
+            resolver: Arc::new(self.resolver.clone()),
+            domain,
+        };
+        Box::pin(async move {
+            let reached = reach::reached(&destination).await;
+            reached.map_err(|why| why.to_string())
+        })
+    }
 }
 
 /// What the intake takes from the file, certificates read.

@@ -254,6 +254,13 @@ pub(crate) struct Policy {
     /// How long its no to a recipient is believed [default: 30m]
     #[arg(long, value_name = "TIME", value_parser = passing)]
     pub(crate) keep_no: Option<u64>,
+    /// How often the primary is looked at while no mail is held [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = passing)]
+    pub(crate) probe: Option<u64>,
+    /// While the primary is up: `relay` mail to it at once, or `defer` it (451), so that senders go
+    /// there; a sender that comes back again and again is taken for one that cannot
+    #[arg(long, value_enum)]
+    pub(crate) while_up: Option<WhileUp>,
     /// Deliver to the primary `always`, or only while somebody is `signed-in` in the portal, and to
     /// the address they are signed in from
     #[arg(long, value_enum)]
@@ -388,6 +395,12 @@ pub(crate) enum Taken {
 pub(crate) enum Deliver {
     Always,
     SignedIn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum WhileUp {
+    Relay,
+    Defer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]

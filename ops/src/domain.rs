@@ -7,7 +7,7 @@ use holdfast_proto::admin::{
 use serde_json::{Value, json};
 
 use crate::cli::{
-    self, Deliver, Domain, DomainChange, Global, Recipients, Taken, Verdicts, WhenFull,
+    self, Deliver, Domain, DomainChange, Global, Recipients, Taken, Verdicts, WhenFull, WhileUp,
 };
 use crate::client::{self, Client};
 use crate::failure::{Exit, Failure};
@@ -375,6 +375,8 @@ fn policy(asked: cli::Policy) -> Policy {
         yes_ms: asked.keep_yes,
         no_ms: asked.keep_no,
         attended: asked.deliver.map(|when| when == Deliver::SignedIn),
+        probe_ms: asked.probe,
+        defer: asked.while_up.map(|what| what == WhileUp::Defer),
     }
 }
 
@@ -460,6 +462,9 @@ fn policy_as_json(policy: &Policy) -> Value {
         },
         "keep_yes_seconds": seconds(policy.yes_ms),
         "keep_no_seconds": seconds(policy.no_ms),
+        "probe_seconds": seconds(policy.probe_ms),
+        "while_up": if policy.defer == Some(true) { "defer" } else { "relay" },
+        "deliver": if policy.attended == Some(true) { "signed-in" } else { "always" },
         "when_full": if policy.full_for_good == Some(true) { "never" } else { "later" },
     })
 }

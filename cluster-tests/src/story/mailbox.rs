@@ -32,8 +32,8 @@ impl Received {
 #[derive(Default)]
 struct Inside {
     received: Mutex<Vec<Received>>,
-    /// Names that RCPT is refused for.
-    unknown: Mutex<BTreeSet<String>>,
+    /// Addresses that it has, if it has not all of them.
+    users: Mutex<Option<BTreeSet<String>>>,
     /// Names that RCPT was asked for, each time.
     asked: Mutex<Vec<String>>,
     open: Mutex<Vec<TcpStream>>,
@@ -97,9 +97,10 @@ impl Mailbox {
         }
     }
 
-    /// From now on it refuses mail for these names.
-    pub fn does_not_know(&self, names: &[&str]) {
-        *lock(&self.inside.unknown) = names.iter().map(|&name| name.to_owned()).collect();
+    /// From now on it refuses mail for others than these addresses.
+    pub fn has_only(&self, users: &[&str]) {
+        let users = users.iter().map(|&user| user.to_owned());
+        *lock(&self.inside.users) = Some(users.collect());
     }
 
     /// How often it was asked whether it takes mail for an address.
@@ -169,7 +170,8 @@ fn serve(stream: &TcpStream, inside: &Inside) -> std::io::Result<()> {
             "RCPT" => {
                 let name = path();
                 lock(&inside.asked).push(name.clone());
-                if lock(&inside.unknown).contains(&name) {
+                let users = lock(&inside.users).clone();
+                if users.is_some_and(|users| !users.contains(&name)) {
                     say("550 5.1.1 no such user")?;
                 } else {
                     to.push(name);

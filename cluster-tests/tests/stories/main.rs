@@ -5,8 +5,10 @@ mod dns_help;
 mod dynamic_consulting;
 mod portal;
 mod psinet;
+mod purity;
 mod security_minded;
 mod webindia;
+mod while_up;
 
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};

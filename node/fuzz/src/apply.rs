@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::{
     Askers, Batch, Command, Disposal, Effect, Member, MemoryKv, NETWORKS_MAX, Outcome, PlanChange,
-    PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Seq, Verdict, apply_batch, query,
+    PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Seen, Seq, Verdict, apply_batch,
+    query,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
@@ -136,7 +137,7 @@ fn batch(at: u64, commands: Vec<Command>) -> Batch {
 }
 
 fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
-    match choices.below(42) {
+    match choices.below(43) {
         0..=5 => Command::Accept {
             envelope: envelope(choices, now),
         },
@@ -291,7 +292,7 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
             domain: domain(choices),
             session: [choices.below(2) as u8; 16],
         },
-        38 | 39 => Command::SetPlan {
+        39 | 42 => Command::SetPlan {
             name: plan(choices),
             change: plan_change(choices),
             must_be_new: choices.below(4) == 1,
@@ -317,6 +318,15 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
         37 => Command::Unlearn {
             domain: domain(choices),
             names: (0..choices.below(2)).map(|_| "joe".to_owned()).collect(),
+        },
+        38 => Command::Observe {
+            node: node(choices, log),
+            seen: (0..choices.below(3))
+                .map(|_| Seen {
+                    domain: domain(choices),
+                    down: choices.flag().then(|| "refused".to_owned()),
+                })
+                .collect(),
         },
         32 => Command::By {
             who: "operator".to_owned(),
@@ -374,6 +384,8 @@ fn policy(choices: &mut Choices<'_>) -> PolicyChange {
         verify: some([0, 1, 1]).map(|flag| flag == 1),
         yes_ms: some([0, HOUR_MS, u64::MAX]),
         no_ms: some([0, HOUR_MS, u64::MAX]),
+        probe_ms: some([0, HOUR_MS, u64::MAX]),
+        defer: some([0, 1, 1]).map(|flag| flag == 1),
     }
 }
 

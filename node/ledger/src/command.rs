@@ -188,6 +188,12 @@ pub enum Command {
         /// Forget what the domain's own policy says of what a plan says.
         follow: bool,
     },
+    /// What a node found of primaries. The word of the node is the cluster's: it asks the others
+    /// before it says that one is down.
+    Observe {
+        node: NodeId,
+        seen: Vec<Seen>,
+    },
     /// Who may ask for the domain's held mail to be delivered.
     SetAskers {
         domain: Domain,
@@ -222,6 +228,31 @@ pub enum Command {
         says: String,
         command: Box<Self>,
     },
+}
+
+/// A primary as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub domain: Domain,
+    /// Why it cannot be reached, if it cannot.
+    pub down: Option<String>,
+}
+
+impl Seen {
+    fn to_proto(&self) -> proto::observe::Seen {
+        proto::observe::Seen {
+            domain: self.domain.to_string(),
+            up: self.down.is_none(),
+            why: self.down.clone().unwrap_or_default(),
+        }
+    }
+
+    fn from_proto(seen: proto::observe::Seen) -> Result<Self, Undecodable> {
+        Ok(Self {
+            domain: domain(&seen.domain)?,
+            down: (!seen.up).then_some(seen.why),
+        })
+    }
 }
 
 /// What an operator, or the domain's owner, wants done with mail.
@@ -366,6 +397,7 @@ impl Command {
             Self::SetPlan { .. } => "set_plan",
             Self::RemovePlan { .. } => "remove_plan",
             Self::Subscribe { .. } => "subscribe",
+            Self::Observe { .. } => "observe",
             Self::SetAskers { .. } => "set_askers",
             Self::OfAccount { .. } => "of_account",
             Self::Attend { .. } => "attend",
@@ -556,7 +588,7 @@ impl Command {
             }),
             Self::SetPolicy { domain, change } => Verb::SetPolicy(proto::SetPolicy {
                 domain: domain.to_string(),
-                change: Some(change.to_proto()),
+                change: Some(*change),
             }),
             Self::SetRecipients {
                 domain,
@@ -593,7 +625,7 @@ impl Command {
                 must_exist,
             } => Verb::SetPlan(proto::SetPlan {
                 name: name.clone(),
-                change: Some(change.to_proto()),
+                change: Some(change.clone()),
                 must_be_new: *must_be_new,
                 must_exist: *must_exist,
             }),
@@ -608,6 +640,10 @@ impl Command {
                 plan: plan.clone(),
                 extra_steps: *extra_steps,
                 follow: *follow,
+            }),
+            Self::Observe { node, seen } => Verb::Observe(proto::Observe {
+                node: node.0,
+                seen: seen.iter().map(Seen::to_proto).collect(),
             }),
             Self::SetAskers { domain, askers } => Verb::SetAskers(proto::SetAskers {
                 domain: domain.to_string(),
@@ -785,7 +821,7 @@ impl Command {
             },
             Verb::SetPolicy(set) => Self::SetPolicy {
                 domain: domain(&set.domain)?,
-                change: PolicyChange::from_proto(&present("policy", set.change)?),
+                change: present("policy", set.change)?,
             },
             Verb::SetRecipients(set) => Self::SetRecipients {
                 domain: domain(&set.domain)?,
@@ -806,7 +842,7 @@ impl Command {
             },
             Verb::SetPlan(set) => Self::SetPlan {
                 name: set.name,
-                change: PlanChange::from_proto(present("plan", set.change)?),
+                change: present("plan", set.change)?,
                 must_be_new: set.must_be_new,
                 must_exist: set.must_exist,
             },
@@ -816,6 +852,14 @@ impl Command {
                 plan: subscribe.plan,
                 extra_steps: subscribe.extra_steps,
                 follow: subscribe.follow,
+            },
+            Verb::Observe(observe) => Self::Observe {
+                node: NodeId(observe.node),
+                seen: observe
+                    .seen
+                    .into_iter()
+                    .map(Seen::from_proto)
+                    .collect::<Result<_, _>>()?,
             },
             Verb::SetAskers(set) => Self::SetAskers {
                 domain: domain(&set.domain)?,

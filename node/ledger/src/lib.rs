@@ -35,12 +35,12 @@ mod wire;
 pub use apply::{
     ATTEND_TTL_MAX, BODY_OCTETS_MAX, COMMANDS_PER_BATCH_MAX, DISPOSE_MAX, FORMAT, KNOWN_MAX,
     LEASE_TTL_MAX, Logged, MARK_KEPT, RECIPIENTS_PER_COMMAND_MAX, REPLY_TEXT_OCTETS_MAX,
-    REPORT_KEPT, REVIEW_MAX, SWEEP_KNOWN_MAX, SWEEP_MARKS_MAX, SWEEP_USAGE_MAX, TOKENS_MAX,
-    UNDELETE_TIME, apply, apply_batch,
+    REPORT_KEPT, REVIEW_MAX, SEEN_MAX, SWEEP_KNOWN_MAX, SWEEP_MARKS_MAX, SWEEP_USAGE_MAX,
+    TOKENS_MAX, UNDELETE_TIME, apply, apply_batch,
 };
 pub use askers::{Askers, NETWORKS_MAX};
 pub use command::{
-    Batch, Command, Disposal, Member, Outcome, Primary, ReportFate, ReportOutcome, Verdict,
+    Batch, Command, Disposal, Member, Outcome, Primary, ReportFate, ReportOutcome, Seen, Verdict,
 };
 pub use effect::Effect;
 pub use known::{Known, Standing};

@@ -5,7 +5,7 @@
 
 use holdfast_proto::ledger as proto;
 
-use crate::policy::HOLD_DEFAULT;
+use crate::policy::{HOLD_DEFAULT, changed};
 use crate::{KvError, KvRead, Month, row, tables};
 
 /// Plans, with those that were removed and are still on a bill: more than a price list can hold,
@@ -50,22 +50,9 @@ pub struct Plan {
     pub domains: u64,
 }
 
-/// What is to be changed of a plan; `None` stays as it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PlanChange {
-    pub currency: Option<String>,
-    pub price: Option<u64>,
-    /// Zero: no limit.
-    pub quota_bytes: Option<u64>,
-    /// Zero: no limit.
-    pub quota_messages: Option<u64>,
-    pub step_bytes: Option<u64>,
-    pub step_price: Option<u64>,
-    pub mx_hosts: Option<u32>,
-    /// Zero: for ever.
-    pub hold_ms: Option<u64>,
-    pub full_for_good: Option<bool>,
-}
+/// What is to be changed of a plan: only the fields that are there. Units and defaults are told
+/// where the log's format is.
+pub use proto::Plan as PlanChange;
 
 impl Plan {
     /// `None`: it is removed, or has no terms.
@@ -152,58 +139,18 @@ pub(crate) fn plan_row(kv: &dyn KvRead, name: &str) -> Result<Option<proto::Plan
     row::get(kv, &tables::plan(name))
 }
 
-impl PlanChange {
-    pub(crate) fn to_proto(&self) -> proto::Plan {
-        proto::Plan {
-            currency: self.currency.clone(),
-            price: self.price,
-            quota_bytes: self.quota_bytes,
-            quota_messages: self.quota_messages,
-            step_bytes: self.step_bytes,
-            step_price: self.step_price,
-            mx_hosts: self.mx_hosts,
-            hold_ms: self.hold_ms,
-            full_for_good: self.full_for_good,
-        }
-    }
-
-    pub(crate) fn from_proto(plan: proto::Plan) -> Self {
-        Self {
-            currency: plan.currency,
-            price: plan.price,
-            quota_bytes: plan.quota_bytes,
-            quota_messages: plan.quota_messages,
-            step_bytes: plan.step_bytes,
-            step_price: plan.step_price,
-            mx_hosts: plan.mx_hosts,
-            hold_ms: plan.hold_ms,
-            full_for_good: plan.full_for_good,
-        }
-    }
-
-    /// The terms with the change in them; `None` where they are none that a plan can have.
-    pub(crate) fn upon(&self, old: proto::Plan) -> Option<proto::Plan> {
-        let new = proto::Plan {
-            currency: self.currency.clone().or(old.currency),
-            price: self.price.or(old.price),
-            quota_bytes: self.quota_bytes.or(old.quota_bytes),
-            quota_messages: self.quota_messages.or(old.quota_messages),
-            step_bytes: self.step_bytes.or(old.step_bytes),
-            step_price: self.step_price.or(old.step_price),
-            mx_hosts: self.mx_hosts.or(old.mx_hosts),
-            hold_ms: self.hold_ms.or(old.hold_ms),
-            full_for_good: self.full_for_good.or(old.full_for_good),
-        };
-        let currency = new.currency.as_deref().unwrap_or_default().as_bytes();
-        let is_within = |number: Option<u64>, max| number.is_none_or(|number| number <= max);
-        let sound = currency.len() == 3
-            && currency.iter().all(u8::is_ascii_uppercase)
-            && is_within(new.price, PRICE_MAX)
-            && is_within(new.step_price, PRICE_MAX)
-            && is_within(new.quota_bytes, QUOTA_OCTETS_MAX)
-            && is_within(new.step_bytes, QUOTA_OCTETS_MAX);
-        sound.then_some(new)
-    }
+/// The terms with the change in them; `None` where they are none that a plan can have.
+pub(crate) fn upon(old: proto::Plan, change: &PlanChange) -> Option<proto::Plan> {
+    let new = changed(old, change);
+    let currency = new.currency.as_deref().unwrap_or_default().as_bytes();
+    let is_within = |number: Option<u64>, max| number.is_none_or(|number| number <= max);
+    let sound = currency.len() == 3
+        && currency.iter().all(u8::is_ascii_uppercase)
+        && is_within(new.price, PRICE_MAX)
+        && is_within(new.step_price, PRICE_MAX)
+        && is_within(new.quota_bytes, QUOTA_OCTETS_MAX)
+        && is_within(new.step_bytes, QUOTA_OCTETS_MAX);
+    sound.then_some(new)
 }
 
 /// A name that stands in a command line, a table and an invoice as it is.
@@ -217,7 +164,7 @@ mod tests {
     use super::*;
 
     fn terms(plan: &PlanChange) -> Option<proto::Plan> {
-        plan.upon(proto::Plan::default())
+        upon(proto::Plan::default(), plan)
     }
 
     #[test]

@@ -339,8 +339,7 @@ pub fn policy(kv: &dyn KvRead, domain: &Domain) -> Result<Policy, KvError> {
 /// What the domain's owner said, where it goes before what a plan says.
 pub fn own_policy(kv: &dyn KvRead, domain: &Domain) -> Result<PolicyChange, KvError> {
     let row: Option<proto::PolicyRow> = row::get(kv, &tables::policy(domain))?;
-    let own = row.and_then(|row| row.policy).unwrap_or_default();
-    Ok(PolicyChange::from_proto(&own))
+    Ok(row.and_then(|row| row.policy).unwrap_or_default())
 }
 
 /// The plan that the domain is on, and its steps of extra quota.
@@ -522,6 +521,29 @@ pub fn health(kv: &dyn KvRead, domain: &Domain) -> Result<Health, KvError> {
         last: Timestamp(row.last_ms),
         taken: row.taken,
         refused: row.refused,
+    }))
+}
+
+/// Whether a primary can be reached, as the cluster last found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Why not, if not.
+    pub down: Option<String>,
+    /// Since when it has been so.
+    pub since: Timestamp,
+    /// When it was last looked at.
+    pub at: Timestamp,
+    pub node: NodeId,
+}
+
+/// `None`: nobody has looked yet.
+pub fn reach(kv: &dyn KvRead, domain: &Domain) -> Result<Option<Reach>, KvError> {
+    let row: Option<proto::ReachRow> = row::get(kv, &tables::reach(domain))?;
+    Ok(row.map(|row| Reach {
+        down: (!row.up).then_some(row.why),
+        since: Timestamp(row.since_ms),
+        at: Timestamp(row.at_ms),
+        node: NodeId(row.node),
     }))
 }
 

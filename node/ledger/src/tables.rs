@@ -20,6 +20,7 @@
 //! | 26   | known     | domain 00 name    | `KnownRow`   | Unlearn, Sweep once out of date, or RemoveDomain |
 //! |      |           | domain 00         | `KnownsRow`  | RemoveDomain                            |
 //! |      |           |                   | `SweptRow`   | for ever                                |
+//! | 27   | reach     | domain 00         | `ReachRow`   | removal or change of the primary        |
 //! | 28   | plans     | name              | `PlanRow`    | a bill of the last 24 months needs it   |
 //! | 29   | usage     | month domain 00   | `UsageRow`   | Sweep, after 24 months                  |
 //! | 29   | usage since |                 | `UsageSinceRow` | for ever                             |
@@ -64,6 +65,7 @@ const POLICIES: &[u8] = &[0x23];
 const HEALTH: &[u8] = &[0x24];
 pub(crate) const LISTED: &[u8] = &[0x25];
 pub(crate) const KNOWN: &[u8] = &[0x26];
+const REACH: &[u8] = &[0x27];
 pub(crate) const PLANS: &[u8] = &[0x28];
 /// The row of this key says since when usage is counted.
 pub(crate) const USAGE: &[u8] = &[0x29];
@@ -154,6 +156,10 @@ pub(crate) fn usage_of(key: &[u8]) -> Result<(Month, Domain), KvError> {
         .and_then(|name| Domain::parse(name).ok())
         .ok_or_else(|| unreadable(key))?;
     Ok((Month(u64::from_be_bytes(*month)), domain))
+}
+
+pub(crate) fn reach(domain: &Domain) -> Vec<u8> {
+    of_domain(REACH, domain)
 }
 
 pub(crate) fn attended(domain: &Domain) -> Vec<u8> {

@@ -133,7 +133,7 @@ pub(crate) fn since(kv: &dyn KvRead) -> Result<Option<Timestamp>, KvError> {
 }
 
 /// A domain's usage up to now.
-pub(crate) struct Reached {
+pub(crate) struct UpToNow {
     /// Months that are over and were not closed yet, and those that went by since.
     pub(crate) closed: Vec<(Month, UsageRow)>,
     pub(crate) month: Month,
@@ -143,12 +143,12 @@ pub(crate) struct Reached {
 
 /// `None`: usage is not counted yet. Looks at [`USAGE_MONTHS`] rows at most, and at one where
 /// anything happened this month.
-pub(crate) fn reach(
+pub(crate) fn up_to_now(
     kv: &dyn KvRead,
     domain: &Domain,
     held_bytes: u64,
     now: Timestamp,
-) -> Result<Option<Reached>, KvError> {
+) -> Result<Option<UpToNow>, KvError> {
     let Some(since) = since(kv)? else {
         return Ok(None);
     };
@@ -159,7 +159,7 @@ pub(crate) fn reach(
     {
         hold(&mut current, held_bytes, now);
         let closed = Vec::new();
-        return Ok(Some(Reached {
+        return Ok(Some(UpToNow {
             closed,
             month,
             current,
@@ -187,7 +187,7 @@ pub(crate) fn reach(
         month = month.next();
     }
     hold(&mut current, held_bytes, now);
-    Ok(Some(Reached {
+    Ok(Some(UpToNow {
         closed,
         month,
         current,
@@ -237,12 +237,12 @@ pub(crate) fn usage(
 ) -> Result<Option<Usage>, KvError> {
     let now = query::now(kv)?;
     let held = query::counts(kv, domain)?.bytes;
-    let Some(reached) = reach(kv, domain, held, now)? else {
+    let Some(counted) = up_to_now(kv, domain, held, now)? else {
         return Ok(None);
     };
-    let made_up = reached.closed.into_iter().find(|(of, _)| *of == month);
+    let made_up = counted.closed.into_iter().find(|(of, _)| *of == month);
     let row = match made_up {
-        _ if month == reached.month => Some(reached.current),
+        _ if month == counted.month => Some(counted.current),
         Some((_, row)) => Some(row),
         None => row::get(kv, &tables::usage(month, domain))?,
     };

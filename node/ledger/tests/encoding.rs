@@ -8,7 +8,7 @@ use std::{env, fs};
 use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::{
     Askers, Batch, Command, Disposal, Member, Outcome, PlanChange, PolicyChange, Primary, Refusal,
-    Replies, Reply, ReportFate, ReportOutcome, Seq, Verdict,
+    Replies, Reply, ReportFate, ReportOutcome, Seen, Seq, Verdict,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
@@ -20,7 +20,7 @@ use holdfast_mail::{
 fn every_command_is_read_back_as_written() {
     let commands = commands();
     let verbs: BTreeSet<_> = commands.iter().map(Command::verb).collect();
-    assert_eq!(verbs.len(), 32, "each verb has an example");
+    assert_eq!(verbs.len(), 33, "each verb has an example");
     for command in &commands {
         assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(command));
     }
@@ -246,10 +246,7 @@ fn commands() -> Vec<Command> {
                 full_for_good: Some(true),
                 listed_only: Some(true),
                 delimiter: Some(0),
-                verify: None,
-                yes_ms: None,
-                no_ms: None,
-                attended: None,
+                ..PolicyChange::default()
             },
         },
         Command::SetPolicy {
@@ -265,6 +262,8 @@ fn commands() -> Vec<Command> {
                 verify: Some(true),
                 yes_ms: Some(4),
                 no_ms: Some(5),
+                probe_ms: Some(6),
+                defer: Some(true),
                 ..PolicyChange::default()
             },
         },
@@ -280,6 +279,19 @@ fn commands() -> Vec<Command> {
             node,
             takes: true,
             reply: "250 ok".to_owned(),
+        },
+        Command::Observe {
+            node,
+            seen: vec![
+                Seen {
+                    domain: domain(),
+                    down: None,
+                },
+                Seen {
+                    domain: domain(),
+                    down: Some("no connection".to_owned()),
+                },
+            ],
         },
         Command::Unlearn {
             domain: domain(),

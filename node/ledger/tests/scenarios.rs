@@ -23,6 +23,7 @@
 //! flush DOMAIN via WHO
 //! recipients DOMAIN [clear] [add NAME,…] [remove NAME,…]
 //! learn DOMAIN NAME|nobody yes|no   unlearn DOMAIN NAME,…|all
+//! observe DOMAIN by NODE up|WHY-NOT
 //! policy DOMAIN [recipients any|listed|verify] [yes|no TIME] [delimiter CHAR|none] [hold|delay|probation TIME] [bytes|messages N] [full later|never]
 //! review DOMAIN: SEQ, …
 //! requeue|discard|bounce|hold|release|delete|undelete DOMAIN [held] [MESSAGE,…]
@@ -38,8 +39,8 @@
 //! ? held|refused|aside|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE
 //! ? recipients DOMAIN   ? takes ADDRESS   ? standing ADDRESS   ? known DOMAIN
 //! ? askers DOMAIN from CLIENT
-//! ? plans   ? usage MONTH
-//! ? policy|health DOMAIN   ? owed   ? reports   ? post   ? audit
+//! ? plans   ? quota DOMAIN   ? usage MONTH
+//! ? policy|health|reach DOMAIN   ? owed   ? reports   ? post   ? audit
 //! ? total   ? domains   ? held domains   ? members   ? bodies   ? cluster   ? now   ? marks
 //! ? invitations
 //! ```
@@ -61,7 +62,7 @@ use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::query::{self, Held};
 use holdfast_ledger::{
     Amount, Askers, Batch, Command, Disposal, Effect, KvRead, Member, MemoryKv, Outcome,
-    PlanChange, PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Seq, Usage, Verdict,
+    PlanChange, PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Seen, Seq, Usage, Verdict,
     apply_batch,
 };
 use holdfast_mail::dsn::Kind;
@@ -310,6 +311,13 @@ impl Stage {
                 node: NodeId(1),
                 takes: *says == "yes",
                 reply: "as it says".to_owned(),
+            },
+            ("observe", [name, "by", node, what]) => Command::Observe {
+                node: self::node(node),
+                seen: vec![Seen {
+                    domain: domain(name),
+                    down: (*what != "up").then(|| (*what).to_owned()),
+                }],
             },
             ("unlearn", [name, names]) => Command::Unlearn {
                 domain: domain(name),
@@ -599,6 +607,18 @@ impl Stage {
                 .iter()
                 .map(|(name, known)| format!("{name} {}", yes_no(known.takes)))
                 .collect(),
+            ["reach", name] => query::reach(kv, &domain(name))
+                .unwrap()
+                .iter()
+                .map(|reach| {
+                    let state = reach.down.as_deref().unwrap_or("up");
+                    format!(
+                        "{state} since {}, at {}",
+                        since(reach.since),
+                        since(reach.at)
+                    )
+                })
+                .collect(),
             ["askers", name, "from", client] => {
                 let askers = query::askers(kv, &domain(name)).unwrap();
                 let may = askers.include(client.parse().expect(client));
@@ -629,6 +649,17 @@ impl Stage {
                     )
                 })
                 .collect(),
+            ["quota", name] => {
+                let policy = query::policy(kv, &domain(name)).unwrap();
+                let number = |limit: Option<u64>| limit.map_or("any".to_owned(), |n| n.to_string());
+                vec![format!(
+                    "{} bytes, {} messages, held for {:?}, {}",
+                    number(policy.quota_bytes),
+                    number(policy.quota_messages),
+                    policy.hold,
+                    if policy.full_for_good { "552" } else { "452" }
+                )]
+            }
             ["usage", month] => {
                 let month = month.parse().expect(month);
                 query::used_domains(kv, month, None, all)

@@ -100,6 +100,8 @@ fn policy_to_wire(policy: &Policy) -> wire::Policy {
         yes_ms: ms(Some(policy.yes)),
         no_ms: ms(Some(policy.no)),
         attended: Some(policy.attended),
+        probe_ms: ms(Some(policy.probe)),
+        defer: Some(policy.defer),
     }
 }
 
@@ -117,6 +119,8 @@ fn change_from_wire(change: wire::Policy) -> PolicyChange {
         yes_ms: change.yes_ms,
         no_ms: change.no_ms,
         attended: change.attended,
+        probe_ms: change.probe_ms,
+        defer: change.defer,
     }
 }
 

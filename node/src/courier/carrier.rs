@@ -73,7 +73,10 @@ impl Carrier {
         let mut connection = match connection {
             Some(connection) => connection,
             None => match desk.destination.open(Duration::MAX).await {
-                Ok(connection) => connection,
+                Ok(connection) => {
+                    crate::reach::is_up(desk.cluster(), desk.domain());
+                    connection
+                }
                 Err(why) => return Ended::Unreachable(why),
             },
         };

@@ -22,6 +22,7 @@ use super::plan::{self, Decision, LEASE_TTL, Plan, RENEW_INTERVAL, Sight};
 use super::round::{self, Finish};
 use crate::destination::Destination;
 use crate::net::dns::Resolver;
+use crate::rank;
 use crate::replica::Cluster;
 
 /// How often all domains with mail are walked: what a lost effect costs at most.
@@ -70,6 +71,8 @@ enum Done {
     Renewed,
     Round {
         domain: Domain,
+        /// Another node reaches the primary, and this one does not.
+        pass: bool,
     },
 }
 
@@ -216,7 +219,7 @@ impl Office {
         let view = self.cluster.view();
         let me = self.cluster.me().id;
         let members: Vec<NodeId> = self.cluster.members().iter().map(|m| m.id).collect();
-        let rank = plan::rank(domain, me, &members);
+        let rank = rank::rank(domain, me, &members);
         let held = !query::held(&view, domain, None, 1)?.is_empty();
         let Some(rank) = rank.filter(|_| held) else {
             self.plan.forget(domain);
@@ -260,12 +263,17 @@ impl Office {
         self.tasks.spawn(async move {
             // A task of its own, so that a panic ends the round and not the domain's delivery.
             let round = tokio::spawn(round::run(Arc::clone(&desk), stop));
+            let mut pass = false;
             match AbortOnDropHandle::new(round).await {
                 Ok(Finish::Done) => release(&desk).await,
+                Ok(Finish::Elsewhere) => {
+                    pass = true;
+                    release(&desk).await;
+                }
                 Ok(Finish::LeaseLost) => {}
                 Err(error) => tracing::error!(%domain, %error, "a round failed"),
             }
-            Done::Round { domain }
+            Done::Round { domain, pass }
         });
     }
 
@@ -299,9 +307,12 @@ impl Office {
                     None => self.plan.refused(&domain, Instant::now()),
                 }
             }
-            Ok(Done::Round { domain }) => {
+            Ok(Done::Round { domain, pass }) => {
                 self.rounds.remove(&domain);
                 self.options.counters.leases.dec();
+                if pass {
+                    self.plan.pass(domain.clone(), Instant::now());
+                }
                 // Something may have come while the lease was given back.
                 self.consider(&domain);
             }

@@ -4,13 +4,14 @@ mod counters;
 mod etrn;
 mod guests;
 mod inquiry;
+mod knocks;
 mod returned;
 #[cfg(test)]
 mod tests;
 mod transaction;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -31,6 +32,7 @@ use crate::talk::serve::serve;
 use counters::Counters;
 use guests::{Guests, Places};
 use inquiry::Inquiry;
+use knocks::Knocks;
 use returned::Primaries;
 use transaction::Transaction;
 
@@ -59,6 +61,7 @@ struct Shared {
     counters: Counters,
     release: Arc<Desk>,
     inquiry: Arc<Inquiry>,
+    knocks: Mutex<Knocks>,
 }
 
 /// Serves `listeners` until `stop` resolves, and then finishes what is in progress.
@@ -76,6 +79,7 @@ pub async fn run(
     let guests = Guests::default();
     let shared = Arc::new(Shared {
         inquiry: Inquiry::new(cluster.clone(), resolver.clone()),
+        knocks: Mutex::default(),
         cluster,
         counters,
         release,

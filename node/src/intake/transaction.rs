@@ -1,12 +1,14 @@
 //! One client's transactions: who may send what, and the promise behind `250`.
 
 use std::net::IpAddr;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_ledger::query::DomainRecord;
 use holdfast_ledger::{Command, Refusal, Reply as LedgerReply, Standing, query};
 use holdfast_mail::trace::{Arrival, hops, received};
-use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, mutant};
+use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, ReversePath, mutant};
 use holdfast_smtp::reply::Reply;
 use holdfast_smtp::request::Mail;
 use holdfast_smtp::server::{Question, Session};
@@ -47,6 +49,10 @@ const OUR_HOPS_MAX: usize = 4;
 
 /// Bytes of header section that are looked at for `Received` fields.
 const HEADER_BYTES_MAX: usize = 256 << 10;
+
+/// How long a primary must have been up before senders are sent there: one that comes and goes is
+/// none to rely on.
+const UP_AT_LEAST: Duration = Duration::from_secs(60);
 
 const CATCHING_UP: &str =
     "this server is still catching up; please try again or another of our mail exchangers";
@@ -151,16 +157,19 @@ impl<'a> Transaction<'a> {
                     self.refuse("state", Reply::new(451, 3, 0, CATCHING_UP))
                 }
             }
-            Ok(Some(_)) => match self.room(domain) {
-                Some(refusal) => self.refuse("quota", refusal),
-                None => match self.inquire(address, domain).await {
-                    Some((reason, refusal)) => self.refuse(reason, refusal),
-                    None => {
-                        self.recipients.push(recipient);
-                        Reply::new(250, 1, 5, "Ok")
-                    }
-                },
-            },
+            Ok(Some(record)) => {
+                if let Some(refusal) = self.room(domain) {
+                    return self.refuse("quota", refusal);
+                }
+                if let Some((reason, refusal)) = self.inquire(address, domain).await {
+                    return self.refuse(reason, refusal);
+                }
+                if let Some(refusal) = self.defer(&record) {
+                    return self.refuse("primary_is_up", refusal);
+                }
+                self.recipients.push(recipient);
+                Reply::new(250, 1, 5, "Ok")
+            }
             // The domain may have been added in an entry that this node has not applied yet: 550
             // would bounce lawful mail.
             Ok(None) if !self.shared.cluster.is_current() => {
@@ -224,6 +233,31 @@ impl<'a> Transaction<'a> {
                 Some(("unverified", Reply::new(451, 4, 1, text)))
             }
         }
+    }
+
+    /// What to answer if mail for the domain is to go to its primary, which is up. Not to the null
+    /// reverse-path's: a notification is tried less often, and its sender cannot be told of it.
+    fn defer(&self, record: &DomainRecord) -> Option<Reply> {
+        let view = self.shared.cluster.view();
+        let policy = query::policy(&view, &record.name).ok()?;
+        if !policy.defer || self.mail.as_ref()?.reverse_path == ReversePath::Null {
+            return None;
+        }
+        // What nobody has looked at for long may be down by now.
+        let reach = query::reach(&view, &record.name).ok()??;
+        let is_up = reach.down.is_none()
+            && now().since(reach.since) >= UP_AT_LEAST
+            && now().since(reach.at) < policy.probe * 2 + UP_AT_LEAST;
+        let knocks = &self.shared.knocks;
+        let mut knocks = knocks.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_up || knocks.believes(self.client, &record.name, now()) {
+            return None;
+        }
+        let text = format!(
+            "the first mail exchanger of {} is up; please deliver there",
+            record.name
+        );
+        Some(Reply::new(451, 4, 3, text))
     }
 
     /// What to answer if the domain has no room for a message of the size that MAIL announced. An

@@ -114,8 +114,16 @@ pub(super) fn picture(portal: &Portal, record: &DomainRecord) -> Result<Picture,
             } else {
                 "It is delivered, in order, while you receive it here.".to_owned()
             };
+            let reach = query::reach(&view, domain)?;
+            let since = reach.filter(|reach| reach.down.is_some() && !policy.attended);
+            let down = since.map_or_else(String::new, |reach| {
+                format!(
+                    "Your server has been down for {}. ",
+                    span(now.since(reach.since))
+                )
+            });
             let sentence = format!(
-                "{}{size}, safe on {}. The oldest has waited for {waiting}. {then}{kept}",
+                "{down}{}{size}, safe on {}. The oldest has waited for {waiting}. {then}{kept}",
                 count(held, "message"),
                 portal.copies.of(first.seq),
             );

@@ -15,7 +15,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
 use super::bodies::{Bodies, Copies};
-use super::check::Looker;
+use super::lookout::Lookout;
 use super::membership::member_to_wire;
 use super::peers::Peers;
 use super::propose::{self, Waiting};
@@ -61,7 +61,7 @@ pub(crate) struct Inner {
     pub(crate) stopping: AtomicBool,
     /// Nodes that this one, as leader, is making voters.
     pub(crate) promoting: Mutex<BTreeSet<u64>>,
-    pub(crate) looker: OnceLock<Looker>,
+    pub(crate) lookout: OnceLock<Arc<dyn Lookout>>,
     /// Set when this node is about to be removed; the rooms above hand back what they hold and
     /// then report through `retired`.
     pub(crate) retiring: watch::Sender<bool>,

@@ -4,7 +4,6 @@
 //! bodies. Below it are the stores and the network.
 
 mod bodies;
-mod check;
 mod clock;
 mod codec;
 #[cfg(test)]
@@ -13,6 +12,7 @@ mod gate;
 mod handle;
 mod identity;
 mod log_storage;
+mod lookout;
 pub mod membership;
 mod network;
 mod peers;
@@ -40,11 +40,11 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 pub use bodies::{Bodies, BodyError, BodyReader, BodyWriter, Copies};
-pub use check::Looker;
 pub(crate) use clock::follow as follow_clock;
 pub use clock::now;
 pub use handle::{Cluster, Place, ProposeError};
 pub use identity::{Identity, IdentityError};
+pub use lookout::{Looking, Lookout};
 pub use state_hash::StateHash;
 
 use crate::config::WanProfile;
@@ -269,7 +269,7 @@ pub async fn start(
         disk_total: AtomicU64::new(0),
         stopping: AtomicBool::new(false),
         promoting: std::sync::Mutex::default(),
-        looker: std::sync::OnceLock::new(),
+        lookout: std::sync::OnceLock::new(),
         retiring: watch::Sender::new(false),
         retired: watch::Sender::new(false),
         removed: watch::Sender::new(false),

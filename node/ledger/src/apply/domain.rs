@@ -4,6 +4,7 @@ use holdfast_mail::Domain;
 use holdfast_proto::ledger as proto;
 
 use super::{Logged, account, known, plan, recipients, refuse, usage};
+use crate::policy::changed;
 use crate::{Effect, Kv, KvError, PolicyChange, Primary, Refusal, Reply, query, row, tables, wire};
 
 pub(super) fn set(
@@ -29,6 +30,7 @@ pub(super) fn set(
     row::put(kv, &tables::domain(domain), &row);
     // Another server has proved nothing yet.
     kv.delete(&tables::health(domain));
+    kv.delete(&tables::reach(domain));
     known::doubt(kv, domain)?;
     effects.push(Effect::DomainChanged {
         domain: domain.clone(),
@@ -48,7 +50,7 @@ pub(super) fn set_policy(
     let key = tables::policy(domain);
     let old: proto::PolicyRow = row::get(kv, &key)?.unwrap_or_default();
     let policy = old.policy.unwrap_or_default();
-    let new = change.upon(policy);
+    let new = changed(policy, &change);
     if new != policy {
         let policy = Some(new);
         row::put(kv, &key, &proto::PolicyRow { policy, ..old });
@@ -86,6 +88,7 @@ pub(super) fn remove(
     known::forget(kv, domain)?;
     account::forget_domain(kv, domain)?;
     kv.delete(&tables::health(domain));
+    kv.delete(&tables::reach(domain));
     effects.push(Effect::DomainChanged {
         domain: domain.clone(),
     });

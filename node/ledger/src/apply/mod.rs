@@ -13,6 +13,7 @@ mod known;
 mod lease;
 mod mark;
 mod member;
+mod observe;
 mod owe;
 mod place;
 mod plan;
@@ -27,6 +28,7 @@ mod usage;
 pub use attend::ATTEND_TTL_MAX;
 pub use dispose::{DISPOSE_MAX, UNDELETE_TIME};
 pub use known::{KNOWN_MAX, SWEEP_KNOWN_MAX};
+pub use observe::SEEN_MAX;
 pub use recipients::RECIPIENTS_PER_COMMAND_MAX;
 pub use report::REPORT_KEPT;
 pub use review::REVIEW_MAX;
@@ -270,6 +272,7 @@ pub fn apply(
             };
             plan::subscribe(kv, when, domain, &order, effects)
         }
+        Command::Observe { node, seen } => observe::observe(kv, when, *node, seen),
         Command::SetAskers { domain, askers } => flush::set_askers(kv, domain, askers),
         Command::OfAccount { name, change } => account::change(kv, when, name, change),
         Command::Attend {

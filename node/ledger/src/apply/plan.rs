@@ -41,7 +41,7 @@ pub(super) fn set(
         None if must_exist => return refuse(Refusal::UnknownPlan),
         _ => {}
     }
-    let Some(new) = change.upon(in_force.clone().unwrap_or_default()) else {
+    let Some(new) = plan::upon(in_force.clone().unwrap_or_default(), change) else {
         return refuse(Refusal::Malformed);
     };
     if in_force.as_ref() == Some(&new) {

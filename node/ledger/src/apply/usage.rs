@@ -4,7 +4,7 @@ use holdfast_mail::{Domain, Timestamp};
 use holdfast_proto::ledger as proto;
 
 use super::Logged;
-use crate::usage::{Month, Reached, reach, since};
+use crate::usage::{Month, UpToNow, since, up_to_now};
 use crate::{Kv, KvError, query, row, tables};
 
 /// Rows of usage that one Sweep forgets, so that it does not delay the Accepts behind it.
@@ -37,10 +37,10 @@ pub(super) fn count(
     (before, after): (u64, u64),
     messages: &[(Fate, u64)],
 ) -> Result<(), KvError> {
-    let Some(mut reached) = reach(kv, domain, before, when.at)? else {
+    let Some(mut counted) = up_to_now(kv, domain, before, when.at)? else {
         return Ok(());
     };
-    let row = &mut reached.current;
+    let row = &mut counted.current;
     for (fate, len) in messages {
         let (count, bytes) = match fate {
             Fate::Accepted => (&mut row.accepted_messages, &mut row.accepted_bytes),
@@ -52,7 +52,7 @@ pub(super) fn count(
         *bytes = bytes.saturating_add(*len);
     }
     row.peak_bytes = row.peak_bytes.max(after);
-    put(kv, domain, &reached);
+    put(kv, domain, &counted);
     Ok(())
 }
 
@@ -66,22 +66,22 @@ pub(super) fn charge(
     extra_steps: u32,
 ) -> Result<(), KvError> {
     let held = query::counts(kv, domain)?.bytes;
-    let Some(mut reached) = reach(kv, domain, held, when.at)? else {
+    let Some(mut counted) = up_to_now(kv, domain, held, when.at)? else {
         return Ok(());
     };
     if !plan.is_empty() {
-        plan.clone_into(&mut reached.current.plan);
-        reached.current.extra_steps = extra_steps;
+        plan.clone_into(&mut counted.current.plan);
+        counted.current.extra_steps = extra_steps;
     }
-    put(kv, domain, &reached);
+    put(kv, domain, &counted);
     Ok(())
 }
 
-fn put(kv: &mut dyn Kv, domain: &Domain, reached: &Reached) {
-    for (month, row) in &reached.closed {
+fn put(kv: &mut dyn Kv, domain: &Domain, counted: &UpToNow) {
+    for (month, row) in &counted.closed {
         row::put(kv, &tables::usage(*month, domain), row);
     }
-    row::put(kv, &tables::usage(reached.month, domain), &reached.current);
+    row::put(kv, &tables::usage(counted.month, domain), &counted.current);
 }
 
 /// Forgets months that are over long ago; they lie at the front. Says whether more may be left.

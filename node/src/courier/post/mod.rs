@@ -381,5 +381,5 @@ fn rank(me: NodeId, members: &[NodeId]) -> Option<usize> {
     const POST: &str = "post.invalid";
     Domain::parse(POST)
         .ok()
-        .and_then(|post| plan::rank(&post, me, members))
+        .and_then(|post| crate::rank::rank(&post, me, members))
 }

@@ -1,11 +1,13 @@
-//! Asking every node to look at a domain from where it stands.
+//! Asking other nodes to look at a domain from where they stand.
 //!
-//! What it looks at is the affair of a room above, which leaves its looker here.
+//! What they look at is the affair of a room above, which leaves its lookout here.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use holdfast_mail::Domain;
 use holdfast_mail::checkup::{Finding, Weight};
 use holdfast_proto::cluster as wire;
@@ -16,22 +18,69 @@ use super::handle::Cluster;
 const LOOK_TIME_MAX: Duration = Duration::from_secs(40);
 
 /// Finds out about a domain, or says why not.
-pub type Looker = Arc<dyn Fn(Domain) -> Looking + Send + Sync>;
-pub(super) type Looking = Pin<Box<dyn Future<Output = Result<Vec<Finding>, String>> + Send>>;
+pub trait Lookout: Send + Sync {
+    /// What is right and wrong in its DNS and with its primary.
+    fn check(&self, domain: Domain) -> Looking<Vec<Finding>>;
+    /// Whether its primary can be reached.
+    fn reach(&self, domain: Domain) -> Looking<()>;
+}
+
+pub type Looking<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
 
 impl Cluster {
     /// Once, before anybody asks.
-    pub fn set_looker(&self, looker: Looker) {
-        let _set_before = self.0.looker.set(looker);
+    pub fn set_lookout(&self, lookout: Arc<dyn Lookout>) {
+        let _set_before = self.0.lookout.set(lookout);
     }
 
     /// What this node finds.
-    pub(crate) async fn check_here(&self, domain: Domain) -> Result<Vec<Finding>, String> {
-        let looker = self.0.looker.get().ok_or("the node is still starting")?;
-        let looking = tokio::time::timeout(LOOK_TIME_MAX, looker(domain));
-        looking
-            .await
-            .unwrap_or_else(|_| Err("the DNS did not answer in time".to_owned()))
+    pub(super) async fn check_here(&self, domain: Domain) -> Result<Vec<Finding>, String> {
+        look(self.lookout()?.check(domain)).await
+    }
+
+    /// Whether this node reaches a domain's primary.
+    pub(super) async fn reach_here(&self, domain: Domain) -> Result<(), String> {
+        look(self.lookout()?.reach(domain)).await
+    }
+
+    fn lookout(&self) -> Result<&Arc<dyn Lookout>, String> {
+        let lookout = self.0.lookout.get();
+        lookout.ok_or_else(|| "the node is still starting".to_owned())
+    }
+
+    /// Whether another member reaches a domain's primary; the name of the first that says so.
+    pub async fn reached_elsewhere(&self, domain: &Domain) -> Option<String> {
+        let mut asks: FuturesUnordered<_> = self
+            .members()
+            .into_iter()
+            .filter(|member| member.id != self.0.me.id)
+            .map(|member| async move {
+                let reached = self.reach_at(member.id.0, domain).await;
+                reached.is_ok().then_some(member.name)
+            })
+            .collect();
+        while let Some(answer) = asks.next().await {
+            if answer.is_some() {
+                return answer;
+            }
+        }
+        None
+    }
+
+    async fn reach_at(&self, node: u64, domain: &Domain) -> Result<(), String> {
+        let peers = &self.0.peers;
+        let mut client = peers.members(node).ok_or("its address is not known")?;
+        let request = wire::ReachRequest {
+            envelope: peers.envelope(node),
+            domain: domain.to_string(),
+        };
+        let asked = tokio::time::timeout(LOOK_TIME_MAX, client.reach(request)).await;
+        let reply = asked.map_err(|_| "no answer in time")?;
+        let reply = reply.map_err(|status| status.message().to_owned())?;
+        match reply.into_inner().error {
+            error if error.is_empty() => Ok(()),
+            error => Err(error),
+        }
     }
 
     /// What every member finds, by its name.
@@ -64,6 +113,11 @@ impl Cluster {
             Err(_) => Err("no answer in time".to_owned()),
         }
     }
+}
+
+async fn look<T>(looking: Looking<T>) -> Result<T, String> {
+    let looked = tokio::time::timeout(LOOK_TIME_MAX, looking).await;
+    looked.unwrap_or_else(|_| Err("it took too long".to_owned()))
 }
 
 pub(super) fn to_wire(found: Result<Vec<Finding>, String>) -> wire::CheckReply {
