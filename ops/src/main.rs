@@ -17,6 +17,7 @@ mod mail;
 mod money;
 mod output;
 mod plan;
+mod route;
 mod serve;
 mod status;
 mod usage;

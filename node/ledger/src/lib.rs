@@ -27,6 +27,7 @@ mod policy;
 mod probation;
 pub mod query;
 mod reply;
+mod route;
 mod row;
 mod tables;
 mod usage;
@@ -51,6 +52,7 @@ pub use plan::{
 pub use policy::{Policy, PolicyChange, Probation};
 pub use probation::{Doubt, Health, PROOF_KEPT, doubt};
 pub use reply::{Refusal, Replies, Reply};
+pub use route::{LOGIN_OCTETS_MAX, Route, RouteTls};
 pub use usage::{Amount, Bill, Month, USAGE_MONTHS, Usage};
 pub use wire::Undecodable;
 

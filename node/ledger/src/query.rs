@@ -13,7 +13,7 @@ use crate::plan::plan_row;
 use crate::row::{self, unreadable};
 use crate::{
     Askers, Health, Known, KvError, KvRead, Member, Month, Plan, Policy, PolicyChange, Primary,
-    Seq, Standing, Usage, tables, usage, wire,
+    Route, Seq, Standing, Usage, tables, usage, wire,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -545,6 +545,13 @@ pub fn reach(kv: &dyn KvRead, domain: &Domain) -> Result<Option<Reach>, KvError>
         at: Timestamp(row.at_ms),
         node: NodeId(row.node),
     }))
+}
+
+/// How mail goes to the domain's primary.
+pub fn route(kv: &dyn KvRead, domain: &Domain) -> Result<Route, KvError> {
+    let row: Option<proto::RouteRow> = row::get(kv, &tables::route(domain))?;
+    let route = row.and_then(|row| row.route).unwrap_or_default();
+    Route::from_proto(route).map_err(|why| unreadable(&tables::route(domain), why))
 }
 
 /// Who writes and sends notifications. Past `until` anybody may take the post.

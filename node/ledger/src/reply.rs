@@ -123,6 +123,10 @@ pub enum Refusal {
         "as much is known about the domain's recipients as is kept; the answer was not noted; the primary is asked again when it is needed"
     )]
     TooManyKnown,
+    #[error(
+        "the route makes no sense: a login or a pinned key needs TLS that is required, and LMTP a fixed host; nothing was changed"
+    )]
+    UnsoundRoute,
     #[error("there is no such plan; nothing was changed; see `plan list`")]
     UnknownPlan,
     #[error("the plan exists already and was left as it is; use `plan set` to change it")]
@@ -268,6 +272,7 @@ impl Refusal {
             Self::FullForNow => proto::Refusal::FullForNow,
             Self::FullForGood => proto::Refusal::FullForGood,
             Self::TooManyKnown => proto::Refusal::TooManyKnown,
+            Self::UnsoundRoute => proto::Refusal::UnsoundRoute,
             Self::UnknownPlan => proto::Refusal::UnknownPlan,
             Self::PlanExists => proto::Refusal::PlanExists,
             Self::PlanInUse => proto::Refusal::PlanInUse,
@@ -304,6 +309,7 @@ impl Refusal {
             Ok(P::FullForNow) => Self::FullForNow,
             Ok(P::FullForGood) => Self::FullForGood,
             Ok(P::TooManyKnown) => Self::TooManyKnown,
+            Ok(P::UnsoundRoute) => Self::UnsoundRoute,
             Ok(P::UnknownPlan) => Self::UnknownPlan,
             Ok(P::PlanExists) => Self::PlanExists,
             Ok(P::PlanInUse) => Self::PlanInUse,

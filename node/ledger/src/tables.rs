@@ -25,6 +25,7 @@
 //! | 29   | usage     | month domain 00   | `UsageRow`   | Sweep, after 24 months                  |
 //! | 29   | usage since |                 | `UsageSinceRow` | for ever                             |
 //! | 2a   | askers    | domain 00         | `AskersRow`  | RemoveDomain                            |
+//! | 2b   | routes    | domain 00         | `RouteRow`   | RemoveDomain                            |
 //! | 30   | messages  | message id        | `MessageRow` | nothing refers to it any more           |
 //! | 31   | held      | domain 00 seq     | `QueueRow`   | its last recipient there is settled     |
 //! | 32   | refused   | domain 00 seq     | `QueueRow`   | it is tried again, bounced or discarded |
@@ -70,6 +71,7 @@ pub(crate) const PLANS: &[u8] = &[0x28];
 /// The row of this key says since when usage is counted.
 pub(crate) const USAGE: &[u8] = &[0x29];
 const ASKERS: &[u8] = &[0x2a];
+const ROUTES: &[u8] = &[0x2b];
 pub(crate) const MESSAGES: &[u8] = &[0x30];
 pub(crate) const HELD: &[u8] = &[0x31];
 pub(crate) const REFUSED: &[u8] = &[0x32];
@@ -160,6 +162,10 @@ pub(crate) fn usage_of(key: &[u8]) -> Result<(Month, Domain), KvError> {
 
 pub(crate) fn reach(domain: &Domain) -> Vec<u8> {
     of_domain(REACH, domain)
+}
+
+pub(crate) fn route(domain: &Domain) -> Vec<u8> {
+    of_domain(ROUTES, domain)
 }
 
 pub(crate) fn attended(domain: &Domain) -> Vec<u8> {

@@ -30,6 +30,7 @@
 //! post by NODE for TIME [epoch EPOCH]
 //! report NAME by NODE epoch EPOCH about MESSAGE failed|delayed version SEQ to ADDRESS
 //! reports by NODE epoch EPOCH: SEQ delivered|deferred|dropped TEXT, …
+//! route DOMAIN [mx] [lmtp] [required|verified] [login] [key] [private]
 //! askers DOMAIN anybody|nobody|NETWORK,…
 //! plan add|change|set NAME [price CURRENCY N] [bytes|messages N] [step BYTES PRICE] [hosts N] [hold TIME] [full later|never]
 //! plan remove NAME
@@ -40,7 +41,7 @@
 //! ? recipients DOMAIN   ? takes ADDRESS   ? standing ADDRESS   ? known DOMAIN
 //! ? askers DOMAIN from CLIENT
 //! ? plans   ? quota DOMAIN   ? usage MONTH
-//! ? policy|health|reach DOMAIN   ? owed   ? reports   ? post   ? audit
+//! ? policy|health|reach|route DOMAIN   ? owed   ? reports   ? post   ? audit
 //! ? total   ? domains   ? held domains   ? members   ? bodies   ? cluster   ? now   ? marks
 //! ? invitations
 //! ```
@@ -62,8 +63,8 @@ use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::query::{self, Held};
 use holdfast_ledger::{
     Amount, Askers, Batch, Command, Disposal, Effect, KvRead, Member, MemoryKv, Outcome,
-    PlanChange, PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Seen, Seq, Usage, Verdict,
-    apply_batch,
+    PlanChange, PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Route, RouteTls, Seen,
+    Seq, Usage, Verdict, apply_batch,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
@@ -324,6 +325,21 @@ impl Stage {
                 names: match *names {
                     "all" => vec![],
                     names => names.split(',').map(str::to_owned).collect(),
+                },
+            },
+            ("route", [name, words @ ..]) => Command::SetRoute {
+                domain: domain(name),
+                route: Route {
+                    by_mx: words.contains(&"mx"),
+                    lmtp: words.contains(&"lmtp"),
+                    tls: match (words.contains(&"required"), words.contains(&"verified")) {
+                        (_, true) => RouteTls::Verified,
+                        (true, false) => RouteTls::Required,
+                        _ => RouteTls::Opportunistic,
+                    },
+                    login: (words.contains(&"login")).then(|| ("us".into(), "secret".into())),
+                    private: words.contains(&"private"),
+                    key: words.contains(&"key").then_some([0xab; 32]),
                 },
             },
             ("plan", ["remove", name]) => Command::RemovePlan {
@@ -607,6 +623,7 @@ impl Stage {
                 .iter()
                 .map(|(name, known)| format!("{name} {}", yes_no(known.takes)))
                 .collect(),
+            ["route", name] => vec![format!("{:?}", query::route(kv, &domain(name)).unwrap())],
             ["reach", name] => query::reach(kv, &domain(name))
                 .unwrap()
                 .iter()

@@ -6,6 +6,7 @@ mod known;
 mod mail;
 mod plans;
 mod recipients;
+mod route;
 mod status;
 mod zone;
 
@@ -385,6 +386,12 @@ impl wire::admin_server::Admin for Admin {
             Reply::Flushed { messages } => Ok(Response::new(wire::DeliverReply { messages })),
             other => Err(Status::internal(format!("an unexpected reply: {other:?}"))),
         }
+    }
+
+    async fn route_set(&self, request: Request<wire::RouteSetRequest>) -> Answer<wire::Route> {
+        route::set(self, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn askers_set(&self, request: Request<wire::AskersSetRequest>) -> Answer<wire::Empty> {

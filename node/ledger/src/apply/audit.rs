@@ -64,6 +64,7 @@ fn about(command: &Command) -> Option<Option<&Domain>> {
         | Command::RemoveDomain { domain }
         | Command::SetPolicy { domain, .. }
         | Command::SetRecipients { domain, .. }
+        | Command::SetRoute { domain, .. }
         | Command::SetAskers { domain, .. }
         | Command::Subscribe { domain, .. }
         | Command::Dispose { domain, .. }

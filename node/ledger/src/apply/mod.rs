@@ -273,6 +273,7 @@ pub fn apply(
             plan::subscribe(kv, when, domain, &order, effects)
         }
         Command::Observe { node, seen } => observe::observe(kv, when, *node, seen),
+        Command::SetRoute { domain, route } => domain::set_route(kv, domain, route, effects),
         Command::SetAskers { domain, askers } => flush::set_askers(kv, domain, askers),
         Command::OfAccount { name, change } => account::change(kv, when, name, change),
         Command::Attend {
