@@ -136,8 +136,27 @@ fn batch(at: u64, commands: Vec<Command>) -> Batch {
     }
 }
 
+/// Kinds of command to choose from.
+const KINDS: u64 = 44;
+
+/// In a By no other is carried; its bytes would not even be read.
 fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
-    match choices.below(44) {
+    match choices.below(KINDS) {
+        32 => Command::By {
+            who: "operator".to_owned(),
+            from: "192.0.2.1".to_owned(),
+            says: "did something".to_owned(),
+            command: {
+                let kind = choices.below(KINDS);
+                Box::new(plain(kind, choices, now, log))
+            },
+        },
+        kind => plain(kind, choices, now, log),
+    }
+}
+
+fn plain(kind: u64, choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
+    match kind {
         0..=5 => Command::Accept {
             envelope: envelope(choices, now),
         },
@@ -337,16 +356,6 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
                 key: choices.flag().then_some([1; 32]),
                 ..Route::default()
             },
-        },
-        32 => Command::By {
-            who: "operator".to_owned(),
-            from: "192.0.2.1".to_owned(),
-            says: "did something".to_owned(),
-            command: Box::new(match command(choices, now, log) {
-                // Not even its bytes are read.
-                Command::By { .. } => Command::Sweep,
-                other => other,
-            }),
         },
         _ => Command::Sweep,
     }
