@@ -14,10 +14,13 @@ mod dev;
 mod domain;
 mod failure;
 mod mail;
+mod money;
 mod output;
+mod plan;
 mod route;
 mod serve;
 mod status;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -66,6 +69,8 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Domain(command) => domain::run(global, command, output).await,
         Command::Mail(command) => mail::run(global, command, output).await,
         Command::Account(command) => account::run(global, command, output).await,
+        Command::Plan(command) => plan::run(global, command, output).await,
+        Command::Usage(asked) => usage::run(global, asked, output).await,
         Command::Audit(which) => audit::run(global, which, output).await,
         Command::Dev(args) => dev::run(args, output).await,
         Command::Demo(args) => demo::run(args, output).await,
