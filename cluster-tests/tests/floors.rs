@@ -92,6 +92,7 @@ const KEPT_TO: &[(&str, &[&str], &str)] = &[
             "node/src/net",
             "node/src/talk",
             "node/src/intake",
+            "node/src/ondemand.rs",
             "ops",
             "cluster-tests",
         ],
@@ -107,7 +108,10 @@ const KEPT_TO: &[(&str, &[&str], &str)] = &[
 /// Crates whose values come from their arguments alone, and the crates each may stand on.
 const PURE: &[(&str, &[&str])] = &[
     ("node/mail", &["thiserror"]),
-    ("node/smtp", &["holdfast-mail", "memchr", "thiserror"]),
+    (
+        "node/smtp",
+        &["holdfast-mail", "base64", "memchr", "thiserror"],
+    ),
     (
         "node/ledger",
         &["holdfast-mail", "holdfast-proto", "prost", "thiserror"],
