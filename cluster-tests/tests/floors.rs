@@ -16,7 +16,14 @@ const FLOORS: &[&[&str]] = &[
     &["person"],
     &["destination", "rank"],
     &["release", "reach"],
-    &["listing", "recipients", "accounts", "explain", "checkup"],
+    &[
+        "listing",
+        "recipients",
+        "accounts",
+        "explain",
+        "checkup",
+        "vitals",
+    ],
     &["intake", "courier", "admin", "watch", "finger", "portal"],
     &["run"],
 ];

@@ -24,4 +24,5 @@ pub mod replica;
 pub mod run;
 pub mod store;
 pub mod talk;
+pub mod vitals;
 pub mod watch;

@@ -30,6 +30,8 @@ use crate::net::listen::Listener;
 use crate::net::tls::{self, WebServer};
 use crate::observe::{self, Check, Metrics};
 use crate::replica::{self, Cluster, Looking, StartError, Stores, membership};
+use crate::store::FlushTimes;
+use crate::vitals::Board;
 use crate::{checkup, courier, finger, intake, portal, reach, release};
 
 /// How long transactions in progress may take to finish when the node stops. Below the 90 s
@@ -99,6 +101,7 @@ struct Node {
     portal_listener: Option<Listener>,
     doorkeeper: Arc<Doorkeeper>,
     metrics: Metrics,
+    flush_times: FlushTimes,
     /// Set when the node was told to stop: whoever balances load must send it nothing more.
     stopping: Arc<AtomicBool>,
 }
@@ -192,6 +195,8 @@ impl Node {
         let finger_listener = config.finger.listen.map(bind).transpose()?;
         let portal_listener = config.portal.listen.map(bind).transpose()?;
         let metrics = Metrics::default();
+        let flush_times = FlushTimes::default();
+        metrics.register(|registry| flush_times.register(registry));
         let belongs = Arc::new(ArcSwap::from_pointee(Belongs::Opening));
         let stopping = Arc::new(AtomicBool::new(false));
         if let Some(address) = config.metrics.listen {
@@ -220,6 +225,7 @@ impl Node {
             portal_listener,
             doorkeeper,
             metrics,
+            flush_times,
             stopping,
         })
     }
@@ -335,6 +341,7 @@ impl Node {
                 tracing::error!(data_dir = %poison.display(), "this node stops at once: {why}");
                 std::process::exit(70);
             }),
+            flush_times: self.flush_times.clone(),
         }
     }
 
@@ -412,6 +419,9 @@ impl Node {
             .map(|listener| tokio::spawn(finger::run(cluster.clone(), release.clone(), listener)));
 
         let portal_tls = Arc::new(ArcSwap::from_pointee(web_server(&config)?));
+        let board = Board::new(cluster.clone(), portal_tls.clone());
+        self.metrics
+            .register(|registry| registry.register_collector(Box::new(board)));
         let portal = self.portal_listener.take().map(|listener| {
             let options = portal::Options {
                 listener,
