@@ -14,7 +14,8 @@ const FLOORS: &[&[&str]] = &[
     &["observe"],
     &["replica", "talk"],
     &["person"],
-    &["destination", "rank"],
+    &["dial", "rank"],
+    &["destination"],
     &["release", "reach"],
     &[
         "listing",

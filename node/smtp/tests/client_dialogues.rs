@@ -6,7 +6,7 @@
 //! | line | meaning |
 //! |---|---|
 //! | `# …` | a comment |
-//! | `option no-tls` | before anything else |
+//! | `option no-tls`, `tls-required`, `lmtp`, `login NAME SECRET` | before anything else |
 //! | `S: …` / `S<: …` | the primary sends this with / without CRLF; `\r \n \0 \\ \e` are escapes |
 //! | `C: …` | the client has written exactly this line by now |
 //! | `send from=… to=a,b [8bit] [utf8] [len=n] [ret=…] [envid=…] [notify=…] [orcpt=…] [content=…]` | |
@@ -30,7 +30,7 @@ use std::sync::Arc;
 use holdfast_mail::{
     Address, BodyRef, BodyType, Envelope, MessageId, Notify, Recipient, Ret, ReversePath, Timestamp,
 };
-use holdfast_smtp::client::{Fate, Mail, Options, Outcome, Session, Step, Tls};
+use holdfast_smtp::client::{Fate, Login, Mail, Options, Outcome, Protocol, Session, Step, Tls};
 
 #[derive(Clone, Copy, Debug)]
 enum Cut {
@@ -72,15 +72,26 @@ fn folder() -> PathBuf {
 }
 
 fn replay(file: &Path, script: &str, cut: Cut) {
-    let tls = if script.contains("\noption no-tls") {
-        Tls::Never
-    } else {
-        Tls::Opportunistic
-    };
+    let mut options = Options::new("mx1.holdfast.example", Tls::Opportunistic);
+    for line in script
+        .lines()
+        .filter_map(|line| line.strip_prefix("option "))
+    {
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["no-tls"] => options.tls = Tls::Never,
+            ["tls-required"] => options.tls = Tls::Required,
+            ["lmtp"] => options.protocol = Protocol::Lmtp,
+            ["login", user, secret] => {
+                let (user, secret) = (user.to_owned(), secret.to_owned());
+                options.login = Some(Login { user, secret });
+            }
+            _ => panic!("not an option: {line}"),
+        }
+    }
     let mut replay = Replay {
         name: file.file_name().unwrap().to_string_lossy().into_owned(),
         cut,
-        session: session(tls),
+        session: Session::new(options),
         written: Vec::new(),
         outcomes: Vec::new(),
         content: Vec::new(),
@@ -236,10 +247,7 @@ impl Replay {
 }
 
 fn session(tls: Tls) -> Session {
-    Session::new(Options {
-        helo: "mx1.holdfast.example".to_owned(),
-        tls,
-    })
+    Session::new(Options::new("mx1.holdfast.example", tls))
 }
 
 fn described(outcome: &Outcome) -> (String, Vec<String>) {

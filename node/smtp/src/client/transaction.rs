@@ -139,6 +139,19 @@ impl Transaction {
         };
     }
 
+    /// The places of those the message is sent for.
+    pub(super) fn places_accepted(&self) -> impl Iterator<Item = usize> + '_ {
+        let accepted = |place: &usize| matches!(self.standing[*place], Standing::Accepted(_));
+        (0..self.standing.len()).filter(accepted)
+    }
+
+    /// The answer for one recipient (RFC 2033 section 4.2).
+    pub(super) fn settle_one(&mut self, place: usize, fate: Fate, reply: &str) {
+        if let Some(standing @ Standing::Accepted(_)) = self.standing.get_mut(place) {
+            *standing = Standing::Settled(fate, recordable(reply));
+        }
+    }
+
     /// One reply, or one event, decides for every recipient not settled yet.
     pub(super) fn settle(&mut self, fate: Fate, reply: &str) {
         let fate = if self.mail.only_ask {
