@@ -11,8 +11,10 @@ mod cluster;
 mod config_check;
 mod demo;
 mod dev;
+mod doctor;
 mod domain;
 mod failure;
+mod generate;
 mod mail;
 mod output;
 mod route;
@@ -50,6 +52,7 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
     let global = &cli.global;
     match cli.command {
         Command::Serve(args) => serve::run(global, args).await,
+        Command::Doctor => doctor::run(global, output).await,
         Command::Config(command) => config_check::run(command, output),
         Command::Status { state_hash: true } => {
             status::state_hash(&mut client::connect(global).await?, output).await
@@ -68,6 +71,7 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Account(command) => account::run(global, command, output).await,
         Command::Audit(which) => audit::run(global, which, output).await,
         Command::Dev(args) => dev::run(args, output).await,
+        Command::Generate { dir } => generate::run(&dir, output),
         Command::Demo(args) => demo::run(args, output).await,
     }
 }
