@@ -26,6 +26,7 @@ use crate::admin::{self, Ask, Belongs};
 use crate::config::{Config, ConfigError, difference};
 use crate::destination::Destination;
 use crate::net::dns::{Memory, Resolver};
+use crate::net::handed::Handed;
 use crate::net::listen::Listener;
 use crate::net::tls::{self, WebServer};
 use crate::observe::{self, Check, Metrics};
@@ -55,6 +56,14 @@ pub enum ServeError {
         address: String,
         error: std::io::Error,
     },
+    #[error("a socket that was handed over cannot be used: {0}. Nothing was started")]
+    Handed(String),
+    #[error(
+        "a socket unit listens on {address} as `{name}`, but the file does not name that address for it, so its \
+         clients would wait without end. Change the file or the unit (systemctl edit holdfast-{name}.socket). \
+         Nothing was started"
+    )]
+    Unattended { name: String, address: String },
     #[error("cannot make the admin socket {path}: {error}")]
     Admin {
         path: PathBuf,
@@ -166,6 +175,19 @@ async fn until(mut stop: watch::Receiver<bool>) {
     let _sender_gone = stop.wait_for(|stop| *stop).await;
 }
 
+/// The socket that systemd holds open for this, or one of our own.
+fn listen(
+    handed: &mut Handed,
+    name: &str,
+    address: std::net::SocketAddr,
+) -> Result<Listener, ServeError> {
+    let taken = handed.take(name, address);
+    match taken.map_err(|error| ServeError::Handed(error.to_string()))? {
+        Some(listener) => Ok(listener),
+        None => bind(address),
+    }
+}
+
 fn bind(address: std::net::SocketAddr) -> Result<Listener, ServeError> {
     Listener::bind(address).map_err(|error| ServeError::Listen {
         address: address.to_string(),
@@ -185,15 +207,28 @@ impl Node {
                 path: dir.clone(),
                 error,
             })?;
+        let handed = Handed::from_environment();
+        let mut handed = handed.map_err(|error| ServeError::Handed(error.to_string()))?;
         let cluster_listener = bind(config.cluster.listen)?;
         let smtp_listeners = config
             .smtp
             .listen
             .iter()
-            .map(|address| bind(*address))
+            .map(|address| listen(&mut handed, "smtp", *address))
             .collect::<Result<_, _>>()?;
-        let finger_listener = config.finger.listen.map(bind).transpose()?;
-        let portal_listener = config.portal.listen.map(bind).transpose()?;
+        let mut optional = |name, address: Option<_>| {
+            address
+                .map(|address| listen(&mut handed, name, address))
+                .transpose()
+        };
+        let finger_listener = optional("finger", config.finger.listen)?;
+        let portal_listener = optional("portal", config.portal.listen)?;
+        if let Some((name, address)) = handed.left() {
+            return Err(ServeError::Unattended {
+                name: name.to_owned(),
+                address: address.to_string(),
+            });
+        }
         let metrics = Metrics::default();
         let flush_times = FlushTimes::default();
         metrics.register(|registry| flush_times.register(registry));
@@ -249,6 +284,8 @@ impl Node {
                 None
             }
         };
+        observe::supervisor::started();
+        observe::supervisor::keep_watch();
         loop {
             let removed = async {
                 match &rooms {
@@ -298,6 +335,7 @@ impl Node {
             }
         }
         self.stopping.store(true, Ordering::Relaxed);
+        observe::supervisor::stops();
         tracing::info!("stopping: transactions in progress are finished first");
         if let Some(rooms) = rooms {
             rooms.stop().await;

@@ -42,13 +42,17 @@ fn help_and_version_are_data_and_succeed() {
         assert!(text(&ran.stdout).contains("holdfast"), "{arguments:?}");
         assert!(ran.stderr.is_empty());
     }
-    assert!(text(&holdfast(&["--help"]).stdout).contains("Exit codes:"));
+    let help = text(&holdfast(&["--help"]).stdout);
+    assert!(help.contains("Exit codes:"));
+    assert!(help.contains("\n  doctor "), "{help}");
+    assert!(!help.contains("generate"), "it is for packages: {help}");
 }
 
 #[test]
 fn wrong_usage_exits_with_2() {
     for arguments in [
         &["serve"][..],
+        &["doctor"],
         &["domain", "add", "example.org"],
         &["cluster", "invite", "--ttl", "1y"],
         &["dev", "--dir", "/tmp/x", "--nodes", "0"],
@@ -134,11 +138,30 @@ fn free_port() -> u16 {
         .port()
 }
 
-/// A node that runs, alone in its cluster, and dies with this value.
+/// Runs the node of `file`, which is told of `socket` by `name` and tells of itself at the socket
+/// `notify` beside the file, where somebody listens there.
+fn serve(file: &Path, socket: &std::net::TcpListener, name: &str) -> std::process::Child {
+    let log = std::fs::File::create(file.with_file_name("log")).expect("a log");
+    let socket = socket.try_clone().expect("the same");
+    Command::new("sh")
+        .args(["-c", "exec \"$0\" serve --config \"$1\" 3<&0 </dev/null"])
+        .args([Path::new(env!("CARGO_BIN_EXE_holdfast")), file])
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_FDNAMES", name)
+        .env("NOTIFY_SOCKET", file.with_file_name("notify"))
+        .env("WATCHDOG_USEC", "1000000")
+        .stdin(std::os::fd::OwnedFd::from(socket))
+        .stderr(log)
+        .spawn()
+        .expect("the node starts")
+}
+
+/// A node that runs, alone in its cluster, and dies with this value. Its SMTP socket is ours and
+/// handed over, as systemd does.
 struct Alone {
     node: std::process::Child,
     file: std::path::PathBuf,
-    smtp: u16,
+    socket: std::net::TcpListener,
     metrics: u16,
 }
 
@@ -146,26 +169,22 @@ impl Alone {
     fn start(name: &str) -> Self {
         let folder = folder(name);
         let file = folder.join("n1.toml");
-        let [smtp, cluster, metrics] = [free_port(), free_port(), free_port()];
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let smtp = socket.local_addr().expect("its address");
+        let [cluster, metrics] = [free_port(), free_port()];
         let text = format!(
             "data_dir = \"n1\"\nname = \"n1\"\nregion = \"eu\"\nwan_profile = \"lan\"\n\
-             [smtp]\nname = \"localhost.example\"\nlisten = [\"127.0.0.1:{smtp}\"]\n\
+             [smtp]\nname = \"localhost.example\"\nlisten = [\"{smtp}\"]\n\
              [cluster]\nlisten = \"127.0.0.1:{cluster}\"\naddress = \"127.0.0.1:{cluster}\"\n\
              [admin]\nsocket = \"/tmp/holdfast-{name}.{}\"\n\
              [metrics]\nlisten = \"127.0.0.1:{metrics}\"\n",
             std::process::id()
         );
         std::fs::write(&file, text).expect("written");
-        let log = std::fs::File::create(folder.join("log")).expect("a log");
-        let node = Command::new(env!("CARGO_BIN_EXE_holdfast"))
-            .args(["serve", "--config", file.to_str().expect("a path")])
-            .stderr(log)
-            .spawn()
-            .expect("the node starts");
         let alone = Self {
-            node,
+            node: serve(&file, &socket, "smtp"),
             file,
-            smtp,
+            socket,
             metrics,
         };
         let founded = (0..600).any(|_| {
@@ -174,6 +193,11 @@ impl Alone {
         });
         assert!(founded, "the node makes a cluster within 30 s");
         alone
+    }
+
+    fn kill(&mut self) {
+        self.node.kill().expect("it runs");
+        self.node.wait().expect("it ended");
     }
 
     /// A command, asked of this node.
@@ -185,8 +209,8 @@ impl Alone {
     /// Asks for mail to somebody whom nobody protects, as strangers do; the reply.
     fn refused(&self) -> String {
         use std::io::{BufRead, BufReader, Write};
-        let mut stream =
-            std::net::TcpStream::connect(("127.0.0.1", self.smtp)).expect("it listens");
+        let at = self.socket.local_addr().expect("its address");
+        let mut stream = std::net::TcpStream::connect(at).expect("it listens");
         let mut replies = BufReader::new(stream.try_clone().expect("it")).lines();
         let mut reply = move || replies.next().expect("a line").expect("it");
         reply();
@@ -217,8 +241,7 @@ impl Alone {
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        self.node.kill().expect("it runs");
-        self.node.wait().expect("it ended");
+        self.kill();
     }
 }
 
@@ -345,5 +368,130 @@ fn runbooks_name_only_commands_that_exist() {
         for option in command.split_whitespace().filter(|w| w.starts_with("--")) {
             assert!(help.contains(option), "holdfast {command}: {option}");
         }
+    }
+}
+
+#[test]
+fn a_restart_lets_clients_wait_instead_of_refusing_them() {
+    use std::io::{BufRead, BufReader};
+    let mut node = Alone::start("restart");
+    node.kill();
+    let at = node.socket.local_addr().expect("its address");
+    let client = std::net::TcpStream::connect(at).expect("nobody is there, and it is not refused");
+    let notify = std::os::unix::net::UnixDatagram::bind(node.file.with_file_name("notify"));
+    let notify = notify.expect("a socket");
+    node.node = serve(&node.file, &node.socket, "smtp");
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        let mut text = [0; 64];
+        let length = notify.recv(&mut text).expect("a word");
+        told.push(String::from_utf8_lossy(&text[..length]).trim().to_owned());
+    }
+    assert_eq!(told, ["READY=1", "WATCHDOG=1"]);
+    let greeting = BufReader::new(client).lines().next();
+    let greeting = greeting.expect("a line").expect("it");
+    assert!(greeting.starts_with("220 localhost.example"), "{greeting}");
+}
+
+#[test]
+fn a_socket_that_the_file_does_not_name_is_not_left_to_wait() {
+    let file = folder("unattended").join("n1.toml");
+    let address = |port: u16| format!("127.0.0.1:{port}");
+    let text = CONFIG
+        .replace(
+            "[cluster]",
+            &format!("listen = [\"{}\"]\n[cluster]", address(free_port())),
+        )
+        .replace("0.0.0.0:7400", &address(free_port()));
+    std::fs::write(&file, text).expect("written");
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let mut node = serve(&file, &socket, "smtp");
+    assert_eq!(node.wait().expect("it ends").code(), Some(1));
+    let log = std::fs::read_to_string(file.with_file_name("log")).expect("a log");
+    assert!(log.contains("as `smtp`"), "{log}");
+    assert!(log.contains("systemctl edit holdfast-smtp.socket"), "{log}");
+}
+
+#[test]
+fn a_doctor_finds_what_is_wrong_and_says_what_to_do() {
+    let node = Alone::start("doctor");
+    let checks = |ran: &Output| -> Vec<(String, String, String)> {
+        let json: serde_json::Value = serde_json::from_slice(&ran.stdout).expect("JSON");
+        assert_eq!(json["schema"], "holdfast.doctor/v1");
+        let word = |check: &serde_json::Value, key: &str| check[key].as_str().map(str::to_owned);
+        let all = json["checks"].as_array().expect("a list");
+        for check in all {
+            let verdict = word(check, "verdict").expect("a verdict");
+            assert_eq!(verdict != "ok", check["fix"].is_string(), "{check}");
+        }
+        all.iter()
+            .map(|check| {
+                let word = |key| word(check, key).unwrap_or_default();
+                (word("name"), word("verdict"), word("found"))
+            })
+            .collect()
+    };
+    let has = |ran: &Output, name: &str, verdict: &str, part: &str| {
+        let checks = checks(ran);
+        let found = checks
+            .iter()
+            .any(|(n, v, found)| n == name && v == verdict && found.contains(part));
+        assert!(found, "{name} {verdict} {part}: {checks:?}");
+    };
+    let ran = node.run(&["doctor", "--json"]);
+    has(&ran, "file", "ok", "is good: node n1");
+    // How fast this machine's disk is just now is not what is tested.
+    let measured = |(name, _, found): &(String, String, String)| {
+        name == "fsync" && found.contains("are durable after")
+    };
+    assert!(checks(&ran).iter().any(measured));
+    has(&ran, "port", "ok", "smtp: 127.0.0.1:");
+    has(&ran, "certificate", "warn", "self-signed");
+    has(&ran, "certificate", "ok", "of this node is good for");
+    has(&ran, "node", "ok", "the node runs");
+    // Its name is reserved: no DNS has it.
+    has(&ran, "dns", "fault", "localhost.example leads nowhere");
+    assert_eq!(ran.status.code(), Some(3));
+    let ran = node.run(&["doctor"]);
+    assert!(
+        text(&ran.stdout).contains("\n       fix: "),
+        "{}",
+        text(&ran.stdout)
+    );
+
+    // The same file where another program has the port and no node runs.
+    let other = node.file.with_file_name("other.toml");
+    let file = std::fs::read_to_string(&node.file).expect("a file");
+    std::fs::write(&other, file.replace("/tmp/holdfast-doctor", "none")).expect("written");
+    let other = other.to_str().expect("a path");
+    let ran = holdfast(&["doctor", "--json", "--config", other]);
+    has(
+        &ran,
+        "port",
+        "fault",
+        "is in use, and the node does not run",
+    );
+    has(&ran, "node", "warn", "does not run");
+    std::fs::write(other, "name = 3").expect("written");
+    let ran = holdfast(&["doctor", "--config", other]);
+    assert_eq!(ran.status.code(), Some(3));
+    assert!(text(&ran.stdout).starts_with("fault  file"));
+}
+
+#[test]
+fn a_package_gets_a_page_for_each_command_and_a_completion_for_each_shell() {
+    let folder = folder("generate");
+    let ran = holdfast(&["generate", folder.to_str().expect("a path")]);
+    assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
+    for file in [
+        "man/holdfast.1",
+        "man/holdfast-cluster-leave.1",
+        "man/holdfast-doctor.1",
+        "completions/holdfast.bash",
+        "completions/holdfast.fish",
+        "completions/_holdfast",
+    ] {
+        let page = std::fs::read_to_string(folder.join(file)).expect(file);
+        assert!(page.contains("holdfast"), "{file}");
     }
 }

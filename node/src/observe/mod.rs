@@ -1,6 +1,7 @@
 //! What this node tells of itself: log lines, metrics and whether it is ready.
 
 mod ready;
+pub mod supervisor;
 
 pub use ready::Check;
 
