@@ -17,7 +17,14 @@ const FLOORS: &[&[&str]] = &[
     &["dial", "rank", "attendance", "switchboard"],
     &["destination"],
     &["release", "reach"],
-    &["listing", "recipients", "accounts", "explain", "checkup"],
+    &[
+        "listing",
+        "recipients",
+        "accounts",
+        "explain",
+        "checkup",
+        "vitals",
+    ],
     &[
         "intake", "courier", "admin", "watch", "finger", "ondemand", "portal",
     ],

@@ -28,4 +28,5 @@ pub mod run;
 pub mod store;
 mod switchboard;
 pub mod talk;
+pub mod vitals;
 pub mod watch;

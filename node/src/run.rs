@@ -26,12 +26,15 @@ use crate::admin::{self, Ask, Belongs};
 use crate::config::{Config, ConfigError, difference};
 use crate::destination::Destination;
 use crate::net::dns::{Memory, Resolver};
+use crate::net::handed::Handed;
 use crate::net::listen::Listener;
 use crate::net::tls::{self, SmtpServer, WebServer};
 use crate::observe::{self, Check, Metrics};
 use crate::ondemand::{self, OnDemand};
 use crate::replica::{self, Cluster, Looking, StartError, Stores, membership};
 use crate::switchboard::Switchboard;
+use crate::store::FlushTimes;
+use crate::vitals::Board;
 use crate::{checkup, courier, finger, intake, portal, reach, release};
 
 /// How long transactions in progress may take to finish when the node stops. Below the 90 s
@@ -55,6 +58,14 @@ pub enum ServeError {
         address: String,
         error: std::io::Error,
     },
+    #[error("a socket that was handed over cannot be used: {0}. Nothing was started")]
+    Handed(String),
+    #[error(
+        "a socket unit listens on {address} as `{name}`, but the file does not name that address for it, so its \
+         clients would wait without end. Change the file or the unit (systemctl edit holdfast-{name}.socket). \
+         Nothing was started"
+    )]
+    Unattended { name: String, address: String },
     #[error("cannot make the admin socket {path}: {error}")]
     Admin {
         path: PathBuf,
@@ -102,6 +113,7 @@ struct Node {
     portal_listener: Option<Listener>,
     doorkeeper: Arc<Doorkeeper>,
     metrics: Metrics,
+    flush_times: FlushTimes,
     /// Set when the node was told to stop: whoever balances load must send it nothing more.
     stopping: Arc<AtomicBool>,
 }
@@ -168,6 +180,19 @@ async fn until(mut stop: watch::Receiver<bool>) {
     let _sender_gone = stop.wait_for(|stop| *stop).await;
 }
 
+/// The socket that systemd holds open for this, or one of our own.
+fn listen(
+    handed: &mut Handed,
+    name: &str,
+    address: std::net::SocketAddr,
+) -> Result<Listener, ServeError> {
+    let taken = handed.take(name, address);
+    match taken.map_err(|error| ServeError::Handed(error.to_string()))? {
+        Some(listener) => Ok(listener),
+        None => bind(address),
+    }
+}
+
 fn bind(address: std::net::SocketAddr) -> Result<Listener, ServeError> {
     Listener::bind(address).map_err(|error| ServeError::Listen {
         address: address.to_string(),
@@ -187,17 +212,32 @@ impl Node {
                 path: dir.clone(),
                 error,
             })?;
+        let handed = Handed::from_environment();
+        let mut handed = handed.map_err(|error| ServeError::Handed(error.to_string()))?;
         let cluster_listener = bind(config.cluster.listen)?;
         let smtp_listeners = config
             .smtp
             .listen
             .iter()
-            .map(|address| bind(*address))
+            .map(|address| listen(&mut handed, "smtp", *address))
             .collect::<Result<_, _>>()?;
-        let finger_listener = config.finger.listen.map(bind).transpose()?;
-        let atrn_listener = config.atrn.listen.map(bind).transpose()?;
-        let portal_listener = config.portal.listen.map(bind).transpose()?;
+        let mut optional = |name, address: Option<_>| {
+            address
+                .map(|address| listen(&mut handed, name, address))
+                .transpose()
+        };
+        let finger_listener = optional("finger", config.finger.listen)?;
+        let atrn_listener = optional("atrn", config.atrn.listen)?;
+        let portal_listener = optional("portal", config.portal.listen)?;
+        if let Some((name, address)) = handed.left() {
+            return Err(ServeError::Unattended {
+                name: name.to_owned(),
+                address: address.to_string(),
+            });
+        }
         let metrics = Metrics::default();
+        let flush_times = FlushTimes::default();
+        metrics.register(|registry| flush_times.register(registry));
         let belongs = Arc::new(ArcSwap::from_pointee(Belongs::Opening));
         let stopping = Arc::new(AtomicBool::new(false));
         if let Some(address) = config.metrics.listen {
@@ -227,6 +267,7 @@ impl Node {
             portal_listener,
             doorkeeper,
             metrics,
+            flush_times,
             stopping,
         })
     }
@@ -250,6 +291,8 @@ impl Node {
                 None
             }
         };
+        observe::supervisor::started();
+        observe::supervisor::keep_watch();
         loop {
             let removed = async {
                 match &rooms {
@@ -299,6 +342,7 @@ impl Node {
             }
         }
         self.stopping.store(true, Ordering::Relaxed);
+        observe::supervisor::stops();
         tracing::info!("stopping: transactions in progress are finished first");
         if let Some(rooms) = rooms {
             rooms.stop().await;
@@ -342,6 +386,7 @@ impl Node {
                 tracing::error!(data_dir = %poison.display(), "this node stops at once: {why}");
                 std::process::exit(70);
             }),
+            flush_times: self.flush_times.clone(),
         }
     }
 
@@ -432,6 +477,9 @@ impl Node {
         });
 
         let portal_tls = Arc::new(ArcSwap::from_pointee(web_server(&config)?));
+        let board = Board::new(cluster.clone(), portal_tls.clone());
+        self.metrics
+            .register(|registry| registry.register_collector(Box::new(board)));
         let portal = self.portal_listener.take().map(|listener| {
             let options = portal::Options {
                 listener,

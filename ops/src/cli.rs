@@ -1,10 +1,11 @@
 //! What can be typed.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::money::{self, Money};
 use crate::output::Format;
@@ -53,6 +54,16 @@ enum FormatArg {
 }
 
 impl Global {
+    /// The file given with `--config`; ends the process as clap does where it was not.
+    pub(crate) fn needed_config(&self, why: &str) -> &Path {
+        let Some(file) = &self.config else {
+            Cli::command()
+                .error(ErrorKind::MissingRequiredArgument, why)
+                .exit();
+        };
+        file
+    }
+
     pub(crate) fn format(&self) -> Format {
         if self.json || self.output == FormatArg::Json {
             Format::Json
@@ -69,6 +80,9 @@ pub(crate) enum Command {
     /// Look at configuration files
     #[command(subcommand)]
     Config(Config),
+    /// Whether this machine is fit to hold mail: its clock, disk, ports, names, certificates and
+    /// the other nodes, each with its mend (exit 3 on a fault)
+    Doctor,
     /// The cluster's health and the mail it holds
     Status {
         /// Tell instead what this node's replicated rows come to: after the same entry, every
@@ -99,6 +113,9 @@ pub(crate) enum Command {
     Dev(Dev),
     /// Watch a cluster lose its leader and no mail (half a minute)
     Demo(Demo),
+    /// Write the manual's pages and the shells' completions, for packages
+    #[command(hide = true)]
+    Generate { dir: PathBuf },
 }
 
 #[derive(Args, Debug)]

@@ -1,12 +1,16 @@
 //! `holdfast config check`.
 
-use crate::cli::Config;
+use std::path::Path;
+
+use holdfast_node::config::Config;
+
+use crate::cli;
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 
-pub(crate) fn run(command: Config, output: Output) -> Result<Exit, Failure> {
-    let Config::Check { file } = command;
-    let checked = holdfast_node::config::Config::read(&file);
+pub(crate) fn run(command: cli::Config, output: Output) -> Result<Exit, Failure> {
+    let cli::Config::Check { file } = command;
+    let checked = Config::read(&file);
     if output.is_json() {
         output.json(
             "config-check/v1",
@@ -28,21 +32,21 @@ pub(crate) fn run(command: Config, output: Output) -> Result<Exit, Failure> {
     }
     match checked {
         Ok(config) => {
-            output.line(format!(
-                "{} is good: node {} in region {}, mail on {}",
-                file.display(),
-                config.name,
-                config.region,
-                config
-                    .smtp
-                    .listen
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(" and ")
-            ))?;
+            output.line(good(&file, &config))?;
             Ok(Exit::Done)
         }
         Err(error) => Err(Failure::new("the file would be refused", error).exit(Exit::Unhealthy)),
     }
+}
+
+/// What a file that is good says.
+pub(crate) fn good(file: &Path, config: &Config) -> String {
+    let listen: Vec<String> = config.smtp.listen.iter().map(ToString::to_string).collect();
+    format!(
+        "{} is good: node {} in region {}, mail on {}",
+        file.display(),
+        config.name,
+        config.region,
+        listen.join(" and ")
+    )
 }

@@ -11,8 +11,10 @@ mod cluster;
 mod config_check;
 mod demo;
 mod dev;
+mod doctor;
 mod domain;
 mod failure;
+mod generate;
 mod mail;
 mod money;
 mod output;
@@ -53,6 +55,7 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
     let global = &cli.global;
     match cli.command {
         Command::Serve(args) => serve::run(global, args).await,
+        Command::Doctor => doctor::run(global, output).await,
         Command::Config(command) => config_check::run(command, output),
         Command::Status { state_hash: true } => {
             status::state_hash(&mut client::connect(global).await?, output).await
@@ -73,6 +76,7 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Usage(asked) => usage::run(global, asked, output).await,
         Command::Audit(which) => audit::run(global, which, output).await,
         Command::Dev(args) => dev::run(args, output).await,
+        Command::Generate { dir } => generate::run(&dir, output),
         Command::Demo(args) => demo::run(args, output).await,
     }
 }

@@ -42,7 +42,10 @@ fn help_and_version_are_data_and_succeed() {
         assert!(text(&ran.stdout).contains("holdfast"), "{arguments:?}");
         assert!(ran.stderr.is_empty());
     }
-    assert!(text(&holdfast(&["--help"]).stdout).contains("Exit codes:"));
+    let help = text(&holdfast(&["--help"]).stdout);
+    assert!(help.contains("Exit codes:"));
+    assert!(help.contains("\n  doctor "), "{help}");
+    assert!(!help.contains("generate"), "it is for packages: {help}");
 }
 
 #[test]
@@ -83,6 +86,7 @@ fn help_names_what_a_plan_offers_and_what_usage_prints() {
 fn wrong_usage_exits_with_2() {
     for arguments in [
         &["serve"][..],
+        &["doctor"],
         &["domain", "add", "example.org"],
         &["cluster", "invite", "--ttl", "1y"],
         &["dev", "--dir", "/tmp/x", "--nodes", "0"],
@@ -186,4 +190,370 @@ fn a_node_with_a_bad_file_does_not_start() {
     let ran = holdfast(&["serve", "--config", file.to_str().expect("a path")]);
     assert_eq!(ran.status.code(), Some(1));
     assert!(text(&ran.stderr).contains("bad.toml"));
+}
+
+/// A port that nobody listens on.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port")
+        .port()
+}
+
+/// Runs the node of `file`, which is told of `socket` by `name` and tells of itself at the socket
+/// `notify` beside the file, where somebody listens there.
+fn serve(file: &Path, socket: &std::net::TcpListener, name: &str) -> std::process::Child {
+    let log = std::fs::File::create(file.with_file_name("log")).expect("a log");
+    let socket = socket.try_clone().expect("the same");
+    Command::new("sh")
+        .args(["-c", "exec \"$0\" serve --config \"$1\" 3<&0 </dev/null"])
+        .args([Path::new(env!("CARGO_BIN_EXE_holdfast")), file])
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_FDNAMES", name)
+        .env("NOTIFY_SOCKET", file.with_file_name("notify"))
+        .env("WATCHDOG_USEC", "1000000")
+        .stdin(std::os::fd::OwnedFd::from(socket))
+        .stderr(log)
+        .spawn()
+        .expect("the node starts")
+}
+
+/// A node that runs, alone in its cluster, and dies with this value. Its SMTP socket is ours and
+/// handed over, as systemd does.
+struct Alone {
+    node: std::process::Child,
+    file: std::path::PathBuf,
+    socket: std::net::TcpListener,
+    metrics: u16,
+}
+
+impl Alone {
+    fn start(name: &str) -> Self {
+        let folder = folder(name);
+        let file = folder.join("n1.toml");
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let smtp = socket.local_addr().expect("its address");
+        let [cluster, metrics] = [free_port(), free_port()];
+        let text = format!(
+            "data_dir = \"n1\"\nname = \"n1\"\nregion = \"eu\"\nwan_profile = \"lan\"\n\
+             [smtp]\nname = \"localhost.example\"\nlisten = [\"{smtp}\"]\n\
+             [cluster]\nlisten = \"127.0.0.1:{cluster}\"\naddress = \"127.0.0.1:{cluster}\"\n\
+             [admin]\nsocket = \"/tmp/holdfast-{name}.{}\"\n\
+             [metrics]\nlisten = \"127.0.0.1:{metrics}\"\n",
+            std::process::id()
+        );
+        std::fs::write(&file, text).expect("written");
+        let alone = Self {
+            node: serve(&file, &socket, "smtp"),
+            file,
+            socket,
+            metrics,
+        };
+        let founded = (0..600).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            alone.run(&["cluster", "init"]).status.success()
+        });
+        assert!(founded, "the node makes a cluster within 30 s");
+        alone
+    }
+
+    fn kill(&mut self) {
+        self.node.kill().expect("it runs");
+        self.node.wait().expect("it ended");
+    }
+
+    /// A command, asked of this node.
+    fn run(&self, arguments: &[&str]) -> Output {
+        let file = self.file.to_str().expect("a path");
+        holdfast(&[arguments, &["--config", file]].concat())
+    }
+
+    /// Asks for mail to somebody whom nobody protects, as strangers do; the reply.
+    fn refused(&self) -> String {
+        use std::io::{BufRead, BufReader, Write};
+        let at = self.socket.local_addr().expect("its address");
+        let mut stream = std::net::TcpStream::connect(at).expect("it listens");
+        let mut replies = BufReader::new(stream.try_clone().expect("it")).lines();
+        let mut reply = move || replies.next().expect("a line").expect("it");
+        reply();
+        for command in [
+            "HELO sender.example",
+            "MAIL FROM:<a@sender.example>",
+            "RCPT TO:<b@example.org>",
+        ] {
+            write!(stream, "{command}\r\n").expect("sent");
+            let said = reply();
+            if command.starts_with("RCPT") {
+                return said;
+            }
+        }
+        unreachable!("RCPT is the last")
+    }
+
+    fn get(&self, path: &str) -> String {
+        use std::io::{Read, Write};
+        let mut answer = String::new();
+        let mut stream =
+            std::net::TcpStream::connect(("127.0.0.1", self.metrics)).expect("it listens");
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").expect("asked");
+        stream.read_to_string(&mut answer).expect("answered");
+        answer
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn repository() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(repository().join(path)).expect(path)
+}
+
+/// Names of series that a page of metrics offers.
+fn series(page: &str) -> std::collections::BTreeSet<String> {
+    page.lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .flat_map(|(name, kind)| {
+            let endings: &[&str] = match kind {
+                "counter" => &["_total"],
+                "histogram" => &["_bucket", "_sum", "_count"],
+                _ => &[""],
+            };
+            endings.iter().map(move |ending| format!("{name}{ending}"))
+        })
+        .collect()
+}
+
+/// Words of a text that could be names of our series.
+fn named(text: &str) -> std::collections::BTreeSet<String> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("holdfast_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_series_that_dashboards_and_alerts_name_is_exported() {
+    let node = Alone::start("series");
+    // A series with a label is there from its first value on.
+    assert!(node.refused().starts_with("550 "));
+    let page = node.get("/metrics");
+    let exported = series(&page);
+    for file in [
+        "ops/alerts/holdfast.rules.yml",
+        "ops/dashboards/holdfast.json",
+    ] {
+        let named = named(&read(file));
+        assert!(named.len() > 10, "{file} names {named:?}");
+        let missing: Vec<_> = named.difference(&exported).collect();
+        assert!(missing.is_empty(), "{file}: {missing:?}\n{page}");
+    }
+    for line in [
+        "holdfast_raft_has_quorum 1.0",
+        "holdfast_raft_voters_answering 1.0",
+        "holdfast_held_oldest_seconds 0.0",
+    ] {
+        assert!(page.contains(line), "{line}\n{page}");
+    }
+    for usage in ["smtp", "cluster", "cluster_ca"] {
+        assert!(
+            page.contains(&format!("expiry_timestamp_seconds{{use=\"{usage}\"}}")),
+            "{page}"
+        );
+    }
+    assert!(!page.contains("holdfast_disk_flush_seconds_count 0\n"));
+    assert!(node.get("/livez").starts_with("HTTP/1.0 200"));
+    assert!(node.get("/readyz?verbose").contains("[+]quorum ok"));
+}
+
+#[test]
+fn every_alert_has_its_page_and_every_page_its_alert() {
+    let rules = read("ops/alerts/holdfast.rules.yml");
+    let mut alerts = Vec::new();
+    for rule in rules.split("- alert: ").skip(1) {
+        let alert = rule.lines().next().expect("a name").trim();
+        assert!(
+            rule.contains(&format!("/runbooks/{alert}.md\n")),
+            "{alert} names its page"
+        );
+        alerts.push(format!("{alert}.md"));
+    }
+    alerts.sort_unstable();
+    let mut pages: Vec<String> = std::fs::read_dir(repository().join("ops/runbooks"))
+        .expect("pages")
+        .map(|page| page.expect("it").file_name().into_string().expect("a name"))
+        .collect();
+    pages.sort_unstable();
+    assert_eq!(alerts, pages);
+    for page in pages {
+        let text = read(&format!("ops/runbooks/{page}"));
+        for part in ["What is wrong", "What is safe", "What to type"] {
+            assert!(text.contains(&format!("\n## {part}\n")), "{page}: {part}");
+        }
+    }
+}
+
+/// Each is asked for its help, and every option must be in it.
+#[test]
+fn runbooks_name_only_commands_that_exist() {
+    let mut commands = std::collections::BTreeSet::new();
+    for page in std::fs::read_dir(repository().join("ops/runbooks")).expect("pages") {
+        let text = std::fs::read_to_string(page.expect("it").path()).expect("a page");
+        let blocks = text.lines().filter_map(|line| line.strip_prefix("    "));
+        let quoted = text.split('`').skip(1).step_by(2);
+        for command in blocks.chain(quoted) {
+            if let Some(command) = command.strip_prefix("holdfast ") {
+                commands.insert(command.to_owned());
+            }
+        }
+    }
+    assert!(commands.len() > 10, "{commands:?}");
+    for command in commands {
+        let words: Vec<&str> = command
+            .split_whitespace()
+            .take_while(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'))
+            .take_while(|word| !word.starts_with('-'))
+            .collect();
+        let ran = holdfast(&[&words[..], &["--help"]].concat());
+        assert!(ran.status.success(), "holdfast {command}");
+        let help = text(&ran.stdout);
+        assert!(
+            help.contains(&format!("Usage: holdfast {}", words.join(" "))),
+            "holdfast {command}: {help}"
+        );
+        for option in command.split_whitespace().filter(|w| w.starts_with("--")) {
+            assert!(help.contains(option), "holdfast {command}: {option}");
+        }
+    }
+}
+
+#[test]
+fn a_restart_lets_clients_wait_instead_of_refusing_them() {
+    use std::io::{BufRead, BufReader};
+    let mut node = Alone::start("restart");
+    node.kill();
+    let at = node.socket.local_addr().expect("its address");
+    let client = std::net::TcpStream::connect(at).expect("nobody is there, and it is not refused");
+    let notify = std::os::unix::net::UnixDatagram::bind(node.file.with_file_name("notify"));
+    let notify = notify.expect("a socket");
+    node.node = serve(&node.file, &node.socket, "smtp");
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        let mut text = [0; 64];
+        let length = notify.recv(&mut text).expect("a word");
+        told.push(String::from_utf8_lossy(&text[..length]).trim().to_owned());
+    }
+    assert_eq!(told, ["READY=1", "WATCHDOG=1"]);
+    let greeting = BufReader::new(client).lines().next();
+    let greeting = greeting.expect("a line").expect("it");
+    assert!(greeting.starts_with("220 localhost.example"), "{greeting}");
+}
+
+#[test]
+fn a_socket_that_the_file_does_not_name_is_not_left_to_wait() {
+    let file = folder("unattended").join("n1.toml");
+    let address = |port: u16| format!("127.0.0.1:{port}");
+    let text = CONFIG
+        .replace(
+            "[cluster]",
+            &format!("listen = [\"{}\"]\n[cluster]", address(free_port())),
+        )
+        .replace("0.0.0.0:7400", &address(free_port()));
+    std::fs::write(&file, text).expect("written");
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let mut node = serve(&file, &socket, "smtp");
+    assert_eq!(node.wait().expect("it ends").code(), Some(1));
+    let log = std::fs::read_to_string(file.with_file_name("log")).expect("a log");
+    assert!(log.contains("as `smtp`"), "{log}");
+    assert!(log.contains("systemctl edit holdfast-smtp.socket"), "{log}");
+}
+
+#[test]
+fn a_doctor_finds_what_is_wrong_and_says_what_to_do() {
+    let node = Alone::start("doctor");
+    let checks = |ran: &Output| -> Vec<(String, String, String)> {
+        let json: serde_json::Value = serde_json::from_slice(&ran.stdout).expect("JSON");
+        assert_eq!(json["schema"], "holdfast.doctor/v1");
+        let word = |check: &serde_json::Value, key: &str| check[key].as_str().map(str::to_owned);
+        let all = json["checks"].as_array().expect("a list");
+        for check in all {
+            let verdict = word(check, "verdict").expect("a verdict");
+            assert_eq!(verdict != "ok", check["fix"].is_string(), "{check}");
+        }
+        all.iter()
+            .map(|check| {
+                let word = |key| word(check, key).unwrap_or_default();
+                (word("name"), word("verdict"), word("found"))
+            })
+            .collect()
+    };
+    let has = |ran: &Output, name: &str, verdict: &str, part: &str| {
+        let checks = checks(ran);
+        let found = checks
+            .iter()
+            .any(|(n, v, found)| n == name && v == verdict && found.contains(part));
+        assert!(found, "{name} {verdict} {part}: {checks:?}");
+    };
+    let ran = node.run(&["doctor", "--json"]);
+    has(&ran, "file", "ok", "is good: node n1");
+    // How fast this machine's disk is just now is not what is tested.
+    let measured = |(name, _, found): &(String, String, String)| {
+        name == "fsync" && found.contains("are durable after")
+    };
+    assert!(checks(&ran).iter().any(measured));
+    has(&ran, "port", "ok", "smtp: 127.0.0.1:");
+    has(&ran, "certificate", "warn", "self-signed");
+    has(&ran, "certificate", "ok", "of this node is good for");
+    has(&ran, "node", "ok", "the node runs");
+    // Its name is reserved: no DNS has it.
+    has(&ran, "dns", "fault", "localhost.example leads nowhere");
+    assert_eq!(ran.status.code(), Some(3));
+    let ran = node.run(&["doctor"]);
+    assert!(
+        text(&ran.stdout).contains("\n       fix: "),
+        "{}",
+        text(&ran.stdout)
+    );
+
+    // The same file where another program has the port and no node runs.
+    let other = node.file.with_file_name("other.toml");
+    let file = std::fs::read_to_string(&node.file).expect("a file");
+    std::fs::write(&other, file.replace("/tmp/holdfast-doctor", "none")).expect("written");
+    let other = other.to_str().expect("a path");
+    let ran = holdfast(&["doctor", "--json", "--config", other]);
+    has(
+        &ran,
+        "port",
+        "fault",
+        "is in use, and the node does not run",
+    );
+    has(&ran, "node", "warn", "does not run");
+    std::fs::write(other, "name = 3").expect("written");
+    let ran = holdfast(&["doctor", "--config", other]);
+    assert_eq!(ran.status.code(), Some(3));
+    assert!(text(&ran.stdout).starts_with("fault  file"));
+}
+
+#[test]
+fn a_package_gets_a_page_for_each_command_and_a_completion_for_each_shell() {
+    let folder = folder("generate");
+    let ran = holdfast(&["generate", folder.to_str().expect("a path")]);
+    assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
+    for file in [
+        "man/holdfast.1",
+        "man/holdfast-cluster-leave.1",
+        "man/holdfast-doctor.1",
+        "completions/holdfast.bash",
+        "completions/holdfast.fish",
+        "completions/_holdfast",
+    ] {
+        let page = std::fs::read_to_string(folder.join(file)).expect(file);
+        assert!(page.contains("holdfast"), "{file}");
+    }
 }

@@ -1,9 +1,10 @@
 //! The cluster in one answer.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use holdfast_ledger::query;
-use holdfast_mail::NodeId;
+use holdfast_mail::{NodeId, Timestamp};
 use holdfast_proto::admin as wire;
 use tonic::Status;
 
@@ -23,13 +24,13 @@ pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Statu
     let leader = cluster.leader();
     let newest = standings
         .iter()
-        .filter_map(|(_, standing, _)| standing.as_ref().ok()?.last_log.as_ref())
+        .filter_map(|(_, standing, ..)| standing.as_ref().ok()?.last_log.as_ref())
         .map(|log| log.index)
         .max()
         .unwrap_or(0);
     let mut term = 0;
     let mut nodes = Vec::new();
-    for (place, standing, rtt) in &standings {
+    for (place, standing, rtt, answered) in &standings {
         let member = members.get(&place.id);
         let mut node = wire::NodeStatus {
             id: place.id.0,
@@ -60,6 +61,7 @@ pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Statu
                 node.disk_total_bytes = standing.disk_total_bytes;
                 node.version = standing.version.clone();
                 node.bodies_missing = standing.bodies_missing;
+                node.clock_ahead_ms = clock_ahead(standing.clock_ms, *answered, *rtt);
             }
             Err(why) => node.error = why.clone(),
         }
@@ -99,6 +101,18 @@ pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Statu
         domains,
         placement_safe: tolerance.placement_safe,
     })
+}
+
+/// Milliseconds that a clock is ahead which said `theirs` on the way to an answer that came at `at`.
+/// Zero, from a version that does not tell, is no time.
+fn clock_ahead(theirs: u64, at: Timestamp, rtt: Duration) -> i64 {
+    if theirs == 0 {
+        return 0;
+    }
+    let asked = u64::try_from(rtt.as_millis() / 2).unwrap_or(0);
+    let ours = at.0.saturating_sub(asked);
+    let apart = i64::try_from(theirs.abs_diff(ours)).unwrap_or(i64::MAX);
+    if theirs < ours { -apart } else { apart }
 }
 
 /// What may fail on top of what has failed already.

@@ -28,7 +28,7 @@ pub struct Counters {
 
 impl Counters {
     pub fn register(&self, registry: &mut Registry) {
-        let registry = registry.sub_registry_with_prefix("holdfast_courier");
+        let registry = registry.sub_registry_with_prefix("courier");
         let counters = [
             ("attempts", "Messages offered to a primary", &self.attempts),
             (

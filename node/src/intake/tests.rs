@@ -45,6 +45,7 @@ impl House {
             profile: WanProfile::Lan,
             disk_free_min: 0,
             fatal: Arc::new(|why| panic!("{why}")),
+            flush_times: crate::store::FlushTimes::default(),
         };
         let (identity, bootstrap) = replica::found(&options.member).unwrap();
         let stores = replica::create(&options, identity).await.unwrap();

@@ -118,6 +118,13 @@ pub fn fingerprint(certificate: &[u8]) -> Result<[u8; 32], AuthorityError> {
     Ok(Sha256::digest(certificate.public_key().raw).into())
 }
 
+/// When a certificate ends, in seconds of Unix time.
+pub fn expires(certificate: &[u8]) -> Result<i64, AuthorityError> {
+    let (_, certificate) = X509Certificate::from_der(certificate)
+        .map_err(|e| AuthorityError::Unreadable(e.to_string()))?;
+    Ok(certificate.validity().not_after.timestamp())
+}
+
 /// Which node of which cluster a certificate names; `None` when it names none.
 #[must_use]
 pub fn named_node(certificate: &[u8]) -> Option<(NodeId, [u8; 16])> {
@@ -156,5 +163,7 @@ mod tests {
         let certificate = sign(&ca.certificate, &ca.key, &request, NodeId(42), cluster).unwrap();
         assert_eq!(named_node(&certificate), Some((NodeId(42), cluster)));
         assert_eq!(named_node(&ca.certificate), None);
+        let (node, authority) = (expires(&certificate), expires(&ca.certificate));
+        assert!(node.unwrap() < authority.unwrap(), "a node's ends first");
     }
 }

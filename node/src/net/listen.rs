@@ -31,10 +31,15 @@ impl Listener {
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Ok(Self(TcpListener::from_std(socket.into())?))
+        Self::from_std(socket.into())
+    }
+
+    /// One that listens already.
+    pub(super) fn from_std(socket: std::net::TcpListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self(TcpListener::from_std(socket)?))
     }
 
     pub fn address(&self) -> io::Result<SocketAddr> {

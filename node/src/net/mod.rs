@@ -5,5 +5,6 @@ pub mod authority;
 pub mod connect;
 pub mod dns;
 pub mod grpc;
+pub mod handed;
 pub mod listen;
 pub mod tls;

@@ -36,7 +36,10 @@ pub struct SmtpServer(TlsAcceptor);
 
 /// What the portal's listener presents.
 #[derive(Clone)]
-pub struct WebServer(TlsAcceptor);
+pub struct WebServer {
+    acceptor: TlsAcceptor,
+    expires: Option<i64>,
+}
 
 /// A TLS configuration that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -236,6 +239,16 @@ impl Identity {
         })
     }
 
+    /// When the first of the chain to end does, in seconds of Unix time.
+    #[must_use]
+    pub fn expires(&self) -> Option<i64> {
+        let ends = |certificate| authority::expires(certificate).ok();
+        self.chain
+            .iter()
+            .filter_map(|certificate| ends(certificate))
+            .min()
+    }
+
     /// The fingerprint of its public key.
     #[cfg(test)]
     pub(crate) fn key(&self) -> Option<[u8; 32]> {
@@ -258,15 +271,25 @@ pub fn smtp_server(identity: Identity) -> Result<SmtpServer, TlsError> {
 
 /// HTTPS.
 pub fn web_server(identity: Identity) -> Result<WebServer, TlsError> {
+    let expires = identity.expires();
     let mut config = identity.config()?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(WebServer(TlsAcceptor::from(Arc::new(config))))
+    Ok(WebServer {
+        acceptor: TlsAcceptor::from(Arc::new(config)),
+        expires,
+    })
 }
 
 impl WebServer {
+    /// When its certificate ends, in seconds of Unix time.
+    #[must_use]
+    pub fn expires(&self) -> Option<i64> {
+        self.expires
+    }
+
     /// Shakes hands on an accepted connection.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<server::TlsStream<TcpStream>> {
-        self.0.accept(stream).await
+        self.acceptor.accept(stream).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! What this node tells of itself: log lines, metrics and whether it is ready.
 
 mod ready;
+pub mod supervisor;
 
 pub use ready::Check;
 
@@ -55,8 +56,13 @@ impl Metrics {
             async move { answer }
         };
         let page = move || {
-            let text = self.text();
+            // What is read from the state when asked comes from the disk.
+            let text = tokio::task::spawn_blocking({
+                let metrics = self.clone();
+                move || metrics.text()
+            });
             async move {
+                let text = text.await.map_err(drop).and_then(|text| text.map_err(drop));
                 text.map(|text| {
                     (
                         [(
@@ -66,7 +72,7 @@ impl Metrics {
                         text,
                     )
                 })
-                .map_err(|_| axum::http::StatusCode::INTERNAL_SERVER_ERROR)
+                .map_err(|()| axum::http::StatusCode::INTERNAL_SERVER_ERROR)
             }
         };
         let router = Router::new()

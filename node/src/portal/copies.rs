@@ -38,7 +38,7 @@ impl Copies {
         loop {
             let standings = cluster.standings().await;
             let voters = standings.iter().filter(|(place, ..)| place.voter).count();
-            let reached = standings.into_iter().filter_map(|(place, standing, _)| {
+            let reached = standings.into_iter().filter_map(|(place, standing, ..)| {
                 let last_log = standing.ok()?.last_log?.index;
                 let region = place.region;
                 Some(Reached { region, last_log })

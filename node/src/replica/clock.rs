@@ -59,6 +59,19 @@ impl Clock {
         }
     }
 
+    /// How far the clocks that were heard of within the last minute are ahead of this node's,
+    /// milliseconds.
+    pub(crate) fn others(&self) -> Vec<(NodeId, i64)> {
+        let heard = self.lock();
+        let fresh = heard
+            .ahead
+            .iter()
+            .filter(|(_, (_, at))| at.elapsed() < KEPT);
+        fresh
+            .map(|(node, (ahead, _))| (NodeId(*node), *ahead))
+            .collect()
+    }
+
     /// The stamp to log instead of `stamp`, which `node` made, if that is far off.
     pub(crate) fn correction(&self, stamp: Timestamp, node: NodeId) -> Option<Timestamp> {
         let own = now();
@@ -192,6 +205,10 @@ mod tests {
         let now = now();
         clock.heard(2, now);
         clock.heard(3, now.plus(Duration::from_millis(300)));
+        let [(NodeId(2), same), (NodeId(3), ahead)] = clock.others()[..] else {
+            panic!("both are told")
+        };
+        assert!(same.abs() < 100 && (ahead - 300).abs() < 100);
         assert_eq!(clock.correction(now, NodeId(1)), None);
         let wild = now.plus(Duration::from_secs(86_400));
         let corrected = clock.correction(wild, NodeId(1)).expect("it is far off");

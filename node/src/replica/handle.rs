@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use holdfast_ledger::{Command, Effect, Member, Reply, query};
-use holdfast_mail::{MessageId, NodeId};
+use holdfast_mail::{MessageId, NodeId, Timestamp};
 use holdfast_proto::cluster as wire;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -57,6 +57,8 @@ pub(crate) struct Inner {
     pub(crate) disk_free_min: AtomicU64,
     pub(crate) disk_free: AtomicU64,
     pub(crate) disk_total: AtomicU64,
+    /// How often another node than the last was seen to lead.
+    pub(crate) leader_changes: AtomicU64,
     /// Consensus is being stopped on purpose: that it has stopped is no failure.
     pub(crate) stopping: AtomicBool,
     /// Nodes that this one, as leader, is making voters.
@@ -249,11 +251,15 @@ impl Cluster {
                 .voter_ids()
                 .any(|id| id == self.0.me.id.0),
             retiring: self.is_retiring(),
+            clock_ms: super::now().0,
         }
     }
 
-    /// Asks every member how it stands; an error text and the round trip for each.
-    pub async fn standings(&self) -> Vec<(Place, Result<wire::Standing, String>, Duration)> {
+    /// Asks every member how it stands; an error text, the round trip and, by this node's clock,
+    /// when it had answered for each.
+    pub async fn standings(
+        &self,
+    ) -> Vec<(Place, Result<wire::Standing, String>, Duration, Timestamp)> {
         let seats: Vec<Place> = {
             let metrics = self.0.raft.metrics();
             let metrics = metrics.borrow_watched();
@@ -276,7 +282,7 @@ impl Cluster {
             } else {
                 self.ask_standing(seat.id.0).await
             };
-            (seat, standing, begin.elapsed())
+            (seat, standing, begin.elapsed(), super::now())
         });
         futures::future::join_all(asks).await
     }

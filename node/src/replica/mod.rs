@@ -25,6 +25,7 @@ mod state_machine;
 mod tests;
 mod timing;
 mod types;
+mod vitals;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -46,6 +47,7 @@ pub use handle::{Cluster, Place, ProposeError};
 pub use identity::{Identity, IdentityError};
 pub use lookout::{Looking, Lookout};
 pub use state_hash::StateHash;
+pub use vitals::Vitals;
 
 use crate::config::WanProfile;
 use crate::net::{authority, grpc, listen::Listener, tls};
@@ -77,6 +79,7 @@ pub struct Options {
     /// Called once when this node can no longer be trusted (a failed fsync, a broken state);
     /// it must end the process.
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
+    pub flush_times: crate::store::FlushTimes,
 }
 
 /// Why a replica does not start.
@@ -106,6 +109,7 @@ const SEAL: &[u8] = b"identity";
 fn open_stores(options: &Options) -> Result<(Arc<Store>, Arc<BodyStore>), StartError> {
     let store_options = crate::store::Options {
         fatal: options.fatal.clone(),
+        flush_times: options.flush_times.clone(),
     };
     let ledger = Store::open(&options.data_dir.join("ledger"), store_options.clone())?;
     let bodies = BodyStore::open(&options.data_dir.join("bodies"), store_options)?;
@@ -267,6 +271,7 @@ pub async fn start(
         disk_free_min: AtomicU64::new(options.disk_free_min),
         disk_free: AtomicU64::new(0),
         disk_total: AtomicU64::new(0),
+        leader_changes: AtomicU64::new(0),
         stopping: AtomicBool::new(false),
         promoting: std::sync::Mutex::default(),
         lookout: std::sync::OnceLock::new(),
@@ -363,6 +368,7 @@ async fn follow_membership(
     fatal: Arc<dyn Fn(String) + Send + Sync>,
 ) {
     let mut metrics = inner.raft.metrics();
+    let mut last_leader = None;
     loop {
         {
             let now = metrics.borrow_watched();
@@ -372,6 +378,13 @@ async fn follow_membership(
                 }
                 fatal(format!("consensus failed: {error}"));
                 return;
+            }
+            if let Some(leader) = now.current_leader
+                && last_leader
+                    .replace(leader)
+                    .is_some_and(|last| last != leader)
+            {
+                inner.leader_changes.fetch_add(1, Ordering::Relaxed);
             }
             let membership = now.membership_config.membership();
             let seats: BTreeMap<u64, Seat> = membership

@@ -34,6 +34,7 @@ impl StoreBuilder<Types, LogStorage, StateMachine, tempfile::TempDir> for Builde
         let dir = tempfile::tempdir().unwrap();
         let options = Options {
             fatal: Arc::new(|why| panic!("{why}")),
+            flush_times: crate::store::FlushTimes::default(),
         };
         let store = Arc::new(Store::open(&dir.path().join("ledger"), options).unwrap());
         let snapshots = Snapshots::open(dir.path().join("snapshots")).unwrap();
@@ -53,6 +54,7 @@ fn openrafts_own_suite_passes_on_our_stores() {
 fn fatal() -> Options {
     Options {
         fatal: Arc::new(|why| panic!("{why}")),
+        flush_times: crate::store::FlushTimes::default(),
     }
 }
 
@@ -162,6 +164,7 @@ impl Alone {
             profile: WanProfile::Lan,
             disk_free_min: 0,
             fatal: Arc::new(|why| panic!("{why}")),
+            flush_times: crate::store::FlushTimes::default(),
         }
     }
 

@@ -24,6 +24,7 @@ use holdfast_mail::mutant;
 
 pub use bodies::{BodyStore, End, Reader, Writer};
 pub use disk::{Space, disk_space};
+pub use flusher::FlushTimes;
 pub use ledger::Store;
 pub use state::{StateBatch, View};
 
@@ -32,6 +33,7 @@ pub use state::{StateBatch, View};
 pub struct Options {
     /// Called once when a write or flush has failed. It must end the process.
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
+    pub flush_times: FlushTimes,
 }
 
 /// Why a store does not open.

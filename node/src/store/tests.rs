@@ -10,11 +10,12 @@ use std::time::Duration;
 use holdfast_ledger::{Kv, KvRead};
 use holdfast_mail::{MessageId, Timestamp};
 
-use super::{BodyStore, Options, Store, StoreError};
+use super::{BodyStore, FlushTimes, Options, Store, StoreError};
 
 fn options() -> Options {
     Options {
         fatal: Arc::new(|why| panic!("the store failed: {why}")),
+        flush_times: FlushTimes::default(),
     }
 }
 
@@ -160,6 +161,7 @@ fn a_second_start_is_told_to_look_and_not_to_empty_the_directory() {
 fn a_failed_write_poisons_the_directory_but_a_full_disk_does_not() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let options = Options {
+        flush_times: FlushTimes::default(),
         fatal: {
             let told = told.clone();
             Arc::new(move |why| told.lock().unwrap().push(why))
