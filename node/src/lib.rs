@@ -10,3 +10,4 @@ pub mod replica;
 pub mod run;
 pub mod store;
 pub mod talk;
+pub mod world;

@@ -109,7 +109,7 @@ impl Carrier {
         if let Some(job) = self.desk.take() {
             return Next::Job(job);
         }
-        tokio::select! {
+        select! {
             () = work => Next::LookAgain,
             () = self.stop.cancelled() => Next::Leave,
             () = sleep(IDLE_KEPT) => Next::Leave,

@@ -51,7 +51,7 @@ impl Lease {
             let Some(until) = *changes.borrow_and_update() else {
                 return;
             };
-            tokio::select! {
+            select! {
                 () = sleep_until(until) => {
                     let over = self.until.send_if_modified(|held| {
                         let over = held.is_some_and(|held| held <= Instant::now());

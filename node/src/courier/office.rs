@@ -105,7 +105,7 @@ impl Office {
                 ticks
             });
         loop {
-            tokio::select! {
+            select! {
                 () = stop.cancelled() => break,
                 effect = effects.recv(), if effects_open => {
                     effects_open = !matches!(effect, Err(RecvError::Closed));
@@ -133,7 +133,7 @@ impl Office {
         let deadline = Instant::now() + self.options.grace;
         let mut renew = interval(RENEW_INTERVAL);
         while !self.rounds.is_empty() {
-            tokio::select! {
+            select! {
                 () = tokio::time::sleep_until(deadline) => {
                     tracing::warn!(
                         domains = self.rounds.len(),

@@ -69,7 +69,7 @@ pub(super) async fn run(desk: Arc<Desk>, mut reports: mpsc::Receiver<Report>) {
         }
         let room = BATCH_MESSAGES_MAX - batch.len();
         let wake = flush_at.filter(|_| proposals.len() < BATCHES_MAX);
-        tokio::select! {
+        select! {
             Some(()) = proposals.next(), if !proposals.is_empty() => {}
             count = reports.recv_many(&mut batch, room), if open && room > 0 => {
                 open = count > 0;

@@ -88,7 +88,7 @@ pub(super) async fn run(desk: Arc<Desk>, stop: CancellationToken) -> Finish {
         primary: Primary::Up,
         tasks: JoinSet::new(),
     };
-    let finish = tokio::select! {
+    let finish = select! {
         () = desk.lease.ended() => Finish::LeaseLost,
         () = round.deliver() => Finish::Done,
     };
@@ -99,7 +99,7 @@ pub(super) async fn run(desk: Arc<Desk>, stop: CancellationToken) -> Finish {
         desk.counters.leases_lost.inc();
         tracing::warn!(domain = %desk.domain(), "lease lost, delivering stopped");
     }
-    tokio::select! {
+    select! {
         _ = recorder => {}
         () = lost_for_good(&desk) => {}
     }
@@ -136,7 +136,7 @@ impl Round {
             if self.is_over() {
                 return;
             }
-            tokio::select! {
+            select! {
                 Some(task) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     match task {
                         Ok(Task::Carried(ended)) => self.carried(ended),

@@ -199,7 +199,7 @@ impl RaftNetworkV2<Types> for Connection {
             }
         });
         let mut client = self.client()?;
-        tokio::select! {
+        select! {
             reply = client.install_snapshot(pieces) => {
                 let reply = reply.map_err(|s| self.failed(&s))?.into_inner();
                 let vote = codec::some_vote(reply.vote.as_ref()).map_err(|e| {

@@ -5,15 +5,20 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use holdfast_mail::MessageId;
-use rocksdb::{BlockBasedOptions, Cache, DB, Direction, IteratorMode, WriteBatch};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor};
 
+use super::engine::{Batch, Engine, Family};
 use super::flusher::Flusher;
-use super::{Options, StoreError, broken, database_options, not_opened, refuse_poisoned};
+use super::place::Place;
+use super::{Options, StoreError, database_options};
+
+/// All rows are in RocksDB's first family.
+const ROWS: &str = "default";
 
 /// Bytes of one chunk; the last one of a body is shorter.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -39,8 +44,8 @@ pub struct BodyStore(Arc<Inner>);
 struct Inner {
     // Dropped first: its thread uses the database.
     flusher: Flusher,
-    db: Arc<DB>,
-    dir: PathBuf,
+    db: Arc<Engine>,
+    place: Place,
     options: Options,
     known: Mutex<Known>,
 }
@@ -84,16 +89,18 @@ impl Inner {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, batch: WriteBatch) -> io::Result<()> {
-        self.db.write(batch).map_err(|error| {
-            let error = broken(error);
-            self.options.failed(&self.dir, "a write", &error);
-            error
-        })
+    fn rows(&self) -> io::Result<Family<'_>> {
+        self.db.family(ROWS)
+    }
+
+    fn write(&self, batch: Batch) -> io::Result<()> {
+        self.db
+            .write(batch)
+            .inspect_err(|error| self.options.failed(&self.place, "a write", error))
     }
 
     fn end(&self, id: MessageId) -> io::Result<Option<End>> {
-        let Some(row) = self.db.get_pinned(key(id, END)).map_err(broken)? else {
+        let Some(row) = self.db.get(&self.rows()?, &key(id, END))? else {
             return Ok(None);
         };
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, "an end row is damaged");
@@ -114,12 +121,19 @@ impl Inner {
 
 impl BodyStore {
     pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
-        let in_dir = |error: io::Error| StoreError::Io {
-            path: dir.to_owned(),
-            error,
-        };
-        std::fs::create_dir_all(dir).map_err(in_dir)?;
-        refuse_poisoned(dir)?;
+        Self::open_at(Place::Directory(dir.to_owned()), options)
+    }
+
+    /// The store on a simulated disk.
+    #[cfg(test)]
+    pub(crate) fn open_simulated(
+        part: super::simulated::Part,
+        options: Options,
+    ) -> Result<Self, StoreError> {
+        Self::open_at(Place::Simulated(part), options)
+    }
+
+    fn open_at(place: Place, options: Options) -> Result<Self, StoreError> {
         let mut db_options = database_options();
         let mut blocks = BlockBasedOptions::default();
         blocks.set_block_cache(&Cache::new_lru_cache(8 << 20));
@@ -136,24 +150,21 @@ impl BodyStore {
         db_options.set_enable_blob_gc(true);
         db_options.set_blob_gc_age_cutoff(0.75);
         db_options.set_blob_gc_force_threshold(0.5);
-        let db = DB::open(&db_options, dir).map_err(|error| not_opened(dir, error))?;
-        let db = Arc::new(db);
+        let families = vec![ColumnFamilyDescriptor::new(ROWS, db_options.clone())];
+        let db = Arc::new(place.open(&db_options, families)?);
         let flusher = Flusher::start(
             "bodies-flush",
-            dir.to_owned(),
+            place.clone(),
             options.clone(),
-            {
-                let db = db.clone();
-                move || db.flush_wal(true)
-            },
+            db.clone(),
             || Ok(()),
         )
-        .map_err(in_dir)?;
+        .map_err(|error| place.in_it(error))?;
         let known = Mutex::default();
         Ok(Self(Arc::new(Inner {
             flusher,
             db,
-            dir: dir.to_owned(),
+            place,
             options,
             known,
         })))
@@ -215,7 +226,8 @@ impl BodyStore {
     }
 
     pub fn delete(&self, ids: &[MessageId]) -> io::Result<()> {
-        let mut batch = WriteBatch::default();
+        let rows = self.0.rows()?;
+        let mut batch = self.0.db.batch();
         for id in ids {
             let mut known = self.0.known();
             known.recent.remove(id);
@@ -223,11 +235,11 @@ impl BodyStore {
             match self.0.end(*id)? {
                 Some(end) => {
                     for chunk in 0..chunks(end.len) {
-                        batch.delete(key(*id, chunk));
+                        batch.delete(&rows, key(*id, chunk));
                     }
-                    batch.delete(key(*id, END));
+                    batch.delete(&rows, key(*id, END));
                 }
-                None => batch.delete_range(key(*id, 0), key(*id, END)),
+                None => batch.delete_range(&rows, key(*id, 0), key(*id, END)),
             }
         }
         self.0.write(batch)
@@ -238,12 +250,9 @@ impl BodyStore {
         let mut from = after.map_or([0; 20], |id| key(MessageId(id.0.saturating_add(1)), 0));
         let mut found = Vec::new();
         while found.len() < limit {
-            let mut rows = self
-                .0
-                .db
-                .iterator(IteratorMode::From(&from, Direction::Forward));
+            let mut rows = self.0.db.scan(&self.0.rows()?, &from);
             let Some(row) = rows.next() else { break };
-            let (row_key, _) = row.map_err(broken)?;
+            let (row_key, _) = row?;
             let id = row_key.get(..16).and_then(MessageId::from_bytes);
             let id = id.ok_or_else(|| io::Error::other("a body's key is damaged"))?;
             found.push(id);
@@ -268,8 +277,8 @@ impl Writer {
         while self.chunk.len() + bytes.len() >= CHUNK_BYTES {
             let (now, rest) = bytes.split_at(CHUNK_BYTES - self.chunk.len());
             self.chunk.extend_from_slice(now);
-            let mut batch = WriteBatch::default();
-            batch.put(key(self.id, self.written), &self.chunk);
+            let mut batch = self.store.db.batch();
+            batch.put(&self.store.rows()?, key(self.id, self.written), &self.chunk);
             self.store.write(batch)?;
             self.written += 1;
             self.chunk.clear();
@@ -292,17 +301,20 @@ impl Writer {
         digest: [u8; 32],
         done: impl FnOnce(io::Result<()>) + Send + 'static,
     ) {
-        let mut batch = WriteBatch::default();
-        if !self.chunk.is_empty() {
-            batch.put(key(self.id, self.written), &self.chunk);
-        }
         let mut end = [0; 40];
         end[..8].copy_from_slice(&len.to_be_bytes());
         end[8..].copy_from_slice(&digest);
-        batch.put(key(self.id, END), end);
         let id = self.id;
         self.store.known().pending.insert(id);
-        if let Err(error) = self.store.write(batch) {
+        let written = self.store.rows().and_then(|rows| {
+            let mut batch = self.store.db.batch();
+            if !self.chunk.is_empty() {
+                batch.put(&rows, key(id, self.written), &self.chunk);
+            }
+            batch.put(&rows, key(id, END), end);
+            self.store.write(batch)
+        });
+        if let Err(error) = written {
             done(Err(error));
             return;
         }
@@ -348,8 +360,7 @@ impl Reader {
         let chunk = self
             .store
             .db
-            .get(key(self.id, self.next))
-            .map_err(broken)?
+            .get(&self.store.rows()?, &key(self.id, self.next))?
             .ok_or_else(damaged)?;
         self.next += 1;
         self.read += chunk.len() as u64;

@@ -4,22 +4,20 @@
 //! ahead of the recovered log, and applying an entry needs no flush of its own.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBWithThreadMode, Direction, IteratorMode,
-    MultiThreaded, WriteBatch,
-};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
+use super::engine::{Batch, Engine, Scan};
 use super::flusher::Flusher;
 use super::mark::Mark;
+use super::place::Place;
 use super::state::{StateBatch, View, row_key};
-use super::{Options, StoreError, broken, database_options, not_opened, refuse_poisoned};
-
-pub(super) type Database = DBWithThreadMode<MultiThreaded>;
+use super::{Options, StoreError, database_options};
 
 const LOG: &str = "log";
 const META: &str = "meta";
@@ -42,8 +40,8 @@ const CACHE_BYTES: usize = 32 << 20;
 pub struct Store {
     // Dropped first: its thread uses the database.
     flusher: Flusher,
-    db: Arc<Database>,
-    dir: PathBuf,
+    db: Arc<Engine>,
+    place: Place,
     options: Options,
     progress: Arc<Mutex<Progress>>,
     /// Held while a snapshot is taken and while the generation flips, so that a view never has
@@ -70,13 +68,20 @@ fn number(bytes: &[u8]) -> Option<u64> {
 
 impl Store {
     pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
-        let path = || dir.to_owned();
-        let in_dir = |error: io::Error| StoreError::Io {
-            path: path(),
-            error,
-        };
-        std::fs::create_dir_all(dir).map_err(in_dir)?;
-        refuse_poisoned(dir)?;
+        Self::open_at(Place::Directory(dir.to_owned()), options)
+    }
+
+    /// The store on a simulated disk.
+    #[cfg(test)]
+    pub(crate) fn open_simulated(
+        part: super::simulated::Part,
+        options: Options,
+    ) -> Result<Self, StoreError> {
+        Self::open_at(Place::Simulated(part), options)
+    }
+
+    fn open_at(place: Place, options: Options) -> Result<Self, StoreError> {
+        let in_it = |error: io::Error| place.in_it(error);
         let cache = Cache::new_lru_cache(CACHE_BYTES);
         let family = |name: &str, write_buffer: usize| {
             let mut blocks = BlockBasedOptions::default();
@@ -95,10 +100,8 @@ impl Store {
             family(META, 1 << 20),
             family(STATE, 16 << 20),
         ];
-        let db = Database::open_cf_descriptors(&database_options(), dir, families)
-            .map_err(|error| not_opened(dir, error))?;
-        let db = Arc::new(db);
-        let mark = Mark::open(&dir.join("MARK")).map_err(in_dir)?;
+        let db = Arc::new(place.open(&database_options(), families)?);
+        let mark = Mark::open(place.mark().map_err(in_it)?);
         let durable = mark.index();
         let progress = Arc::new(Mutex::new(Progress {
             mark,
@@ -107,12 +110,9 @@ impl Store {
         }));
         let flusher = Flusher::start(
             "ledger-flush",
-            dir.to_owned(),
+            place.clone(),
             options.clone(),
-            {
-                let db = db.clone();
-                move || db.flush_wal(true)
-            },
+            db.clone(),
             {
                 let progress = progress.clone();
                 let mut last = Instant::now();
@@ -131,29 +131,29 @@ impl Store {
                 }
             },
         )
-        .map_err(in_dir)?;
+        .map_err(in_it)?;
         let store = Self {
             flusher,
             db,
-            dir: dir.to_owned(),
+            place: place.clone(),
             options,
             progress,
             generation: RwLock::new(0),
         };
-        let generation = store.meta(GENERATION).map_err(in_dir)?;
+        let generation = store.meta(GENERATION).map_err(in_it)?;
         *store.generation_mut() = generation
             .and_then(|bytes| bytes.first().copied())
             .unwrap_or(0);
-        let purged = store.purged().map_err(in_dir)?;
+        let purged = store.purged().map_err(in_it)?;
         let last = store
             .log_bounds()
-            .map_err(in_dir)?
+            .map_err(in_it)?
             .map(|(_, last)| last)
             .or(purged)
             .unwrap_or(0);
         if last < durable {
             return Err(StoreError::LogShorterThanMark {
-                path: path(),
+                path: place.path().to_owned(),
                 found: last,
                 mark: durable,
             });
@@ -174,19 +174,11 @@ impl Store {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn family(&self, name: &str) -> io::Result<Arc<rocksdb::BoundColumnFamily<'_>>> {
-        self.db
-            .cf_handle(name)
-            .ok_or_else(|| io::Error::other(format!("the database has no column family {name}")))
-    }
-
     /// One write, unsynced. A failure is final: what the database holds is no longer certain.
-    fn write(&self, batch: WriteBatch) -> io::Result<()> {
-        self.db.write(batch).map_err(|error| {
-            let error = broken(error);
-            self.options.failed(&self.dir, "a write", &error);
-            error
-        })
+    fn write(&self, batch: Batch) -> io::Result<()> {
+        self.db
+            .write(batch)
+            .inspect_err(|error| self.options.failed(&self.place, "a write", error))
     }
 
     /// Appends entries: readable on return; `done` is called once they are durable, in the
@@ -196,10 +188,10 @@ impl Store {
         entries: Vec<(u64, impl AsRef<[u8]>)>,
         done: impl FnOnce(io::Result<()>) + Send + 'static,
     ) -> io::Result<()> {
-        let log = self.family(LOG)?;
-        let mut batch = WriteBatch::default();
+        let log = self.db.family(LOG)?;
+        let mut batch = self.db.batch();
         for (index, bytes) in &entries {
-            batch.put_cf(&log, index.to_be_bytes(), bytes);
+            batch.put(&log, index.to_be_bytes(), bytes);
         }
         self.write(batch)?;
         let last = entries.last().map(|(index, _)| *index);
@@ -224,15 +216,12 @@ impl Store {
         end: u64,
         bytes_max: usize,
     ) -> io::Result<Vec<(u64, Vec<u8>)>> {
-        let log = self.family(LOG)?;
+        let log = self.db.family(LOG)?;
         let first = start.to_be_bytes();
         let mut found = Vec::new();
         let mut bytes = 0;
-        for row in self
-            .db
-            .iterator_cf(&log, IteratorMode::From(&first, Direction::Forward))
-        {
-            let (key, value) = row.map_err(broken)?;
+        for row in self.db.scan(&log, &first) {
+            let (key, value) = row?;
             let index = number(&key).ok_or_else(|| io::Error::other("a log key is damaged"))?;
             bytes += value.len();
             if index >= end || (bytes > bytes_max && !found.is_empty()) {
@@ -245,20 +234,16 @@ impl Store {
 
     /// The first and last index present.
     pub fn log_bounds(&self) -> io::Result<Option<(u64, u64)>> {
-        let log = self.family(LOG)?;
+        let log = self.db.family(LOG)?;
         // Searching from 0 would walk over every purged range.
         let from = self.purged()?.map_or(0, |purged| purged + 1);
         let key = from.to_be_bytes();
-        let read = |mode| {
-            self.db
-                .iterator_cf(&log, mode)
-                .next()
-                .transpose()
-                .map_err(broken)
-                .map(|row| row.and_then(|(key, _)| number(&key)))
+        let read = |mut rows: Scan<'_>| {
+            let row = rows.next().transpose()?;
+            io::Result::Ok(row.and_then(|(key, _)| number(&key)))
         };
-        let first = read(IteratorMode::From(&key, Direction::Forward))?;
-        let last = read(IteratorMode::End)?;
+        let first = read(self.db.scan(&log, &key))?;
+        let last = read(self.db.scan_back(&log))?;
         Ok(first.zip(last).filter(|(first, last)| first <= last))
     }
 
@@ -278,34 +263,34 @@ impl Store {
                 progress.mark.set(index)?;
             }
         }
-        let log = self.family(LOG)?;
-        let mut batch = WriteBatch::default();
+        let log = self.db.family(LOG)?;
+        let mut batch = self.db.batch();
         let from = last.map_or(0, |last| last + 1);
-        batch.delete_range_cf(&log, from.to_be_bytes(), u64::MAX.to_be_bytes());
+        batch.delete_range(&log, from.to_be_bytes(), u64::MAX.to_be_bytes());
         self.write(batch)
     }
 
     /// Removes every entry up to and including `upto`.
     pub fn purge(&self, upto: u64) -> io::Result<()> {
-        let (log, meta) = (self.family(LOG)?, self.family(META)?);
+        let (log, meta) = (self.db.family(LOG)?, self.db.family(META)?);
         let from = self.purged()?.map_or(0, |purged| purged + 1);
         if upto < from {
             return Ok(());
         }
-        let mut batch = WriteBatch::default();
-        batch.delete_range_cf(&log, from.to_be_bytes(), (upto + 1).to_be_bytes());
-        batch.put_cf(&meta, PURGED, upto.to_be_bytes());
+        let mut batch = self.db.batch();
+        batch.delete_range(&log, from.to_be_bytes(), (upto + 1).to_be_bytes());
+        batch.put(&meta, PURGED, upto.to_be_bytes());
         self.write(batch)
     }
 
     pub fn meta(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        self.db.get_cf(&self.family(META)?, key).map_err(broken)
+        self.db.get(&self.db.family(META)?, key)
     }
 
     /// Durable with the next flush.
     pub fn put_meta(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
-        let mut batch = WriteBatch::default();
-        batch.put_cf(&self.family(META)?, key, value);
+        let mut batch = self.db.batch();
+        batch.put(&self.db.family(META)?, key, value);
         self.write(batch)
     }
 
@@ -348,18 +333,18 @@ impl Store {
 
     /// Writes a batch and meta rows as one, unsynced.
     pub fn commit(&self, rows: StateBatch, meta_rows: &[(&[u8], Vec<u8>)]) -> io::Result<()> {
-        let (state, meta) = (self.family(STATE)?, self.family(META)?);
+        let (state, meta) = (self.db.family(STATE)?, self.db.family(META)?);
         let generation = rows.generation();
-        let mut batch = WriteBatch::default();
+        let mut batch = self.db.batch();
         for (key, value) in rows.into_changes() {
             let key = row_key(generation, &key);
             match value {
-                Some(value) => batch.put_cf(&state, key, value),
-                None => batch.delete_cf(&state, key),
+                Some(value) => batch.put(&state, key, value),
+                None => batch.delete(&state, key),
             }
         }
         for (key, value) in meta_rows {
-            batch.put_cf(&meta, key, value);
+            batch.put(&meta, key, value);
         }
         self.write(batch)
     }
@@ -371,33 +356,31 @@ impl Store {
         rows: impl Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>>,
         meta_rows: &[(&[u8], Vec<u8>)],
     ) -> io::Result<()> {
-        let (state, meta) = (self.family(STATE)?, self.family(META)?);
+        let (state, meta) = (self.db.family(STATE)?, self.db.family(META)?);
         let old = *self.generation();
         let new = old ^ 1;
-        let mut batch = WriteBatch::default();
+        let mut batch = self.db.batch();
         // What an installation that did not finish left.
-        batch.delete_range_cf(&state, [new], [new + 1]);
+        batch.delete_range(&state, [new], [new + 1]);
         for (count, row) in rows.enumerate() {
             let (key, value) = row?;
-            batch.put_cf(&state, row_key(new, &key), value);
+            batch.put(&state, row_key(new, &key), value);
             if count % INSTALL_ROWS == INSTALL_ROWS - 1 {
-                self.write(std::mem::take(&mut batch))?;
+                self.write(std::mem::replace(&mut batch, self.db.batch()))?;
             }
         }
-        batch.put_cf(&meta, GENERATION, [new]);
+        batch.put(&meta, GENERATION, [new]);
         for (key, value) in meta_rows {
-            batch.put_cf(&meta, key, value);
+            batch.put(&meta, key, value);
         }
-        batch.delete_range_cf(&state, [old], [old + 1]);
+        batch.delete_range(&state, [old], [old + 1]);
         {
             let mut generation = self.generation_mut();
             self.write(batch)?;
             *generation = new;
         }
-        self.db.flush_wal(true).map_err(|error| {
-            let error = broken(error);
-            self.options.failed(&self.dir, "a flush", &error);
-            error
-        })
+        self.db
+            .flush()
+            .inspect_err(|error| self.options.failed(&self.place, "a flush", error))
     }
 }

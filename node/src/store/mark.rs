@@ -4,32 +4,25 @@
 //! a word. The mark is written after the entries it speaks of, so a log that ends before it has
 //! lost some, and the node must not vote.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+
+use super::place::MarkFile;
 
 /// Two slots, written in turn, each in a sector of its own: a torn write spoils one at most.
 const SLOT_BYTES: u64 = 4096;
 
 pub(super) struct Mark {
-    file: File,
+    file: MarkFile,
     /// Grows with every write; the slot with the larger valid one counts.
     turn: u64,
     index: u64,
 }
 
 impl Mark {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
+    pub(super) fn open(file: MarkFile) -> Self {
         let slots = [read_slot(&file, 0), read_slot(&file, 1)];
         let (turn, index) = slots.into_iter().flatten().max().unwrap_or((0, 0));
-        Ok(Self { file, turn, index })
+        Self { file, turn, index }
     }
 
     /// The last index that was durable, 0 for none.
@@ -46,13 +39,12 @@ impl Mark {
         let digest = blake3::hash(&slot[..16]);
         slot[16..].copy_from_slice(digest.as_bytes());
         self.file.write_all_at(&slot, self.turn % 2 * SLOT_BYTES)?;
-        self.file.sync_data()?;
         self.index = index;
         Ok(())
     }
 }
 
-fn read_slot(file: &File, slot: u64) -> Option<(u64, u64)> {
+fn read_slot(file: &MarkFile, slot: u64) -> Option<(u64, u64)> {
     let mut bytes = [0; 48];
     file.read_exact_at(&mut bytes, slot * SLOT_BYTES).ok()?;
     if blake3::hash(&bytes[..16]).as_bytes()[..] != bytes[16..] {

@@ -7,17 +7,22 @@
 
 mod bodies;
 mod disk;
+mod engine;
 mod flusher;
 mod ledger;
 mod mark;
+mod place;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod state;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use place::Place;
 
 pub use bodies::{BodyStore, End, Reader, Writer};
 pub use disk::{Space, disk_space};
@@ -63,13 +68,13 @@ pub enum StoreError {
 }
 
 impl Options {
-    /// A write or flush in `dir` has failed: nothing more may be acknowledged, and the process
+    /// A write or flush in `place` has failed: nothing more may be acknowledged, and the process
     /// ends. The directory is poisoned too, unless the disk is merely full: what was called
     /// durable is still there then, and disks that fill together must not cost every copy.
-    fn failed(&self, dir: &Path, what: &str, error: &io::Error) {
-        let why = format!("{what} in {} failed: {error}", dir.display());
+    fn failed(&self, place: &Place, what: &str, error: &io::Error) {
+        let why = format!("{what} in {} failed: {error}", place.path().display());
         if !is_disk_full(error) {
-            poison(dir, &why);
+            place.poison(&why);
         }
         (self.fatal)(why);
     }
@@ -79,20 +84,6 @@ impl Options {
 fn is_disk_full(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::StorageFull
         || error.to_string().contains("No space left on device")
-}
-
-/// Leaves word that the directory must not be used again, durably.
-fn poison(dir: &Path, why: &str) {
-    let left = File::create(dir.join("POISONED"))
-        .and_then(|mut mark| {
-            mark.write_all(why.as_bytes())
-                .and_then(|()| mark.sync_all())
-        })
-        .and_then(|()| File::open(dir)?.sync_all());
-    if let Err(error) = left {
-        // The disk is failing; the process ends either way and the mark was a courtesy.
-        tracing::error!("cannot leave a mark in {}: {error}", dir.display());
-    }
 }
 
 /// Why a database does not open. Only damage condemns it: a lock that another process holds,
@@ -108,20 +99,6 @@ fn not_opened(path: &Path, error: rocksdb::Error) -> StoreError {
             path,
             why: error.to_string(),
         },
-    }
-}
-
-fn refuse_poisoned(dir: &Path) -> Result<(), StoreError> {
-    match std::fs::read_to_string(dir.join("POISONED")) {
-        Ok(why) => Err(StoreError::Poisoned {
-            path: dir.to_owned(),
-            why,
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(StoreError::Io {
-            path: dir.to_owned(),
-            error,
-        }),
     }
 }
 

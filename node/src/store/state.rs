@@ -8,18 +8,16 @@ use std::io;
 use std::sync::Arc;
 
 use holdfast_ledger::{Kv, KvError, KvRead};
-use rocksdb::{Direction, IteratorMode, ReadOptions, SnapshotWithThreadMode};
 use self_cell::self_cell;
 
-use super::ledger::{Database, STATE};
-
-type Snap<'a> = SnapshotWithThreadMode<'a, Database>;
+use super::engine::{Engine, Frozen, Row};
+use super::ledger::STATE;
 
 self_cell!(
-    struct Frozen {
-        owner: Arc<Database>,
+    struct Moment {
+        owner: Arc<Engine>,
         #[covariant]
-        dependent: Snap,
+        dependent: Frozen,
     }
 );
 
@@ -27,16 +25,12 @@ self_cell!(
 /// of rows on disk.
 #[derive(Clone)]
 pub struct View {
-    frozen: Arc<Frozen>,
+    moment: Arc<Moment>,
     generation: u8,
 }
 
 fn wrong(error: impl std::fmt::Display) -> KvError {
     KvError(error.to_string())
-}
-
-fn no_rows() -> KvError {
-    KvError("the database has no rows of state".into())
 }
 
 pub(super) fn row_key(generation: u8, key: &[u8]) -> Vec<u8> {
@@ -48,7 +42,7 @@ pub(super) fn row_key(generation: u8, key: &[u8]) -> Vec<u8> {
 
 /// Rows of one generation with `prefix`, from `from` on.
 fn scan(
-    iterator: impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>>,
+    iterator: impl Iterator<Item = io::Result<Row>>,
     generation: u8,
     prefix: &[u8],
 ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), KvError>> {
@@ -66,9 +60,9 @@ fn start(generation: u8, prefix: &[u8], from: &[u8]) -> Vec<u8> {
 }
 
 impl View {
-    pub(super) fn new(db: Arc<Database>, generation: u8) -> Self {
+    pub(super) fn new(db: Arc<Engine>, generation: u8) -> Self {
         Self {
-            frozen: Arc::new(Frozen::new(db, |db| db.snapshot())),
+            moment: Arc::new(Moment::new(db, |db| db.freeze())),
             generation,
         }
     }
@@ -100,15 +94,11 @@ impl View {
 
 impl KvRead for View {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        let cf = self
-            .frozen
-            .borrow_owner()
-            .cf_handle(STATE)
-            .ok_or_else(no_rows)?;
+        let family = self.moment.borrow_owner().family(STATE).map_err(wrong)?;
         let key = row_key(self.generation, key);
-        self.frozen
+        self.moment
             .borrow_dependent()
-            .get_cf(&cf, key)
+            .get(&family, &key)
             .map_err(wrong)
     }
 
@@ -118,27 +108,22 @@ impl KvRead for View {
         from: &[u8],
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, KvError> {
-        let cf = self
-            .frozen
-            .borrow_owner()
-            .cf_handle(STATE)
-            .ok_or_else(no_rows)?;
+        let family = self.moment.borrow_owner().family(STATE).map_err(wrong)?;
         let start = start(self.generation, prefix, from);
-        let mode = IteratorMode::From(&start, Direction::Forward);
-        let rows = self.frozen.borrow_dependent().iterator_cf(&cf, mode);
+        let rows = self.moment.borrow_dependent().scan(&family, &start);
         scan(rows, self.generation, prefix).take(limit).collect()
     }
 }
 
 /// Changes on their way into one write, over what is stored.
 pub struct StateBatch {
-    db: Arc<Database>,
+    db: Arc<Engine>,
     generation: u8,
     changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
 impl StateBatch {
-    pub(super) fn new(db: Arc<Database>, generation: u8) -> Self {
+    pub(super) fn new(db: Arc<Engine>, generation: u8) -> Self {
         Self {
             db,
             generation,
@@ -160,9 +145,9 @@ impl KvRead for StateBatch {
         if let Some(changed) = self.changes.get(key) {
             return Ok(changed.clone());
         }
-        let cf = self.db.cf_handle(STATE).ok_or_else(no_rows)?;
+        let family = self.db.family(STATE).map_err(wrong)?;
         self.db
-            .get_cf(&cf, row_key(self.generation, key))
+            .get(&family, &row_key(self.generation, key))
             .map_err(wrong)
     }
 
@@ -172,13 +157,9 @@ impl KvRead for StateBatch {
         from: &[u8],
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, KvError> {
-        let cf = self.db.cf_handle(STATE).ok_or_else(no_rows)?;
+        let family = self.db.family(STATE).map_err(wrong)?;
         let first = start(self.generation, prefix, from);
-        let rows = self.db.iterator_cf_opt(
-            &cf,
-            ReadOptions::default(),
-            IteratorMode::From(&first, Direction::Forward),
-        );
+        let rows = self.db.scan(&family, &first);
         let mut stored = scan(rows, self.generation, prefix).peekable();
         let mut changed = self
             .changes
