@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use holdfast_mail::Address;
 use serde::{Deserialize, Serialize};
 
 /// One node's settings. Relative paths have been resolved against the file's directory.
@@ -47,6 +48,10 @@ pub struct Smtp {
     /// How the rest of the world reaches `name`, as host:port; told to operators, never dialled.
     #[serde(default)]
     pub public_address: Option<String>,
+    /// Who reads mail to `<postmaster>` without a domain: an address in one of the domains that
+    /// the cluster is a backup for.
+    #[serde(default)]
+    pub postmaster: Option<String>,
     /// PEM files for STARTTLS; without them a self-signed certificate is used.
     #[serde(default)]
     pub tls_cert: Option<PathBuf>,
@@ -242,6 +247,14 @@ impl Config {
             host_and_port("smtp.public_address", address)?;
         }
         host_and_port("cluster.address", &self.cluster.address)?;
+        if let Some(text) = &self.smtp.postmaster
+            && !Address::parse(text, false).is_ok_and(|a| a.domain().is_some())
+        {
+            return Err(Fault::new(
+                "smtp.postmaster",
+                format!("`{text}` is not an address with a domain, such as ops@holdfast.example"),
+            ));
+        }
         if self.smtp.listen.is_empty() {
             return Err(Fault::new("smtp.listen", "at least one address is needed"));
         }
@@ -490,9 +503,33 @@ const RELOADABLE: &[&str] = &[
     "limits.disk_free_min_bytes",
     "limits.message_bytes_max",
     "log.level",
+    "smtp.postmaster",
     "smtp.tls_cert",
     "smtp.tls_key",
 ];
+
+impl Config {
+    /// What is in force after `new` was read by a running node: its values where they can change,
+    /// and this one's where they need a restart.
+    #[must_use]
+    pub fn reloaded(&self, new: &Self) -> Self {
+        Self {
+            limits: new.limits.clone(),
+            courier: new.courier.clone(),
+            log: Log {
+                level: new.log.level,
+                ..self.log.clone()
+            },
+            smtp: Smtp {
+                postmaster: new.smtp.postmaster.clone(),
+                tls_cert: new.smtp.tls_cert.clone(),
+                tls_key: new.smtp.tls_key.clone(),
+                ..self.smtp.clone()
+            },
+            ..self.clone()
+        }
+    }
+}
 
 /// One key that differs, with its values as TOML; `(unset)` where a side has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -672,6 +709,11 @@ address = "fra1.holdfast.example:7400"
             ),
             (
                 "[cluster]",
+                "postmaster = \"root\"\n[cluster]",
+                "line 9: smtp.postmaster: `root` is not an address with a domain",
+            ),
+            (
+                "[cluster]",
                 "listen = []\n[cluster]",
                 "line 9: smtp.listen: at least one address",
             ),
@@ -735,10 +777,38 @@ address = "fra1.holdfast.example:7400"
     }
 
     #[test]
+    fn after_a_reload_just_what_needs_a_restart_still_differs() {
+        let old = parse(LEAST).unwrap();
+        let other = r#"
+            data_dir = "n2"
+            name = "nyc1"
+            region = "us"
+            wan_profile = "lan"
+            smtp = { listen = ["127.0.0.1:26"], name = "mx2.holdfast.example", public_address = "a.example:25", postmaster = "a@b.example", tls_cert = "a", tls_key = "b" }
+            cluster = { listen = "127.0.0.1:7401", address = "b.example:7401" }
+            admin = { socket = "s" }
+            metrics = { listen = "127.0.0.1:9100" }
+            limits = { connections_max = 7, connections_per_client_max = 6, message_bytes_max = 70000, disk_free_min_bytes = 5 }
+            courier = { connections_max = 3 }
+            log = { format = "json", level = "trace" }
+        "#;
+        let new = parse(other).unwrap();
+        let all = difference(&old, &new);
+        assert_eq!(
+            all.len(),
+            flat(&new).len(),
+            "the other file changes every key"
+        );
+        let left = difference(&old.reloaded(&new), &new);
+        let needs_restart: Vec<Change> = all.into_iter().filter(|c| c.needs_restart).collect();
+        assert_eq!(left, needs_restart);
+    }
+
+    #[test]
     fn every_reloadable_key_exists() {
         let full = parse(&LEAST.replace(
             "[cluster]",
-            "tls_cert = \"a.pem\"\ntls_key = \"b.pem\"\n[cluster]",
+            "tls_cert = \"a.pem\"\ntls_key = \"b.pem\"\npostmaster = \"a@b.example\"\n[cluster]",
         ))
         .unwrap();
         let flat = flat(&full);

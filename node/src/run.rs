@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use holdfast_ledger::{Command, Member};
-use holdfast_mail::NodeId;
+use holdfast_mail::{Address, NodeId};
 use holdfast_proto::admin as admin_wire;
 use holdfast_proto::cluster as cluster_wire;
 use tokio::signal::unix::{SignalKind, signal};
@@ -88,6 +88,8 @@ struct Node {
 /// What runs once the node belongs to a cluster.
 struct Rooms {
     cluster: Cluster,
+    intake_options: Arc<ArcSwap<intake::Options>>,
+    courier_options: courier::Options,
     intake_stop: watch::Sender<bool>,
     courier_stop: CancellationToken,
     intake: JoinHandle<()>,
@@ -174,7 +176,7 @@ impl Node {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => self.reload(),
+                _ = hangup.recv() => self.reload(rooms.as_ref()),
                 () = removed => {
                     let dir = self.config.load().data_dir.clone();
                     if let Some(rooms) = rooms { rooms.stop().await; }
@@ -272,16 +274,14 @@ impl Node {
             "started"
         );
 
-        let courier_options = courier::Options {
-            connections_max: config.courier.connections_max as usize,
-            ..courier::Options::default()
-        };
+        let courier_options = courier::Options::default();
+        courier_options.set_connections_max(config.courier.connections_max);
         self.metrics
             .register(|registry| courier_options.counters.register(registry));
         let courier_stop = CancellationToken::new();
         let resolver = Arc::new(Resolver::system().map_err(ServeError::Dns)?);
         let courier = courier::run(
-            courier_options,
+            courier_options.clone(),
             cluster.clone(),
             resolver,
             courier_stop.clone(),
@@ -296,18 +296,12 @@ impl Node {
         });
 
         let (intake_stop, stopped) = watch::channel(false);
-        let tls = smtp_tls(&config)?;
+        let intake_options = Arc::new(ArcSwap::from_pointee(intake_options(&config)?));
         let listeners = std::mem::take(&mut self.smtp_listeners);
         let intake = tokio::spawn(intake::run(
-            intake::Options {
-                name: config.smtp.name.clone(),
-                message_bytes_max: config.limits.message_bytes_max,
-                connections_max: config.limits.connections_max as usize,
-                connections_per_client_max: config.limits.connections_per_client_max as usize,
-            },
+            intake_options.clone(),
             cluster.clone(),
             listeners,
-            tls,
             self.metrics.clone(),
             until(stopped),
         ));
@@ -327,6 +321,8 @@ impl Node {
         });
         Ok(Rooms {
             cluster,
+            intake_options,
+            courier_options,
             intake_stop,
             courier_stop,
             intake,
@@ -354,30 +350,58 @@ impl Node {
         Ok((rooms, members))
     }
 
-    fn reload(&self) {
-        match Config::read(&self.path) {
-            Ok(new) => {
-                let old = self.config.load_full();
-                for change in difference(&old, &new) {
-                    tracing::info!("configuration: {change}");
-                }
-                self.config.store(Arc::new(new));
-            }
+    /// Reads the file again: all of it takes effect that can, or, where it is at fault, nothing.
+    fn reload(&self, rooms: Option<&Rooms>) {
+        let old = self.config.load_full();
+        let read = Config::read(&self.path).map_err(ServeError::from);
+        let read = read.and_then(|new| Ok((intake_options(&old.reloaded(&new))?, new)));
+        let (intake, new) = match read {
+            Ok(read) => read,
             Err(error) => {
                 tracing::error!(
                     "the configuration was not read again, the old one stays in force: {error}"
                 );
+                return;
             }
+        };
+        for change in difference(&old, &new) {
+            tracing::info!("configuration: {change}");
         }
+        let config = old.reloaded(&new);
+        observe::set_log_level(config.log.level);
+        if let Some(rooms) = rooms {
+            rooms.intake_options.store(Arc::new(intake));
+            rooms
+                .courier_options
+                .set_connections_max(config.courier.connections_max);
+            rooms
+                .cluster
+                .set_disk_free_min(config.limits.disk_free_min_bytes);
+        }
+        self.config.store(Arc::new(config));
+        tracing::info!("the configuration was read again");
     }
 }
 
-fn smtp_tls(config: &Config) -> Result<crate::net::tls::SmtpServer, ServeError> {
-    let made = match (&config.smtp.tls_cert, &config.smtp.tls_key) {
+/// What the intake takes from the file, certificates read.
+fn intake_options(config: &Config) -> Result<intake::Options, ServeError> {
+    let tls = match (&config.smtp.tls_cert, &config.smtp.tls_key) {
         (Some(cert), Some(key)) => crate::net::tls::smtp_server(cert, key),
         _ => crate::net::tls::smtp_self_signed(&config.smtp.name),
     };
-    made.map_err(|e| ServeError::Tls(e.to_string()))
+    Ok(intake::Options {
+        name: config.smtp.name.clone(),
+        // Checked when the file was read.
+        postmaster: config
+            .smtp
+            .postmaster
+            .as_deref()
+            .and_then(|text| Address::parse(text, false).ok()),
+        message_bytes_max: config.limits.message_bytes_max,
+        connections_max: config.limits.connections_max as usize,
+        connections_per_client_max: config.limits.connections_per_client_max as usize,
+        tls: tls.map_err(|e| ServeError::Tls(e.to_string()))?,
+    })
 }
 
 impl Rooms {

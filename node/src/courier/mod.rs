@@ -28,6 +28,7 @@ mod round;
 mod window;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -46,8 +47,9 @@ pub const GRACE_DEFAULT: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Connections to one primary at a time, for each domain.
-    pub connections_max: usize,
+    /// Connections to one primary at a time, for each domain. A change takes effect when the
+    /// domain's next round begins.
+    connections_max: Arc<AtomicUsize>,
     /// How long messages under way are waited for once `stop` is cancelled.
     pub grace: Duration,
     pub counters: Counters,
@@ -56,10 +58,18 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            connections_max: CONNECTIONS_MAX_DEFAULT,
+            connections_max: Arc::new(AtomicUsize::new(CONNECTIONS_MAX_DEFAULT)),
             grace: GRACE_DEFAULT,
             counters: Counters::default(),
         }
+    }
+}
+
+impl Options {
+    /// Takes effect with each domain's next round.
+    pub fn set_connections_max(&self, connections: u32) {
+        self.connections_max
+            .store(connections as usize, Ordering::Relaxed);
     }
 }
 

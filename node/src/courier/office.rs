@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use holdfast_ledger::query::{self, held_domains};
@@ -244,7 +245,7 @@ impl Office {
             destination,
             lease,
             self.options.counters.clone(),
-            self.options.connections_max,
+            self.options.connections_max.load(Ordering::Relaxed),
         ));
         self.rounds.insert(domain.clone(), Arc::clone(&desk));
         self.options.counters.leases.inc();

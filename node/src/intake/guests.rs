@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts sessions, in all and per address.
-#[derive(Clone)]
-pub(super) struct Guests(Arc<Inner>);
+#[derive(Clone, Default)]
+pub(super) struct Guests(Arc<Mutex<Now>>);
 
-struct Inner {
-    all_max: usize,
-    each_max: usize,
-    now: Mutex<Now>,
+/// How many sessions there may be.
+#[derive(Clone, Copy)]
+pub(super) struct Places {
+    pub(super) all_max: usize,
+    pub(super) each_max: usize,
 }
 
 #[derive(Default)]
@@ -27,27 +28,19 @@ pub(super) struct Guest {
 }
 
 impl Guests {
-    pub(super) fn new(all_max: usize, each_max: usize) -> Self {
-        Self(Arc::new(Inner {
-            all_max,
-            each_max,
-            now: Mutex::default(),
-        }))
-    }
-
     fn now(&self) -> MutexGuard<'_, Now> {
-        self.0.now.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place, or why there is none.
-    pub(super) fn enter(&self, address: IpAddr) -> Result<Guest, &'static str> {
+    pub(super) fn enter(&self, address: IpAddr, places: Places) -> Result<Guest, &'static str> {
         let address = network(address);
         let mut now = self.now();
-        if now.all >= self.0.all_max {
+        if now.all >= places.all_max {
             return Err("too many connections");
         }
         let mine = now.by_address.entry(address).or_default();
-        if *mine >= self.0.each_max {
+        if *mine >= places.each_max {
             return Err("too many connections from your address");
         }
         *mine += 1;
@@ -90,17 +83,21 @@ mod tests {
 
     #[test]
     fn places_are_limited_in_all_and_per_client_and_given_back() {
-        let guests = Guests::new(3, 2);
+        let guests = Guests::default();
+        let places = Places {
+            all_max: 3,
+            each_max: 2,
+        };
         let a: IpAddr = "192.0.2.1".parse().unwrap();
         let b: IpAddr = "2001:db8::1".parse().unwrap();
         let b2: IpAddr = "2001:db8::2".parse().unwrap();
-        let first = guests.enter(a).unwrap();
-        let _second = guests.enter(a).unwrap();
-        assert!(guests.enter(a).is_err());
-        let _third = guests.enter(b).unwrap();
-        assert_eq!(guests.enter(b2).err(), Some("too many connections"));
+        let first = guests.enter(a, places).unwrap();
+        let _second = guests.enter(a, places).unwrap();
+        assert!(guests.enter(a, places).is_err());
+        let _third = guests.enter(b, places).unwrap();
+        assert_eq!(guests.enter(b2, places).err(), Some("too many connections"));
         drop(first);
-        let _fourth = guests.enter(b2).unwrap();
-        assert_eq!(guests.enter(a).err(), Some("too many connections"));
+        let _fourth = guests.enter(b2, places).unwrap();
+        assert_eq!(guests.enter(a, places).err(), Some("too many connections"));
     }
 }

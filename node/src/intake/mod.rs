@@ -11,6 +11,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use holdfast_mail::Address;
 use holdfast_smtp::reply::Reply;
 use holdfast_smtp::server::{self, Session};
 use tokio::net::TcpStream;
@@ -23,50 +25,48 @@ use crate::observe::Metrics;
 use crate::replica::Cluster;
 use crate::talk::serve::serve;
 use counters::Counters;
-use guests::Guests;
+use guests::{Guests, Places};
 use transaction::Transaction;
 
 /// How long transactions in progress may take to finish at a stop.
 const FINISH_TIME_MAX: Duration = Duration::from_secs(15);
 
-/// What the operator sets.
-#[derive(Clone, Debug)]
+/// What the operator sets. A session keeps what was in force when it began.
+#[derive(Clone)]
 pub struct Options {
     /// The name in greeting and trace lines.
     pub name: String,
+    /// Who gets mail to `<postmaster>` without a domain.
+    pub postmaster: Option<Address>,
     /// Largest message, bytes.
     pub message_bytes_max: u64,
     /// Sessions at a time: each costs a task, a read buffer and a piece of content.
     pub connections_max: usize,
     /// Sessions at a time from one address, so that one sender cannot shut out the others.
     pub connections_per_client_max: usize,
+    pub tls: SmtpServer,
 }
 
 /// What every session needs.
 struct Shared {
-    options: Options,
     cluster: Cluster,
-    tls: SmtpServer,
     counters: Counters,
     etrn: etrn::Desk,
 }
 
 /// Serves `listeners` until `stop` resolves, and then finishes what is in progress.
 pub async fn run(
-    options: Options,
+    options: Arc<ArcSwap<Options>>,
     cluster: Cluster,
     listeners: Vec<Listener>,
-    tls: SmtpServer,
     metrics: Metrics,
     stop: impl Future<Output = ()>,
 ) {
     let counters = Counters::default();
     metrics.register(|registry| counters.register(registry));
-    let guests = Guests::new(options.connections_max, options.connections_per_client_max);
+    let guests = Guests::default();
     let shared = Arc::new(Shared {
-        options,
         cluster,
-        tls,
         counters,
         etrn: etrn::Desk::default(),
     });
@@ -91,11 +91,16 @@ pub async fn run(
             () = &mut stop => break,
             Some((stream, peer)) = connections.recv() => {
                 shared.counters.connections.inc();
-                match guests.enter(peer.ip()) {
+                let options = options.load_full();
+                let places = Places {
+                    all_max: options.connections_max,
+                    each_max: options.connections_per_client_max,
+                };
+                match guests.enter(peer.ip(), places) {
                     Ok(guest) => {
                         let (shared, stopped) = (shared.clone(), stopped.clone());
                         sessions.spawn(async move {
-                            session(&shared, stream, peer.ip(), stopped).await;
+                            session(&shared, &options, stream, peer.ip(), stopped).await;
                             drop(guest);
                         });
                     }
@@ -138,18 +143,19 @@ fn turn_away(stream: &TcpStream, why: &str) {
 
 async fn session(
     shared: &Shared,
+    options: &Options,
     stream: TcpStream,
     client: IpAddr,
     stopped: watch::Receiver<bool>,
 ) {
-    let options = server::Options {
-        name: shared.options.name.clone(),
-        message_bytes_max: shared.options.message_bytes_max,
+    let session = Session::new(server::Options {
+        name: options.name.clone(),
+        message_bytes_max: options.message_bytes_max,
         tls: true,
-    };
-    let mut desk = Transaction::new(shared, client);
-    let tls = Some(shared.tls.clone());
-    if let Err(error) = serve(stream, Session::new(options), tls, &mut desk, stopped).await {
+    });
+    let mut desk = Transaction::new(shared, options, client);
+    let tls = Some(options.tls.clone());
+    if let Err(error) = serve(stream, session, tls, &mut desk, stopped).await {
         tracing::debug!(%client, "a session broke off: {error}");
     }
 }

@@ -14,6 +14,7 @@ use crate::replica;
 
 struct House {
     cluster: Cluster,
+    options: Arc<ArcSwap<Options>>,
     address: std::net::SocketAddr,
     stop: watch::Sender<bool>,
     intake: tokio::task::JoinHandle<()>,
@@ -51,17 +52,19 @@ impl House {
             .unwrap();
         let listener = any_port();
         let address = listener.address().unwrap();
+        let options = Arc::new(ArcSwap::from_pointee(Options {
+            name: "mx.holdfast.example".into(),
+            postmaster: None,
+            message_bytes_max: 4 << 20,
+            connections_max: 10,
+            connections_per_client_max: 3,
+            tls: tls::smtp_self_signed("mx.holdfast.example").unwrap(),
+        }));
         let (stop, mut stopped) = watch::channel(false);
         let intake = tokio::spawn(run(
-            Options {
-                name: "mx.holdfast.example".into(),
-                message_bytes_max: 4 << 20,
-                connections_max: 10,
-                connections_per_client_max: 3,
-            },
+            options.clone(),
             cluster.clone(),
             vec![listener],
-            tls::smtp_self_signed("mx.holdfast.example").unwrap(),
             Metrics::default(),
             async move {
                 let _sender_gone = stopped.wait_for(|stop| *stop).await;
@@ -69,6 +72,7 @@ impl House {
         ));
         let house = Self {
             cluster,
+            options,
             address,
             stop,
             intake,
@@ -76,6 +80,12 @@ impl House {
         };
         house.configure("foo.example").await;
         house
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Options)) {
+        let mut options = Options::clone(&self.options.load());
+        change(&mut options);
+        self.options.store(Arc::new(options));
     }
 
     async fn configure(&self, domain: &str) {
@@ -239,6 +249,54 @@ async fn nobody_relays_through_us_whatever_the_address_looks_like() {
     }
     assert_eq!(client.ask("DATA").await, "554 5.5.1 no valid recipients");
     assert_eq!(house.held("foo.example").len(), 0);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postmaster_without_a_domain_is_the_operators_mailbox_once_it_is_set() {
+    let house = House::open().await;
+    let mut early = house.guest().await;
+    house.set(|options| options.postmaster = Address::parse("ops@foo.example", false).ok());
+    let mut client = house.guest().await;
+    for recipient in ["postmaster", "PostMaster", "postmaster@mx.holdfast.example"] {
+        let reply = client.send(&[recipient], "x\r\n").await;
+        assert!(reply.starts_with("250 "), "{recipient}: {reply}");
+    }
+    let held = house.held("foo.example");
+    assert_eq!(held.len(), 3);
+    for row in held {
+        let envelope = query::envelope(&house.cluster.view(), row.message).unwrap();
+        let recipients = envelope.unwrap().recipients;
+        assert_eq!(recipients[0].address.as_str(), "ops@foo.example");
+    }
+    // A session keeps what was in force when it began.
+    early.ask("MAIL FROM:<>").await;
+    let reply = early.ask("RCPT TO:<postmaster>").await;
+    assert!(reply.starts_with("550 5.1.1"), "{reply}");
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_nearly_full_refuses_at_mail_until_there_is_room() {
+    let house = House::open().await;
+    let mut client = house.guest().await;
+    house.cluster.set_disk_free_min(u64::MAX);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let full =
+        "452 4.3.1 not enough disk space; please try again later or another of our mail exchangers";
+    while client.ask("MAIL FROM:<a@b.example>").await != full {
+        assert!(Instant::now() < deadline, "the disk is never looked at");
+        assert!(client.ask("RSET").await.starts_with("250"));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    house.cluster.set_disk_free_min(0);
+    while client.ask("MAIL FROM:<a@b.example>").await == full {
+        assert!(Instant::now() < deadline, "room is never noticed");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(client.ask("RSET").await.starts_with("250"));
+    let reply = client.send(&["a@foo.example"], "x\r\n").await;
+    assert!(reply.starts_with("250 "), "{reply}");
     house.close().await;
 }
 

@@ -12,8 +12,8 @@ use holdfast_smtp::request::Mail;
 use holdfast_smtp::server::{Question, Session};
 use tokio::time::Instant;
 
-use super::Shared;
 use super::counters::Reason;
+use super::{Options, Shared};
 use crate::replica::{BodyWriter, ProposeError, random_id};
 use crate::talk::serve::Desk;
 
@@ -49,6 +49,7 @@ const HEADER_BYTES_MAX: usize = 256 << 10;
 /// One session's desk.
 pub(super) struct Transaction<'a> {
     shared: &'a Shared,
+    options: &'a Options,
     client: IpAddr,
     mail: Option<Mail>,
     recipients: Vec<Recipient>,
@@ -73,9 +74,10 @@ fn now() -> Timestamp {
 }
 
 impl<'a> Transaction<'a> {
-    pub(super) fn new(shared: &'a Shared, client: IpAddr) -> Self {
+    pub(super) fn new(shared: &'a Shared, options: &'a Options, client: IpAddr) -> Self {
         Self {
             shared,
+            options,
             client,
             mail: None,
             recipients: Vec::new(),
@@ -119,10 +121,22 @@ impl<'a> Transaction<'a> {
         Reply::new(250, 1, 0, "Ok")
     }
 
-    fn rcpt(&mut self, recipient: Recipient) -> Reply {
+    fn rcpt(&mut self, mut recipient: Recipient) -> Reply {
+        // RFC 5321 section 4.5.1: "Any system that includes an SMTP server supporting mail
+        // relaying or delivery MUST support the reserved mailbox "postmaster"". Nobody has a
+        // mailbox here, so it is the operator's elsewhere.
+        if is_postmaster_here(&recipient.address, &self.options.name) {
+            match &self.options.postmaster {
+                Some(postmaster) => recipient.address = postmaster.clone(),
+                None => {
+                    let text = "no mailboxes here; write to postmaster at the domain you mean";
+                    return self.refuse("no_domain", Reply::new(550, 1, 1, text));
+                }
+            }
+        }
         let address = &recipient.address;
         let Some(domain) = address.domain() else {
-            let text = "no mailboxes here; write to postmaster at the domain you mean";
+            let text = "the address has no domain";
             return self.refuse("no_domain", Reply::new(550, 1, 1, text));
         };
         if carries_a_route(address) {
@@ -174,7 +188,7 @@ impl<'a> Transaction<'a> {
         let line = received(&Arrival {
             helo: session.helo(),
             client: &self.client.to_string(),
-            by: &self.shared.options.name,
+            by: &self.options.name,
             with: session.protocol(),
             id,
             at: now(),
@@ -431,6 +445,14 @@ fn reason_of(reply: &Reply) -> &'static str {
         (503 | 554, _) => "sequence",
         _ => "syntax",
     }
+}
+
+/// `<postmaster>`, or postmaster at this very host.
+fn is_postmaster_here(address: &Address, name: &str) -> bool {
+    address.local().eq_ignore_ascii_case("postmaster")
+        && address
+            .domain()
+            .is_none_or(|domain| domain.as_str().eq_ignore_ascii_case(name))
 }
 
 /// `joe%other.example`, `other.example!joe` and `"joe@other.example"` ask the primary to relay:

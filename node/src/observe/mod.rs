@@ -1,15 +1,15 @@
 //! What this node tells of itself: log lines and metrics.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, Registry as Subscriber, prelude::*, reload};
 
-use crate::config::{Log, LogFormat};
+use crate::config::{Log, LogFormat, LogLevel};
 use crate::net::listen::Listener;
 
 /// Every metric of the process. Rooms register theirs at the start.
@@ -65,21 +65,37 @@ impl Metrics {
     }
 }
 
+static FILTER: OnceLock<reload::Handle<EnvFilter, Subscriber>> = OnceLock::new();
+
 /// Starts logging to standard error. `HOLDFAST_LOG` overrides the level, in the syntax of
 /// tracing's `EnvFilter`.
 pub fn start_log(log: &Log) {
-    // openraft tells of every vote at `info`; and of every missed heartbeat at `warn`.
-    let default = format!("{},openraft=error", log.level.as_str());
-    let filter =
-        EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let out = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let (filter, handle) = reload::Layer::new(filter(log.level));
+    let out = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::registry().with(filter);
     let started = match log.format {
-        LogFormat::Text => out.with_ansi(false).try_init(),
-        LogFormat::Json => out.json().try_init(),
+        LogFormat::Text => subscriber.with(out.with_ansi(false)).try_init(),
+        LogFormat::Json => subscriber.with(out.json()).try_init(),
     };
-    if let Err(error) = started {
-        eprintln!("logging was started already: {error}");
+    match started {
+        Ok(()) => {
+            let _first = FILTER.set(handle);
+        }
+        Err(error) => eprintln!("logging was started already: {error}"),
     }
+}
+
+/// Changes the level of a log that runs; `HOLDFAST_LOG` still overrides it.
+pub fn set_log_level(level: LogLevel) {
+    if let Some(handle) = FILTER.get()
+        && let Err(error) = handle.reload(filter(level))
+    {
+        tracing::error!("the log level stays as it was: {error}");
+    }
+}
+
+fn filter(level: LogLevel) -> EnvFilter {
+    // openraft tells of every vote at `info`; and of every missed heartbeat at `warn`.
+    let default = format!("{},openraft=error", level.as_str());
+    EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| EnvFilter::new(default))
 }

@@ -1,6 +1,6 @@
 //! The cluster, as the rooms above see it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
 use super::bodies::{Bodies, Copies};
+use super::membership::member_to_wire;
 use super::peers::Peers;
 use super::propose::{self, Waiting};
 use super::types::{LogId, Raft, Seat};
@@ -51,12 +52,15 @@ pub(crate) struct Inner {
     /// When a leader was last heard from.
     pub(crate) heard: Mutex<Option<Instant>>,
     pub(crate) disk_low: AtomicBool,
+    pub(crate) disk_free_min: AtomicU64,
     pub(crate) disk_free: AtomicU64,
     pub(crate) disk_total: AtomicU64,
     /// Consensus is being stopped on purpose: that it has stopped is no failure.
     pub(crate) stopping: AtomicBool,
     /// Set when this node is about to be removed; the rooms above hand back what they hold and
     /// then report through `retired`.
+    /// Nodes that this one, as leader, is making voters.
+    pub(crate) promoting: Mutex<BTreeSet<u64>>,
     pub(crate) retiring: watch::Sender<bool>,
     pub(crate) retired: watch::Sender<bool>,
     /// Set when a peer says that this node was removed from the cluster.
@@ -168,6 +172,11 @@ impl Cluster {
         &self.0.bodies
     }
 
+    /// With less free space than this, in bytes, no new mail is taken.
+    pub fn set_disk_free_min(&self, bytes: u64) {
+        self.0.disk_free_min.store(bytes, Ordering::Relaxed);
+    }
+
     /// Whether the data directory's disk is nearly full: no new mail, but delivery goes on.
     #[must_use]
     pub fn disk_low(&self) -> bool {
@@ -222,6 +231,7 @@ impl Cluster {
                 .membership_config
                 .voter_ids()
                 .any(|id| id == self.0.me.id.0),
+            retiring: *self.0.retiring.borrow(),
         }
     }
 
@@ -231,7 +241,7 @@ impl Cluster {
             let metrics = self.0.raft.metrics();
             let metrics = metrics.borrow_watched();
             let membership = metrics.membership_config.membership();
-            let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
+            let voters: BTreeSet<u64> = membership.voter_ids().collect();
             membership
                 .nodes()
                 .map(|(id, seat)| Place {
@@ -255,6 +265,20 @@ impl Cluster {
     }
 
     pub(crate) async fn ask_standing(&self, node: u64) -> Result<wire::Standing, String> {
+        self.ask_and_tell(node, Vec::new()).await
+    }
+
+    /// Asks a node that joins, and tells it where the others are.
+    pub(crate) async fn ask_newcomer(&self, node: u64) -> Result<wire::Standing, String> {
+        let members = self.members().iter().map(member_to_wire).collect();
+        self.ask_and_tell(node, members).await
+    }
+
+    async fn ask_and_tell(
+        &self,
+        node: u64,
+        members: Vec<wire::Member>,
+    ) -> Result<wire::Standing, String> {
         let mut client = self
             .0
             .peers
@@ -262,6 +286,7 @@ impl Cluster {
             .ok_or("its address is not known")?;
         let request = wire::StandingRequest {
             envelope: self.0.peers.envelope(node),
+            members,
         };
         match tokio::time::timeout(Duration::from_secs(2), client.standing(request)).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),

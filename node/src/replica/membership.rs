@@ -4,6 +4,7 @@
 //! `Redeem`), Raft adds it as a learner, and once it has caught up, bodies included, it votes.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -29,6 +30,13 @@ const STEP_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long a learner may take to catch up. It fetches every held body, so this is a matter of
 /// bandwidth; the operator may interrupt and resume.
 const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(6 * 3600);
+
+/// How far behind a learner may be to become a voter: what it lacks is fetched within a moment,
+/// and mail that flows meanwhile never lets it be level.
+const ENTRIES_BEHIND_MAX: u64 = 64;
+
+/// How often the leader looks for joins that broke off.
+const RESUME_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a member could not join or leave.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +140,13 @@ pub(crate) async fn admit(
         Ok(Reply::Refused(Refusal::BadToken)) => {
             return Err(Status::permission_denied(Refusal::BadToken.to_string()));
         }
-        Ok(other) => return Err(Status::failed_precondition(format!("{other:?}"))),
+        Ok(Reply::Refused(Refusal::TryAgain)) => {
+            return Err(Status::unavailable(Refusal::TryAgain.to_string()));
+        }
+        Ok(Reply::Refused(refusal)) => {
+            return Err(Status::failed_precondition(refusal.to_string()));
+        }
+        Ok(other) => return Err(Status::internal(format!("{other:?}"))),
         Err(error) => return Err(Status::unavailable(error.to_string())),
     };
     let certificate = authority::sign(
@@ -154,7 +168,7 @@ pub(crate) async fn admit(
     })
 }
 
-fn member_to_wire(member: &Member) -> wire::Member {
+pub(crate) fn member_to_wire(member: &Member) -> wire::Member {
     wire::Member {
         id: member.id.0,
         name: member.name.clone(),
@@ -199,6 +213,7 @@ pub async fn redeem(
         certificate_request: certificate_request.into(),
     };
     let mut why = String::from("the token names no address");
+    let mut in_doubt = false;
     for address in &token.addresses {
         let channel = grpc::channel(address, "join.holdfast.internal", &client);
         let mut members = wire::members_client::MembersClient::new(channel);
@@ -223,9 +238,22 @@ pub async fn redeem(
             }
             Ok(Err(status)) => match status.code() {
                 tonic::Code::Unavailable | tonic::Code::Unknown => why = status.message().into(),
+                tonic::Code::PermissionDenied if in_doubt => {
+                    return Err(MembershipError::Refused(format!(
+                        "{}. An earlier request of this join was not answered and may have used it: if \
+                         `holdfast cluster status` shows {} as joining, remove it with `holdfast cluster leave {}` \
+                         and join with a new token",
+                        status.message(),
+                        member.name,
+                        member.name
+                    )));
+                }
                 _ => return Err(MembershipError::Refused(status.message().into())),
             },
-            Err(_) => why = format!("{address} did not answer in time"),
+            Err(_) => {
+                in_doubt = true;
+                why = format!("{address} did not answer in time");
+            }
         }
     }
     Err(MembershipError::Unreachable {
@@ -389,20 +417,72 @@ fn voters(cluster: &Cluster) -> BTreeSet<u64> {
     cluster.0.raft.voter_ids().collect()
 }
 
+/// Finishes joins that broke off: the request to become a voter dies with the node that sent it
+/// and with the leader that served it, but the ledger knows who joined.
+pub(crate) async fn resume_promotions(cluster: Cluster) {
+    loop {
+        tokio::time::sleep(RESUME_EVERY).await;
+        if must_lead(&cluster).is_err() {
+            continue;
+        }
+        let voters = voters(&cluster);
+        let joined = cluster.members().into_iter();
+        for member in joined.filter(|member| !voters.contains(&member.id.0)) {
+            let node = member.id;
+            cluster.0.peers.learn(node.0, &member.cluster_address);
+            // One that does not answer may never have started; one that retires is leaving.
+            if !cluster
+                .ask_standing(node.0)
+                .await
+                .is_ok_and(|it| !it.retiring)
+            {
+                continue;
+            }
+            let cluster = cluster.clone();
+            tokio::spawn(async move {
+                if let Err(NotDone::Refused(why)) = promote_here(&cluster, node).await {
+                    tracing::warn!(%node, "it does not become a voter: {why}");
+                }
+            });
+        }
+    }
+}
+
+/// A node being made a voter: one task at a time.
+struct Promoting<'a>(&'a Cluster, NodeId);
+
+impl<'a> Promoting<'a> {
+    fn begin(cluster: &'a Cluster, node: NodeId) -> Option<Self> {
+        let mut promoting = lock(&cluster.0.promoting);
+        // Lazily: one made in vain would undo the other's entry when it is dropped.
+        promoting.insert(node.0).then(|| Self(cluster, node))
+    }
+}
+
+impl Drop for Promoting<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.0.promoting).remove(&self.1.0);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 pub(crate) async fn promote_here(cluster: &Cluster, node: NodeId) -> Result<(), NotDone> {
     must_lead(cluster)?;
     if voters(cluster).contains(&node.0) {
         return Ok(());
     }
-    let member = cluster
-        .members()
-        .into_iter()
-        .find(|m| m.id == node)
-        .ok_or_else(|| {
-            NotDone::Refused(format!(
-                "node {node} is not a member; it must join with a token first"
-            ))
-        })?;
+    let Some(_alone) = Promoting::begin(cluster, node) else {
+        return Err(NotDone::AskLeader(Some(cluster.me().id.0)));
+    };
+    let find = || cluster.members().into_iter().find(|m| m.id == node);
+    let member = find().ok_or_else(|| {
+        NotDone::Refused(format!(
+            "node {node} is not a member; it must join with a token first"
+        ))
+    })?;
     let seat = Seat {
         name: member.name,
         region: member.region,
@@ -413,21 +493,29 @@ pub(crate) async fn promote_here(cluster: &Cluster, node: NodeId) -> Result<(), 
         tracing::info!(%node, "promotion interrupted: {e}");
         NotDone::AskLeader(None)
     };
-    raft.add_learner(node.0, seat, true)
+    raft.add_learner(node.0, seat, false)
         .await
         .map_err(|e| unfinished(&e))?;
     let deadline = Instant::now() + CATCH_UP_TIME_MAX;
     loop {
-        match cluster.ask_standing(node.0).await {
-            Ok(standing) if standing.bodies_missing == 0 => break,
+        let all = cluster.standing().last_log.unwrap_or_default().index;
+        match cluster.ask_newcomer(node.0).await {
             Ok(standing) => {
-                tracing::info!(%node, missing = standing.bodies_missing, "a learner fetches bodies")
+                let have = standing.last_log.unwrap_or_default().index;
+                if have + ENTRIES_BEHIND_MAX >= all && standing.bodies_missing == 0 {
+                    break;
+                }
+                tracing::debug!(%node, have, all, missing = standing.bodies_missing, "a learner catches up");
             }
             Err(why) => tracing::info!(%node, "a learner does not answer: {why}"),
         }
+        must_lead(cluster)?;
+        if find().is_none() {
+            return Err(NotDone::Refused(format!("node {node} left meanwhile")));
+        }
         if Instant::now() >= deadline {
             return Err(NotDone::Refused(format!(
-                "node {node} did not catch up in time"
+                "node {node} did not catch up in time; it goes on, and votes as soon as it has"
             )));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -509,6 +597,7 @@ async fn retire(cluster: &Cluster, node: NodeId) {
     };
     let request = wire::StandingRequest {
         envelope: cluster.0.peers.envelope(node.0),
+        members: Vec::new(),
     };
     let limit = Duration::from_secs(15);
     match tokio::time::timeout(limit, client.retire(request)).await {

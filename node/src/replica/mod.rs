@@ -241,23 +241,29 @@ pub async fn start(
         members,
         heard: std::sync::Mutex::default(),
         disk_low: AtomicBool::new(false),
+        disk_free_min: AtomicU64::new(options.disk_free_min),
         disk_free: AtomicU64::new(0),
         disk_total: AtomicU64::new(0),
         stopping: AtomicBool::new(false),
+        promoting: std::sync::Mutex::default(),
         retiring: watch::Sender::new(false),
         retired: watch::Sender::new(false),
         removed: watch::Sender::new(false),
     });
     let cluster = Cluster(inner.clone());
-    look_at_disk(&inner, &options.data_dir, options.disk_free_min);
+    look_at_disk(&inner, &options.data_dir);
 
     let router = service::Service::new(inner.clone(), snapshots).router();
-    tokio::spawn(async move {
-        if let Err(e) = router
-            .serve_with_incoming(grpc::incoming(listener, server))
-            .await
-        {
-            tracing::error!("the cluster listener stopped: {e}");
+    tokio::spawn({
+        let fatal = options.fatal.clone();
+        async move {
+            let served = router
+                .serve_with_incoming(grpc::incoming(listener, server))
+                .await;
+            // A node that hears nobody but votes and leads would be half alive.
+            if let Err(error) = served {
+                fatal(format!("the cluster listener stopped: {error}"));
+            }
         }
     });
     tokio::spawn(propose::run(inner.clone(), queue));
@@ -269,11 +275,8 @@ pub async fn start(
     ));
     tokio::spawn(inner.bodies.clone().push_to_members(inner.members.clone()));
     tokio::spawn(release_bodies(cluster.clone()));
-    tokio::spawn(look_after(
-        cluster.clone(),
-        options.data_dir,
-        options.disk_free_min,
-    ));
+    tokio::spawn(look_after(cluster.clone(), options.data_dir));
+    tokio::spawn(membership::resume_promotions(cluster.clone()));
 
     if let Some(bootstrap) = bootstrap {
         found_cluster(&cluster, bootstrap).await?;
@@ -382,12 +385,12 @@ async fn release_bodies(cluster: Cluster) {
     }
 }
 
-fn look_at_disk(inner: &Inner, data_dir: &Path, free_min: u64) {
+fn look_at_disk(inner: &Inner, data_dir: &Path) {
     match crate::store::disk_space(data_dir) {
         Ok(space) => {
             inner.disk_free.store(space.free, Ordering::Relaxed);
             inner.disk_total.store(space.total, Ordering::Relaxed);
-            let low = space.free < free_min;
+            let low = space.free < inner.disk_free_min.load(Ordering::Relaxed);
             if low != inner.disk_low.swap(low, Ordering::Relaxed) {
                 tracing::warn!(
                     free_bytes = space.free,
@@ -406,7 +409,7 @@ fn look_at_disk(inner: &Inner, data_dir: &Path, free_min: u64) {
 
 /// The chores: disk space, released and abandoned bodies, expired marks, and, while no leader
 /// is heard, whether this node was removed.
-async fn look_after(cluster: Cluster, data_dir: PathBuf, disk_free_min: u64) {
+async fn look_after(cluster: Cluster, data_dir: PathBuf) {
     let mut last_orphans = Instant::now();
     let mut turn = 0u64;
     let mut every = tokio::time::interval(DISK_LOOK);
@@ -414,7 +417,7 @@ async fn look_after(cluster: Cluster, data_dir: PathBuf, disk_free_min: u64) {
     loop {
         every.tick().await;
         turn += 1;
-        look_at_disk(&cluster.0, &data_dir, disk_free_min);
+        look_at_disk(&cluster.0, &data_dir);
         if let Err(error) = cluster.bodies().sweep_released() {
             tracing::error!("cannot delete bodies that are no longer needed: {error}");
         }

@@ -368,6 +368,9 @@ impl wire::members_server::Members for Service {
 
     async fn standing(&self, request: Request<wire::StandingRequest>) -> Reply<wire::Standing> {
         self.sender(&request, request.get_ref().envelope.as_ref())?;
+        for member in &request.get_ref().members {
+            self.cluster.peers.learn(member.id, &member.cluster_address);
+        }
         let cluster = Cluster(self.cluster.clone());
         let mut standing = cluster.standing();
         if !standing.voter {
