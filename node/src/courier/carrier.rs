@@ -19,6 +19,7 @@ use super::queue::{After, Job};
 use super::recorder::Report;
 use crate::replica::BodyReader;
 use crate::talk::deliver::{Connection, Content};
+use crate::world::select;
 
 /// How long a session without work stays open: new mail for a primary that is up goes through
 /// at once, and no slot of the primary is held for long.

@@ -242,7 +242,7 @@ impl Desk {
     }
 }
 
-/// For times of retry. Without randomness messages are retried together, which is no harm.
+/// For times of retry.
 pub(super) fn jitter() -> u32 {
-    getrandom::u32().unwrap_or_default()
+    u32::from_be_bytes(crate::world::random())
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
+use crate::world::select;
 
 #[derive(Clone, Debug)]
 pub(super) struct Lease {

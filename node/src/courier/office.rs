@@ -1,13 +1,13 @@
 //! Decides which domains this node delivers for, and keeps their leases.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use holdfast_ledger::query::{self, held_domains};
 use holdfast_ledger::{Command, Effect, KvError, Reply};
-use holdfast_mail::{Domain, NodeId, Timestamp};
+use holdfast_mail::{Domain, NodeId};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::task::JoinSet;
@@ -23,6 +23,7 @@ use super::plan::{self, Decision, LEASE_TTL, Plan, RENEW_INTERVAL, Sight};
 use super::round::{self, Finish};
 use crate::net::dns::Resolver;
 use crate::replica::Cluster;
+use crate::world::{self, select};
 
 /// How often all domains with mail are walked: what a lost effect costs at most.
 const SCAN_INTERVAL: Duration = Duration::from_secs(2);
@@ -54,7 +55,7 @@ pub(super) struct Office {
     cluster: Cluster,
     resolver: Arc<Resolver>,
     plan: Plan,
-    rounds: HashMap<Domain, Arc<Desk>>,
+    rounds: BTreeMap<Domain, Arc<Desk>>,
     acquiring: HashSet<Domain>,
     tasks: JoinSet<Done>,
     /// Tells the rounds to finish.
@@ -78,8 +79,8 @@ enum Done {
 struct News {
     /// Everything may have changed: some effects were missed.
     all: bool,
-    look: HashSet<Domain>,
-    flush: HashSet<Domain>,
+    look: BTreeSet<Domain>,
+    flush: BTreeSet<Domain>,
 }
 
 impl Office {
@@ -89,7 +90,7 @@ impl Office {
             cluster,
             resolver,
             plan: Plan::default(),
-            rounds: HashMap::new(),
+            rounds: BTreeMap::new(),
             acquiring: HashSet::new(),
             tasks: JoinSet::new(),
             stop: CancellationToken::new(),
@@ -219,7 +220,8 @@ impl Office {
             rank,
             lease: query::lease(&view, domain)?,
             me,
-            clock: clock(),
+            // Only a hint when to ask: leases begin and end by logged time.
+            clock: world::now(),
             domain,
         };
         let decision = self.plan.decide(sight, Instant::now());
@@ -433,10 +435,4 @@ async fn release(desk: &Desk) {
     if let Ok(Err(why)) = proposed {
         tracing::debug!(domain = %desk.domain(), %why, "the lease was left to end by itself");
     }
-}
-
-/// This node's clock. Only a hint when to ask: leases begin and end by logged time.
-fn clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    Timestamp(since.map_or(0, |since| since.as_millis() as u64))
 }

@@ -4,7 +4,7 @@
 //! asks for the lease at once, each one behind it a little later, so that the log is not
 //! filled with requests that all but one lose, and a dead member costs a moment and no more.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_ledger::query::Lease;
@@ -31,7 +31,7 @@ pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// The domains with mail and without a deliverer, as far as this node has seen.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    domains: HashMap<Domain, Watched>,
+    domains: BTreeMap<Domain, Watched>,
 }
 
 #[derive(Debug)]

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::desk::Desk;
 use super::queue::After;
+use crate::world::select;
 
 /// A batch is proposed when it has this many messages…
 const BATCH_MESSAGES: usize = 64;

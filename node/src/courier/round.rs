@@ -20,6 +20,7 @@ use super::destination::Unreachable;
 use super::queue::BUSY_MAX;
 use super::recorder;
 use crate::talk::deliver::Connection;
+use crate::world::select;
 
 /// Time between the beginnings of two probes, the shortest and what is drawn on top: a
 /// primary's return is noticed within five seconds, and nodes and domains do not knock in

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_ledger::{Command, Reply as LedgerReply, query};
 use holdfast_mail::trace::{Arrival, hops, received};
-use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, Timestamp};
+use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient};
 use holdfast_smtp::reply::Reply;
 use holdfast_smtp::request::Mail;
 use holdfast_smtp::server::{Question, Session};
@@ -16,6 +16,7 @@ use super::counters::Reason;
 use super::{Options, Shared};
 use crate::replica::{BodyWriter, ProposeError, random_id};
 use crate::talk::serve::Desk;
+use crate::world::now;
 
 /// How long a message may wait for a quorum: several elections, even at the slowest
 /// `wan_profile`. A client waits ten minutes for the reply to the final dot (RFC 5321 section
@@ -66,11 +67,6 @@ struct Content {
     header: Vec<u8>,
     header_whole: bool,
     failed: Option<std::io::Error>,
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
 }
 
 impl<'a> Transaction<'a> {

@@ -14,6 +14,8 @@ mod network;
 mod peers;
 mod propose;
 mod service;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod snapshot;
 mod state_machine;
 #[cfg(test)]
@@ -41,6 +43,7 @@ pub use identity::{Identity, IdentityError};
 use crate::config::WanProfile;
 use crate::net::{authority, grpc, listen::Listener, tls};
 use crate::store::{BodyStore, Store, StoreError};
+use crate::world::{self, random};
 use handle::Inner;
 use types::Seat;
 
@@ -455,7 +458,7 @@ async fn sweep(cluster: &Cluster) {
     };
     {
         let cluster = cluster.clone();
-        let swept = tokio::task::spawn_blocking(move || {
+        let swept = world::blocking(move || {
             cluster.bodies().sweep_orphans(handle::now(), all_applied)
         })
         .await;
@@ -478,15 +481,4 @@ async fn sweep(cluster: &Cluster) {
 #[must_use]
 pub fn random_id() -> u128 {
     u128::from_be_bytes(random())
-}
-
-/// Random bytes from the system. Failing to get any would make ids and secrets guessable, so
-/// there is nothing to go on with.
-pub(crate) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    if let Err(error) = getrandom::fill(&mut bytes) {
-        tracing::error!("the system gives no random numbers: {error}");
-        std::process::abort();
-    }
-    bytes
 }

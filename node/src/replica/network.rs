@@ -19,6 +19,7 @@ use super::codec;
 use super::peers::{Peers, Purpose};
 use super::snapshot::SnapshotFile;
 use super::types::{Seat, Snapshot, Types};
+use crate::world::select;
 
 /// Bytes of a snapshot file in one message.
 const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;

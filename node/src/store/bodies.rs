@@ -150,7 +150,7 @@ impl BodyStore {
         db_options.set_enable_blob_gc(true);
         db_options.set_blob_gc_age_cutoff(0.75);
         db_options.set_blob_gc_force_threshold(0.5);
-        let families = vec![ColumnFamilyDescriptor::new(ROWS, db_options.clone())];
+        let families = [ColumnFamilyDescriptor::new(ROWS, db_options.clone())];
         let db = Arc::new(place.open(&db_options, families)?);
         let flusher = Flusher::start(
             "bodies-flush",

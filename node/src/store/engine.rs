@@ -161,12 +161,7 @@ impl Batch {
     }
 
     /// Deletes `from..to`.
-    pub(super) fn delete_range(
-        &mut self,
-        family: &Family<'_>,
-        from: impl AsRef<[u8]>,
-        to: impl AsRef<[u8]>,
-    ) {
+    pub(super) fn delete_range<K: AsRef<[u8]>>(&mut self, family: &Family<'_>, from: K, to: K) {
         match (self, family) {
             (Self::Rocks(batch), Family::Rocks(family)) => batch.delete_range_cf(family, from, to),
             #[cfg(test)]

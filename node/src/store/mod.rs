@@ -18,7 +18,8 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -86,6 +87,20 @@ fn is_disk_full(error: &io::Error) -> bool {
         || error.to_string().contains("No space left on device")
 }
 
+/// Leaves word that the directory must not be used again, durably.
+fn poison(dir: &Path, why: &str) {
+    let left = File::create(dir.join("POISONED"))
+        .and_then(|mut mark| {
+            mark.write_all(why.as_bytes())
+                .and_then(|()| mark.sync_all())
+        })
+        .and_then(|()| File::open(dir)?.sync_all());
+    if let Err(error) = left {
+        // The disk is failing; the process ends either way and the mark was a courtesy.
+        tracing::error!("cannot leave a mark in {}: {error}", dir.display());
+    }
+}
+
 /// Why a database does not open. Only damage condemns it: a lock that another process holds,
 /// a full disk or a missing permission passes, and the data must stay.
 fn not_opened(path: &Path, error: rocksdb::Error) -> StoreError {
@@ -99,6 +114,20 @@ fn not_opened(path: &Path, error: rocksdb::Error) -> StoreError {
             path,
             why: error.to_string(),
         },
+    }
+}
+
+fn refuse_poisoned(dir: &Path) -> Result<(), StoreError> {
+    match std::fs::read_to_string(dir.join("POISONED")) {
+        Ok(why) => Err(StoreError::Poisoned {
+            path: dir.to_owned(),
+            why,
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(StoreError::Io {
+            path: dir.to_owned(),
+            error,
+        }),
     }
 }
 

@@ -1,17 +1,14 @@
 //! Where a store lies: a directory, and the few small files in it beside the database.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rocksdb::{ColumnFamilyDescriptor, DB};
 
 use super::engine::Engine;
-use super::{StoreError, not_opened};
-
-/// Names the file that says why a directory must not be used again.
-const POISONED: &str = "POISONED";
+use super::{StoreError, not_opened, poison, refuse_poisoned};
 
 #[derive(Clone)]
 pub(super) enum Place {
@@ -40,7 +37,7 @@ impl Place {
     pub(super) fn open(
         &self,
         options: &rocksdb::Options,
-        families: Vec<ColumnFamilyDescriptor>,
+        families: impl IntoIterator<Item = ColumnFamilyDescriptor>,
     ) -> Result<Engine, StoreError> {
         match self {
             Self::Directory(dir) => {
@@ -105,33 +102,5 @@ impl MarkFile {
             #[cfg(test)]
             Self::Simulated(part) => part.write_mark(bytes, offset),
         }
-    }
-}
-
-/// Leaves word that the directory must not be used again, durably.
-fn poison(dir: &Path, why: &str) {
-    let left = File::create(dir.join(POISONED))
-        .and_then(|mut mark| {
-            mark.write_all(why.as_bytes())
-                .and_then(|()| mark.sync_all())
-        })
-        .and_then(|()| File::open(dir)?.sync_all());
-    if let Err(error) = left {
-        // The disk is failing; the process ends either way and the mark was a courtesy.
-        tracing::error!("cannot leave a mark in {}: {error}", dir.display());
-    }
-}
-
-fn refuse_poisoned(dir: &Path) -> Result<(), StoreError> {
-    match std::fs::read_to_string(dir.join(POISONED)) {
-        Ok(why) => Err(StoreError::Poisoned {
-            path: dir.to_owned(),
-            why,
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(StoreError::Io {
-            path: dir.to_owned(),
-            error,
-        }),
     }
 }

@@ -152,13 +152,14 @@ fn a_failed_write_poisons_the_directory_but_a_full_disk_does_not() {
         },
     };
     let dir = tempfile::tempdir().unwrap();
+    let place = super::Place::Directory(dir.path().to_owned());
     let full = std::io::Error::other(
         "IO error: No space left on device: While appending to file: 000004.log",
     );
-    options.failed(dir.path(), "a write", &full);
+    options.failed(&place, "a write", &full);
     assert!(super::refuse_poisoned(dir.path()).is_ok());
     let lost = std::io::Error::other("IO error: Input/output error: While fsync: 000004.log");
-    options.failed(dir.path(), "a flush", &lost);
+    options.failed(&place, "a flush", &lost);
     assert!(super::refuse_poisoned(dir.path()).is_err());
     assert_eq!(told.lock().unwrap().len(), 2, "the process ends either way");
 }
