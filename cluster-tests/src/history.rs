@@ -1,5 +1,7 @@
 //! What was seen from outside, in the order in which it was seen.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -36,7 +38,48 @@ pub enum Stage {
     AfterTheDot,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// What is done to nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Fault {
+    Kill,
+    Pause,
+    PowerCut,
+    /// Some nodes do not hear some others.
+    Partition,
+    /// The lines between the nodes are long, jittery or stall.
+    BadLines,
+    DiskFull,
+    /// A sync or write fails.
+    DiskFails,
+    SlowDisk,
+    /// A byte on disk changes.
+    BitRot,
+    /// A node is lost for good, and another takes its place.
+    Replaced,
+    /// Members come or go.
+    Membership,
+    /// More clients, or worse ones, than anybody serves.
+    Flood,
+}
+
+impl Fault {
+    pub const ALL: [Self; 12] = [
+        Self::Kill,
+        Self::Pause,
+        Self::PowerCut,
+        Self::Partition,
+        Self::BadLines,
+        Self::DiskFull,
+        Self::DiskFails,
+        Self::SlowDisk,
+        Self::BitRot,
+        Self::Replaced,
+        Self::Membership,
+        Self::Flood,
+    ];
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum Event {
     /// A sender begins to hand over a message.
     Attempt {
@@ -44,6 +87,8 @@ pub enum Event {
         letter: u64,
         node: String,
         reverse_path: String,
+        /// What MAIL says of the message behind the path, as `BODY=8BITMIME`.
+        parameters: Vec<String>,
         recipients: Vec<String>,
         digest: Digest,
     },
@@ -54,20 +99,64 @@ pub enum Event {
         code: u16,
     },
     /// The try ended without a reply.
-    Closed { attempt: AttemptId, stage: Stage },
+    Closed {
+        attempt: AttemptId,
+        stage: Stage,
+    },
     /// A primary took a message.
     Delivered {
+        /// Tells deliveries apart.
+        number: u64,
         /// Which try it comes from, by its own bytes; `None`: no try of ours.
         attempt: Option<AttemptId>,
         /// The domain whose primary took it.
         primary: String,
+        /// The node that brought it, as it calls itself.
+        by: String,
         reverse_path: String,
+        parameters: Vec<String>,
         recipients: Vec<String>,
         /// Of the bytes behind the `Received` lines.
         digest: Digest,
     },
+    /// The node that brought a message has gone on after the primary's 250, so it knows of it.
+    Confirmed {
+        number: u64,
+    },
+    FaultBegan {
+        fault: Fault,
+        nodes: Vec<String>,
+    },
+    FaultEnded {
+        fault: Fault,
+        nodes: Vec<String>,
+    },
+    /// From now on, until the next of these, exactly these nodes can reach no quorum.
+    Minority {
+        nodes: Vec<String>,
+    },
+    /// What a node's replicated rows come to after the entry `applied`.
+    State {
+        node: String,
+        applied: u64,
+        hash: String,
+    },
+    /// Mail was acknowledged again so long after the fault.
+    Recovered {
+        from: Fault,
+        seconds: f64,
+    },
+    /// According to `told_by`, `holder` delivers for `domain`, since the entry `epoch`.
+    Lease {
+        told_by: String,
+        domain: String,
+        holder: String,
+        epoch: u64,
+    },
     /// Something that explains the rest to a reader: a kill, a restart.
-    Note { text: String },
+    Note {
+        text: String,
+    },
 }
 
 /// Shared by all that send and receive.
@@ -75,6 +164,9 @@ pub enum Event {
 pub struct Recorder {
     begun: Instant,
     events: Mutex<Vec<(f64, Event)>>,
+    deliveries: AtomicU64,
+    acknowledged: AtomicUsize,
+    newest_acknowledged: AtomicU64,
 }
 
 impl Default for Recorder {
@@ -82,26 +174,57 @@ impl Default for Recorder {
         Self {
             begun: Instant::now(),
             events: Mutex::default(),
+            deliveries: AtomicU64::default(),
+            acknowledged: AtomicUsize::default(),
+            newest_acknowledged: AtomicU64::default(),
         }
     }
 }
 
 impl Recorder {
     pub fn record(&self, event: Event) {
+        if let Event::Replied {
+            stage: Stage::AfterTheDot,
+            code: 0..400,
+            attempt,
+        } = event
+        {
+            self.acknowledged.fetch_add(1, Ordering::Relaxed);
+            self.newest_acknowledged
+                .fetch_max(attempt.0, Ordering::Relaxed);
+        }
+        let mut events = self.lock();
         let at = self.begun.elapsed().as_secs_f64();
-        self.lock().push((at, event));
+        events.push((at, event));
+    }
+
+    /// A number for a delivery.
+    #[must_use]
+    pub fn next_delivery(&self) -> u64 {
+        self.deliveries.fetch_add(1, Ordering::Relaxed)
     }
 
     pub fn note(&self, text: impl Into<String>) {
         self.record(Event::Note { text: text.into() });
     }
 
+    /// Messages acknowledged so far.
+    #[must_use]
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// The try that began last of those that were acknowledged.
+    #[must_use]
+    pub fn newest_acknowledged(&self) -> AttemptId {
+        AttemptId(self.newest_acknowledged.load(Ordering::Relaxed))
+    }
+
     /// What has been seen so far.
     #[must_use]
     pub fn history(&self) -> History {
-        History {
-            events: self.lock().iter().map(|(_, event)| event.clone()).collect(),
-        }
+        let (times, events) = self.lock().iter().cloned().unzip();
+        History { times, events }
     }
 
     /// One JSON object a line, with the seconds since the beginning, for people who look for the
@@ -122,6 +245,8 @@ impl Recorder {
 /// A finished record, with the questions that several rules ask of it.
 #[derive(Clone, Debug, Default)]
 pub struct History {
+    /// Seconds since the beginning, one for each event.
+    pub times: Vec<f64>,
     pub events: Vec<Event>,
 }
 
@@ -132,6 +257,7 @@ pub struct Try<'a> {
     pub letter: u64,
     pub node: &'a str,
     pub reverse_path: &'a str,
+    pub parameters: &'a [String],
     pub recipients: &'a [String],
     pub digest: Digest,
     pub end: End,
@@ -154,9 +280,12 @@ pub enum End {
 /// A message that a primary took.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery<'a> {
+    pub number: u64,
     pub attempt: Option<AttemptId>,
     pub primary: &'a str,
+    pub by: &'a str,
     pub reverse_path: &'a str,
+    pub parameters: &'a [String],
     pub recipients: &'a [String],
     pub digest: Digest,
 }
@@ -201,6 +330,7 @@ impl History {
                     letter,
                     node,
                     reverse_path,
+                    parameters,
                     recipients,
                     digest,
                 } => {
@@ -210,6 +340,7 @@ impl History {
                         letter: *letter,
                         node,
                         reverse_path,
+                        parameters,
                         recipients,
                         digest: *digest,
                         end,
@@ -227,15 +358,21 @@ impl History {
             .iter()
             .filter_map(|event| match event {
                 Event::Delivered {
+                    number,
                     attempt,
                     primary,
+                    by,
                     reverse_path,
+                    parameters,
                     recipients,
                     digest,
                 } => Some(Delivery {
+                    number: *number,
                     attempt: *attempt,
                     primary,
+                    by,
                     reverse_path,
+                    parameters,
                     recipients,
                     digest: *digest,
                 }),
@@ -258,12 +395,89 @@ impl History {
             .collect()
     }
 
+    /// Every event with its time, in seconds since the beginning.
+    pub fn timed(&self) -> impl Iterator<Item = (f64, &Event)> {
+        self.times.iter().copied().zip(&self.events)
+    }
+
+    /// When faults were at work.
+    #[must_use]
+    pub fn disturbances(&self) -> Disturbances {
+        let mut spans: Vec<(f64, f64)> = Vec::new();
+        let mut open: BTreeMap<(Fault, &[String]), f64> = BTreeMap::new();
+        for (at, event) in self.timed() {
+            match event {
+                Event::FaultBegan { fault, nodes } => {
+                    open.entry((*fault, nodes)).or_insert(at);
+                }
+                Event::FaultEnded { fault, nodes } => {
+                    let begun = open.remove(&(*fault, nodes.as_slice()));
+                    spans.extend(begun.map(|begun| (begun, at)));
+                }
+                _ => {}
+            }
+        }
+        spans.extend(open.into_values().map(|begun| (begun, f64::INFINITY)));
+        Disturbances(spans)
+    }
+
+    /// Seconds from the beginning to the 250, for tries from `first` on.
+    #[must_use]
+    pub fn waits_since(&self, first: AttemptId) -> Vec<f64> {
+        let mut begun = BTreeMap::new();
+        let mut waits = Vec::new();
+        for (at, event) in self.timed() {
+            match event {
+                Event::Attempt { attempt, .. } if *attempt >= first => {
+                    begun.insert(*attempt, at);
+                }
+                Event::Replied {
+                    attempt,
+                    stage: Stage::AfterTheDot,
+                    code: 0..400,
+                } => waits.extend(begun.remove(attempt).map(|begun| at - begun)),
+                _ => {}
+            }
+        }
+        waits
+    }
+
+    /// How often each fault began.
+    #[must_use]
+    pub fn faults(&self) -> BTreeMap<Fault, usize> {
+        let mut counts = BTreeMap::new();
+        for event in &self.events {
+            if let Event::FaultBegan { fault, .. } = event {
+                *counts.entry(*fault).or_default() += 1;
+            }
+        }
+        counts
+    }
+
     #[must_use]
     pub fn acknowledged(&self) -> usize {
         self.tries()
             .iter()
             .filter(|a_try| a_try.end == End::Acknowledged)
             .count()
+    }
+}
+
+/// The times at which what a node has seen may not have been recorded by its cluster.
+#[derive(Clone, Debug)]
+pub struct Disturbances(Vec<(f64, f64)>);
+
+/// Seconds before a fault: what was seen then may still be on its way to a quorum.
+const UNRECORDED: f64 = 10.0;
+/// Seconds after its end: leases run out and nodes catch up.
+const RECOVERY: f64 = 30.0;
+
+impl Disturbances {
+    #[must_use]
+    pub fn cover(&self, at: f64) -> bool {
+        self.0
+            .iter()
+            .any(|(begun, ended)| (begun - UNRECORDED..=ended + RECOVERY).contains(&at))
     }
 }
 
@@ -279,9 +493,19 @@ pub(crate) mod sketch {
             letter,
             node: "n1".into(),
             reverse_path: "s@sender.test".into(),
+            parameters: vec!["BODY=8BITMIME".into()],
             recipients: to.iter().map(ToString::to_string).collect(),
             digest: digest(attempt),
         }
+    }
+
+    /// A try at another node than `n1`.
+    pub(crate) fn attempt_at(node: &str, attempt: u64, to: &[&str]) -> Event {
+        let mut event = self::attempt(attempt, attempt, to);
+        if let Event::Attempt { node: at, .. } = &mut event {
+            *at = node.into();
+        }
+        event
     }
 
     pub(crate) fn replied(attempt: u64, code: u16) -> Event {
@@ -301,16 +525,28 @@ pub(crate) mod sketch {
 
     pub(crate) fn delivered(attempt: u64, to: &[&str]) -> Event {
         Event::Delivered {
+            number: attempt,
             attempt: Some(AttemptId(attempt)),
             primary: to[0].split('@').nth(1).unwrap().into(),
+            by: "n1".into(),
             reverse_path: "s@sender.test".into(),
+            parameters: vec!["BODY=8BITMIME".into()],
             recipients: to.iter().map(ToString::to_string).collect(),
             digest: digest(attempt),
         }
     }
 
+    pub(crate) fn began(fault: Fault) -> Event {
+        Event::FaultBegan {
+            fault,
+            nodes: vec!["n1".into()],
+        }
+    }
+
+    /// One event a second.
     pub(crate) fn history(events: &[Event]) -> History {
         History {
+            times: (0..events.len()).map(|at| at as f64).collect(),
             events: events.to_vec(),
         }
     }

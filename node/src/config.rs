@@ -126,12 +126,16 @@ pub struct Courier {
     /// Connections to one primary at once. A primary that has just come back is easily pushed
     /// over again by the mail that waited for it.
     pub connections_max: u32,
+    /// Where notifications to senders go, as host:port, instead of to the mail exchangers of
+    /// their domains: for a site whose port 25 is closed outwards, and for sandboxes.
+    pub reports_via: Option<String>,
 }
 
 impl Default for Courier {
     fn default() -> Self {
         Self {
             connections_max: 10,
+            reports_via: None,
         }
     }
 }
@@ -224,6 +228,13 @@ impl Config {
             .unwrap_or_else(|| self.data_dir.join("admin.sock"))
     }
 
+    /// `courier.reports_via`, taken apart.
+    #[must_use]
+    pub fn reports_via(&self) -> Option<(String, u16)> {
+        let (host, port) = self.courier.reports_via.as_ref()?.rsplit_once(':')?;
+        Some((host.to_owned(), port.parse().ok()?))
+    }
+
     fn anchor(&mut self, directory: &Path) {
         // `join` leaves an absolute path as it is.
         self.data_dir = directory.join(&self.data_dir);
@@ -245,6 +256,9 @@ impl Config {
         host_name("smtp.name", &self.smtp.name)?;
         if let Some(address) = &self.smtp.public_address {
             host_and_port("smtp.public_address", address)?;
+        }
+        if let Some(host) = &self.courier.reports_via {
+            host_and_port("courier.reports_via", host)?;
         }
         host_and_port("cluster.address", &self.cluster.address)?;
         if let Some(text) = &self.smtp.postmaster

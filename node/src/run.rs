@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use holdfast_ledger::{Command, Member};
 use holdfast_mail::{Address, NodeId};
 use holdfast_proto::admin as admin_wire;
@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::admin::{self, Ask};
+use crate::admin::{self, Ask, Belongs};
 use crate::config::{Config, ConfigError, difference};
 use crate::net::dns::Resolver;
 use crate::net::listen::Listener;
@@ -78,7 +78,7 @@ pub async fn serve(path: &Path) -> Result<(), ServeError> {
 struct Node {
     path: PathBuf,
     config: Arc<ArcSwap<Config>>,
-    cluster: Arc<ArcSwapOption<Cluster>>,
+    belongs: Arc<ArcSwap<Belongs>>,
     asks: mpsc::Receiver<Ask>,
     cluster_listener: Option<Listener>,
     smtp_listeners: Vec<Listener>,
@@ -130,17 +130,17 @@ impl Node {
         if let Some(address) = config.metrics.listen {
             metrics.clone().serve(bind(address)?);
         }
-        let cluster = Arc::new(ArcSwapOption::empty());
+        let belongs = Arc::new(ArcSwap::from_pointee(Belongs::Opening));
         let (asks_tx, asks) = mpsc::channel(1);
         let socket = config.admin_socket();
-        admin::serve(&socket, cluster.clone(), asks_tx).map_err(|error| ServeError::Admin {
+        admin::serve(&socket, belongs.clone(), asks_tx).map_err(|error| ServeError::Admin {
             path: socket,
             error,
         })?;
         Ok(Self {
             path: path.to_owned(),
             config: Arc::new(ArcSwap::from_pointee(config)),
-            cluster,
+            belongs,
             asks,
             cluster_listener: Some(cluster_listener),
             smtp_listeners,
@@ -163,6 +163,7 @@ impl Node {
             Some(stores) => Some(self.open(stores, None).await?),
             None => {
                 tracing::info!("this node belongs to no cluster yet; waiting for init or join");
+                self.belongs.store(Arc::new(Belongs::Nowhere));
                 None
             }
         };
@@ -182,16 +183,22 @@ impl Node {
                     if let Some(rooms) = rooms { rooms.stop().await; }
                     return Err(ServeError::Removed(dir));
                 }
-                Some(ask) = self.asks.recv(), if rooms.is_none() => match ask {
+                Some(ask) = self.asks.recv() => match ask {
+                    // Two may have asked at once.
+                    Ask::Init { done } if rooms.is_some() => {
+                        let _gone = done.send(Err(admin::taken()));
+                    }
+                    Ask::Join { progress, .. } if rooms.is_some() => {
+                        let _gone = progress.send(Err(admin::taken())).await;
+                    }
                     Ask::Init { done } => {
-                        let outcome = self.found().await;
-                        let reply = match outcome {
+                        let reply = match self.found().await {
                             Ok(opened) => {
                                 let cluster = opened.cluster.clone();
                                 rooms = Some(opened);
                                 Ok(cluster)
                             }
-                            Err(error) => Err(error.to_string()),
+                            Err(error) => Err(Status::failed_precondition(error.to_string())),
                         };
                         let _gone = done.send(reply);
                     }
@@ -266,7 +273,7 @@ impl Node {
             None => bind(config.cluster.listen)?,
         };
         let cluster = replica::start(self.replica_options(), stores, listener, bootstrap).await?;
-        self.cluster.store(Some(Arc::new(cluster.clone())));
+        self.belongs.store(Arc::new(Belongs::To(cluster.clone())));
         tracing::info!(
             node = %cluster.me().id,
             name = config.name,
@@ -274,7 +281,8 @@ impl Node {
             "started"
         );
 
-        let courier_options = courier::Options::default();
+        let mut courier_options = courier::Options::default();
+        courier_options.reports_via = config.reports_via();
         courier_options.set_connections_max(config.courier.connections_max);
         self.metrics
             .register(|registry| courier_options.counters.register(registry));
@@ -478,5 +486,79 @@ async fn catch_up(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_proto::admin::admin_client::AdminClient;
+    use holdfast_proto::admin::{Empty, InitRequest};
+    use tonic::Code;
+
+    use super::*;
+    use crate::net::grpc::unix_channel;
+
+    fn prepared(dir: &Path) -> Node {
+        let file = dir.join("n1.toml");
+        let text = r#"
+data_dir = "n1"
+name = "n1"
+region = "eu"
+[smtp]
+listen = ["127.0.0.1:0"]
+name = "n1.example.net"
+[cluster]
+listen = "127.0.0.1:0"
+address = "127.0.0.1:7400"
+"#;
+        let config = Config::parse(text, &file).unwrap();
+        Node::prepare(&file, config).unwrap()
+    }
+
+    /// "No cluster" would have a script found a second one over what the directory holds.
+    #[tokio::test]
+    async fn a_node_that_opens_its_data_does_not_know_yet_whether_it_has_a_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = prepared(dir.path());
+        let mut client = AdminClient::new(unix_channel(&node.config.load().admin_socket()));
+        let status = client.status(Empty {}).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        let status = client.init(InitRequest {}).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+
+        let running = tokio::spawn(node.run());
+        let status = loop {
+            match client.status(Empty {}).await {
+                Ok(status) => break status.into_inner(),
+                Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        assert_eq!(status.cluster_id, "");
+        running.abort();
+    }
+
+    #[tokio::test]
+    async fn of_two_who_found_a_cluster_at_once_one_does_and_the_other_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut node = prepared(dir.path());
+        let (done, first) = tokio::sync::oneshot::channel();
+        let (done_too, second) = tokio::sync::oneshot::channel();
+        // Both were let through before the first was answered.
+        let (asks, queue) = mpsc::channel(2);
+        node.asks = queue;
+        for done in [done, done_too] {
+            assert!(asks.send(Ask::Init { done }).await.is_ok());
+        }
+        let running = tokio::spawn(node.run());
+        let limit = Duration::from_secs(30);
+        let first = tokio::time::timeout(limit, first).await.unwrap().unwrap();
+        assert!(first.is_ok());
+        let second = tokio::time::timeout(limit, second).await.unwrap().unwrap();
+        assert_eq!(
+            second.err().map(|status| status.code()),
+            Some(Code::AlreadyExists)
+        );
+        running.abort();
     }
 }

@@ -67,7 +67,7 @@ pub(crate) use select;
 pub(crate) mod simulated {
     use std::cell::RefCell;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
     use holdfast_mail::Timestamp;
     use tokio::time::Instant;
@@ -87,6 +87,7 @@ pub(crate) mod simulated {
         /// How wrong its wall clock is, milliseconds.
         skew: AtomicI64,
         dice: AtomicU64,
+        disk_fails: AtomicBool,
     }
 
     impl Machine {
@@ -97,7 +98,17 @@ pub(crate) mod simulated {
                 wall,
                 skew: AtomicI64::new(0),
                 dice: AtomicU64::new(seed),
+                disk_fails: AtomicBool::new(false),
             }
+        }
+
+        /// The next flush to the disk fails.
+        pub(crate) fn fail_disk(&self) {
+            self.disk_fails.store(true, Ordering::Relaxed);
+        }
+
+        pub(crate) fn take_disk_failure(&self) -> bool {
+            self.disk_fails.swap(false, Ordering::Relaxed)
         }
 
         pub(crate) fn set_skew(&self, millis: i64) {

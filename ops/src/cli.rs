@@ -69,7 +69,12 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Config(Config),
     /// The cluster's health and the mail it holds
-    Status,
+    Status {
+        /// Tell instead what this node's replicated rows come to: after the same entry, every
+        /// node tells the same
+        #[arg(long)]
+        state_hash: bool,
+    },
     /// Start a cluster, and change who belongs to it
     #[command(subcommand)]
     Cluster(Cluster),
@@ -134,13 +139,16 @@ pub(crate) enum Cluster {
 pub(crate) enum Domain {
     /// Take a new domain under protection
     Add(DomainWithPrimary),
-    /// Change the primary of a domain
-    Set(DomainWithPrimary),
+    /// Change the primary of a domain, or what becomes of its mail
+    Set(DomainChange),
     /// All domains
     List,
-    /// One domain
+    /// One domain: what becomes of its mail now, and why
     Show { name: String },
-    /// Stop accepting mail for a domain; refused while mail is held for it
+    /// List a domain's recipients, one a line; or change the list
+    Recipients(Recipients),
+    /// Stop accepting mail for a domain; refused while mail is held for it (then see `mail
+    /// requeue`, `mail bounce` and `mail discard`)
     Remove {
         name: String,
         /// Only say whether it would be done
@@ -155,9 +163,172 @@ pub(crate) struct DomainWithPrimary {
     /// Where mail for the domain is delivered
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) primary: String,
+    #[command(flatten)]
+    pub(crate) policy: Policy,
     /// Only say whether it would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DomainChange {
+    pub(crate) name: String,
+    /// Where mail for the domain is delivered
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) primary: Option<String>,
+    #[command(flatten)]
+    pub(crate) policy: Policy,
+    /// Only say whether it would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// What becomes of a domain's mail; what is not named stays as it is.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct Policy {
+    /// How long mail is held, also mail that is held already: 5d, 30d, …; `quota` for without end
+    #[arg(long, value_name = "TIME", value_parser = hold)]
+    pub(crate) hold: Option<u64>,
+    /// Tell senders after this time that their mail is late; `never`
+    #[arg(long, value_name = "TIME", value_parser = delay)]
+    pub(crate) delay_notice: Option<u64>,
+    /// How long a primary that is back must have taken mail before its refusals (5xx) are believed
+    /// and bounced: 10m, …; `none` believes all, `endless` keeps all until you decide
+    #[arg(long, value_name = "TIME", value_parser = probation)]
+    pub(crate) probation: Option<u64>,
+    /// Most mail that is held at once: 500MB, 10GB, …; `none`
+    #[arg(long, value_name = "BYTES", value_parser = octets)]
+    pub(crate) quota: Option<u64>,
+    /// Most messages that are held at once; `none`
+    #[arg(long, value_name = "N", value_parser = messages)]
+    pub(crate) quota_messages: Option<u64>,
+    /// What a sender is told when the quota is full: to try again `later` (452), or `never` (552)
+    #[arg(long, value_enum)]
+    pub(crate) when_full: Option<WhenFull>,
+    /// Take mail for `any` recipient, or only for those `listed` with `domain recipients`
+    #[arg(long, value_enum)]
+    pub(crate) recipients: Option<Taken>,
+    /// What parts a listed name from a sub-address, as in joe+lists [default: +]; `none`
+    #[arg(long, value_name = "CHAR", value_parser = delimiter)]
+    pub(crate) delimiter: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Recipients {
+    /// The domain
+    pub(crate) name: String,
+    /// Names or addresses; `*` for everyone
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) add: Vec<String>,
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) remove: Vec<String>,
+    /// Add what stands in a file, one a line; - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) import: Option<PathBuf>,
+    /// Forget the list as it was, before anything is added
+    #[arg(long)]
+    pub(crate) clear: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum Taken {
+    Any,
+    Listed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum WhenFull {
+    Later,
+    Never,
+}
+
+/// Longest span of a policy: a typing error must not hold mail for a century by accident, and
+/// nobody wants to be told of mail of last year.
+const POLICY_SPAN_MAX: Duration = Duration::from_secs(400 * 24 * 3600);
+
+fn hold(text: &str) -> Result<u64, String> {
+    span_or(text, "quota", 0, Duration::from_secs(60))
+}
+
+fn delay(text: &str) -> Result<u64, String> {
+    span_or(text, "never", 0, Duration::from_secs(60))
+}
+
+fn probation(text: &str) -> Result<u64, String> {
+    match text {
+        "endless" => Ok(u64::MAX),
+        _ => span_or(text, "none", 0, Duration::from_secs(1)),
+    }
+}
+
+/// Milliseconds, or `number` for `word`.
+fn span_or(text: &str, word: &str, number: u64, least: Duration) -> Result<u64, String> {
+    if text == word {
+        return Ok(number);
+    }
+    let span = text
+        .parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|span| Duration::try_from(span).ok())
+        .or_else(|| days(text))
+        .ok_or_else(|| format!("not a time span such as 5d, 12h or 30m, nor `{word}`"))?;
+    if span < least || span > POLICY_SPAN_MAX {
+        return Err(format!(
+            "must be between {}s and {}d, or `{word}`",
+            least.as_secs(),
+            POLICY_SPAN_MAX.as_secs() / 86_400
+        ));
+    }
+    u64::try_from(span.as_millis()).map_err(|error| error.to_string())
+}
+
+/// `5d`: days are 24 hours here, whatever a calendar says.
+fn days(text: &str) -> Option<Duration> {
+    let number: u64 = text.strip_suffix('d')?.parse().ok()?;
+    Some(Duration::from_secs(number.checked_mul(86_400)?))
+}
+
+fn octets(text: &str) -> Result<u64, String> {
+    if text == "none" {
+        return Ok(0);
+    }
+    let upper = text.to_ascii_uppercase();
+    let digits = upper.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &upper[digits.len()..] {
+        "" | "B" => 1,
+        "K" | "KB" => 1_000,
+        "M" | "MB" => 1_000_000,
+        "G" | "GB" => 1_000_000_000,
+        "T" | "TB" => 1_000_000_000_000_u64,
+        _ => return Err("not a size such as 500MB or 10GB, nor `none`".to_owned()),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "not a size such as 500MB or 10GB, nor `none`".to_owned())?;
+    number
+        .checked_mul(unit)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "must be more than nothing; `none` for no limit".to_owned())
+}
+
+fn delimiter(text: &str) -> Result<u32, String> {
+    let mut chars = text.chars();
+    match (text, chars.next(), chars.next()) {
+        ("none", ..) => Ok(0),
+        (_, Some(c), None) if c.is_ascii_punctuation() && c != '@' && c != '"' => Ok(u32::from(c)),
+        _ => Err("not one character such as + or -, nor `none`".to_owned()),
+    }
+}
+
+fn messages(text: &str) -> Result<u64, String> {
+    match text {
+        "none" => Ok(0),
+        _ => text
+            .parse()
+            .ok()
+            .filter(|number| *number > 0)
+            .ok_or_else(|| "not a number above 0, nor `none`".to_owned()),
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -166,7 +337,7 @@ pub(crate) enum Mail {
     List {
         #[arg(long)]
         domain: String,
-        /// Only what the primary refused for good; it is kept until you decide
+        /// Only what the primary refused (5xx) and is kept
         #[arg(long)]
         refused: bool,
         #[arg(long, value_name = "N", default_value_t = 100)]
@@ -178,6 +349,36 @@ pub(crate) enum Mail {
         #[arg(long)]
         domain: String,
     },
+    /// Try refused mail again, as if it had just arrived
+    Requeue(Which),
+    /// Drop refused mail; nobody is told
+    Discard(WhichHeld),
+    /// Give refused mail back to its senders
+    Bounce(WhichHeld),
+    /// What was decided about mail by hand
+    Audit,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Which {
+    /// Messages, as `mail list` shows them
+    #[arg(value_name = "ID", required_unless_present = "domain")]
+    pub(crate) ids: Vec<String>,
+    /// All refused mail of a domain; with IDs, only for its recipients
+    #[arg(long)]
+    pub(crate) domain: Option<String>,
+    /// Only say how many messages it would be
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WhichHeld {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// What waits for delivery too, not only what was refused
+    #[arg(long)]
+    pub(crate) held: bool,
 }
 
 /// Most nodes of a sandbox: they share one machine.
@@ -249,6 +450,23 @@ mod tests {
         ] {
             let cli = Cli::parse_from(std::iter::once("holdfast").chain(line.split(' ')));
             assert_eq!(cli.global.format(), Format::Json, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_policy_is_written_as_people_write_it() {
+        assert_eq!(hold("5d"), Ok(432_000_000));
+        assert_eq!(hold("quota"), Ok(0));
+        assert_eq!(delay("4h"), Ok(14_400_000));
+        assert_eq!(probation("endless"), Ok(u64::MAX));
+        assert_eq!(probation("none"), Ok(0));
+        assert_eq!(octets("10GB"), Ok(10_000_000_000));
+        assert_eq!(messages("none"), Ok(0));
+        for text in ["", "5", "401d", "1s", "never", "-5d"] {
+            assert!(hold(text).is_err(), "{text}");
+        }
+        for text in ["0", "1x", "MB", "99999999999TB"] {
+            assert!(octets(text).is_err(), "{text}");
         }
     }
 

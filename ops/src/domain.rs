@@ -1,9 +1,11 @@
 //! `holdfast domain …`: the customers' domains.
 
-use holdfast_proto::admin::{Domain as Shown, DomainName, DomainSetRequest, Empty};
+use holdfast_proto::admin::{
+    Domain as Shown, DomainName, DomainSetRequest, Empty, Policy, RecipientsSetRequest,
+};
 use serde_json::{Value, json};
 
-use crate::cli::{Domain, DomainWithPrimary, Global};
+use crate::cli::{self, Domain, DomainChange, Global, Recipients, Taken, WhenFull};
 use crate::client::{self, Client};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
@@ -19,7 +21,15 @@ pub(crate) enum Known {
 pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Result<Exit, Failure> {
     let mut client = client::connect(global).await?;
     match command {
-        Domain::Add(asked) => changed(&mut client, asked, Known::MustNot, "added", output).await?,
+        Domain::Add(asked) => {
+            let asked = DomainChange {
+                name: asked.name,
+                primary: Some(asked.primary),
+                policy: asked.policy,
+                dry_run: asked.dry_run,
+            };
+            changed(&mut client, asked, Known::MustNot, "added", output).await?;
+        }
         Domain::Set(asked) => changed(&mut client, asked, Known::Must, "changed", output).await?,
         Domain::List => {
             let list = client::answer(
@@ -51,9 +61,14 @@ pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Res
             if output.is_json() {
                 output.json("domain/v1", &as_json(&domain))?;
             } else {
+                let says = domain.says.clone();
                 output.table(&as_table(&[domain]))?;
+                for sentence in says {
+                    output.line(sentence)?;
+                }
             }
         }
+        Domain::Recipients(asked) => recipients(&mut client, asked, output).await?,
         Domain::Remove { name, dry_run } => {
             let failed = format!("{name} was not removed");
             let asked = DomainName {
@@ -81,12 +96,13 @@ pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Res
 /// Sets a domain's primary through any node.
 pub(crate) async fn set(
     client: &mut Client,
-    asked: &DomainWithPrimary,
+    asked: &DomainChange,
     known: Known,
 ) -> Result<Shown, Failure> {
     let request = DomainSetRequest {
         name: asked.name.clone(),
-        primary: asked.primary.clone(),
+        primary: asked.primary.clone().unwrap_or_default(),
+        policy: Some(policy(asked.policy)),
         must_be_new: known == Known::MustNot,
         must_exist: known == Known::Must,
         dry_run: asked.dry_run,
@@ -95,9 +111,90 @@ pub(crate) async fn set(
     client::answer(&failed, client.domain_set(client::request(request))).await
 }
 
+/// Prints the list, or changes it.
+async fn recipients(client: &mut Client, asked: Recipients, output: Output) -> Result<(), Failure> {
+    let failed = format!("the recipients of {} were not changed", asked.name);
+    let prints =
+        asked.add.is_empty() && asked.remove.is_empty() && asked.import.is_none() && !asked.clear;
+    if !prints {
+        let mut add = asked.add;
+        if let Some(file) = &asked.import {
+            let text = if file.as_os_str() == "-" {
+                std::io::read_to_string(std::io::stdin())
+            } else {
+                std::fs::read_to_string(file)
+            };
+            let text = text.map_err(|error| Failure::new(&failed, error))?;
+            let lines = text.lines().map(str::trim);
+            add.extend(
+                lines
+                    .filter(|l| !l.is_empty() && !l.starts_with('#'))
+                    .map(str::to_owned),
+            );
+        }
+        let (added, removed) = (add.len() as u64, asked.remove.len() as u64);
+        let request = RecipientsSetRequest {
+            domain: asked.name.clone(),
+            add,
+            remove: asked.remove,
+            clear: asked.clear,
+        };
+        client::answer(&failed, client.recipients_set(client::request(request))).await?;
+        if output.is_json() {
+            let value = json!({"domain": asked.name, "added": added, "removed": removed});
+            output.json("recipients/v1", &value)?;
+        } else {
+            output.line(format!(
+                "{} added to and {} removed from the recipients of {}.",
+                output::count(added, "name"),
+                output::count(removed, "name"),
+                asked.name
+            ))?;
+        }
+        return Ok(());
+    }
+    let failed = "the recipients could not be listed";
+    let request = DomainName {
+        name: asked.name.clone(),
+        dry_run: false,
+    };
+    let mut pages = client
+        .recipients_list(client::request(request))
+        .await
+        .map_err(|status| Failure::from_status(failed, &status))?
+        .into_inner();
+    while let Some(page) = pages
+        .message()
+        .await
+        .map_err(|status| Failure::from_status(failed, &status))?
+    {
+        for name in page.names {
+            if output.is_json() {
+                output.json("recipient/v1", &json!({"name": name}))?;
+            } else {
+                output.line(name)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn policy(asked: cli::Policy) -> Policy {
+    Policy {
+        hold_ms: asked.hold,
+        delay_ms: asked.delay_notice,
+        probation_ms: asked.probation,
+        quota_bytes: asked.quota,
+        quota_messages: asked.quota_messages,
+        full_for_good: asked.when_full.map(|when| when == WhenFull::Never),
+        listed_only: asked.recipients.map(|which| which == Taken::Listed),
+        delimiter: asked.delimiter,
+    }
+}
+
 async fn changed(
     client: &mut Client,
-    asked: DomainWithPrimary,
+    asked: DomainChange,
     known: Known,
     done: &str,
     output: Output,
@@ -145,5 +242,30 @@ fn as_json(domain: &Shown) -> Value {
         "held_messages": domain.held_messages,
         "held_bytes": domain.held_bytes,
         "created_at": output::rfc3339(domain.created_at_ms),
+        "refused_messages": domain.refused_messages,
+        "policy": domain.policy.as_ref().map(policy_as_json),
+        "says": domain.says,
+    })
+}
+
+/// Seconds, and `null` for what has no end or no limit.
+fn policy_as_json(policy: &Policy) -> Value {
+    let seconds = |ms: Option<u64>| match ms {
+        None | Some(0) => Value::Null,
+        Some(ms) => json!(ms as f64 / 1000.0),
+    };
+    let limit = |number: Option<u64>| number.filter(|number| *number > 0);
+    json!({
+        "hold_seconds": seconds(policy.hold_ms),
+        "delay_notice_seconds": seconds(policy.delay_ms),
+        "probation": match policy.probation_ms {
+            Some(u64::MAX) => json!("endless"),
+            Some(ms) => json!(ms as f64 / 1000.0),
+            None => Value::Null,
+        },
+        "quota_bytes": limit(policy.quota_bytes),
+        "quota_messages": limit(policy.quota_messages),
+        "recipients": if policy.listed_only == Some(true) { "listed" } else { "any" },
+        "when_full": if policy.full_for_good == Some(true) { "never" } else { "later" },
     })
 }

@@ -1,10 +1,12 @@
 //! `holdfast mail …`: the mail that is held.
 
-use holdfast_proto::admin::{DeliverRequest, Mail as Shown, MailListRequest};
+use holdfast_proto::admin::{
+    DeliverRequest, Empty, Mail as Shown, MailDisposeRequest, MailListRequest,
+};
 use serde_json::json;
 
-use crate::cli::{Global, Mail};
-use crate::client;
+use crate::cli::{Global, Mail, Which, WhichHeld};
+use crate::client::{self, Client};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
 
@@ -88,8 +90,101 @@ pub(crate) async fn run(global: &Global, command: Mail, output: Output) -> Resul
                 ))?;
             }
         }
+        Mail::Requeue(which) => dispose(&mut client, "requeue", which, false, output).await?,
+        Mail::Discard(WhichHeld { which, held }) => {
+            dispose(&mut client, "discard", which, held, output).await?;
+        }
+        Mail::Bounce(WhichHeld { which, held }) => {
+            dispose(&mut client, "bounce", which, held, output).await?;
+        }
+        Mail::Audit => audit(&mut client, output).await?,
     }
     Ok(Exit::Done)
+}
+
+async fn dispose(
+    client: &mut Client,
+    how: &str,
+    which: Which,
+    held: bool,
+    output: Output,
+) -> Result<(), Failure> {
+    let named = which.ids.len();
+    let asked = MailDisposeRequest {
+        how: how.to_owned(),
+        ids: which.ids,
+        domain: which.domain.unwrap_or_default(),
+        held,
+        dry_run: which.dry_run,
+        by: std::env::var("SUDO_USER")
+            .or_else(|_| std::env::var("USER"))
+            .unwrap_or_default(),
+    };
+    let failed = format!(
+        "the mail could not be {how}ed",
+        how = how.trim_end_matches('e')
+    );
+    let reply = client::answer(&failed, client.mail_dispose(client::request(asked))).await?;
+    if output.is_json() {
+        let value = json!({"how": how, "messages": reply.messages, "dry_run": which.dry_run});
+        output.json("mail-dispose/v1", &value)?;
+        return Ok(());
+    }
+    let count = output::count(reply.messages, "message");
+    if reply.messages == 0 && named > 0 {
+        return Err(Failure::new(failed, "nothing of it is kept as refused")
+            .exit(Exit::NotFound)
+            .fix("see `holdfast mail list --domain D --refused`; --held means what waits too"));
+    }
+    if which.dry_run {
+        output.line(format!("It would be {count}. Nothing was changed."))?;
+    } else {
+        output.line(match how {
+            "requeue" => format!("{count} will be tried again now."),
+            "discard" => format!("{count} discarded; nobody is told."),
+            _ => format!("{count} will be given back to the sender."),
+        })?;
+    }
+    Ok(())
+}
+
+async fn audit(client: &mut Client, output: Output) -> Result<(), Failure> {
+    let list = client::answer(
+        "the decisions could not be listed",
+        client.audit(client::request(Empty {})),
+    )
+    .await?;
+    let mut table = output::table(&["WHEN", "WHAT", "DOMAIN", "MESSAGES", "BY"], &["MESSAGES"]);
+    for entry in &list.entries {
+        if output.is_json() {
+            output.json(
+                "audit/v1",
+                &json!({
+                    "at": output::rfc3339(entry.at_ms),
+                    "by": entry.by,
+                    "what": entry.what,
+                    "domain": entry.domain,
+                    "messages": entry.ids,
+                }),
+            )?;
+        } else {
+            table.add_row(vec![
+                output::rfc3339(entry.at_ms).unwrap_or_default(),
+                entry.what.clone(),
+                entry.domain.clone(),
+                entry.ids.len().to_string(),
+                output::plain(&entry.by),
+            ]);
+        }
+    }
+    if !output.is_json() {
+        if table.is_empty() {
+            eprintln!("Nothing was decided by hand yet.");
+        } else {
+            output.table(&table)?;
+        }
+    }
+    Ok(())
 }
 
 fn as_row(mail: &Shown) -> Vec<String> {
@@ -109,7 +204,10 @@ fn as_row(mail: &Shown) -> Vec<String> {
         },
         to,
         mail.attempts.to_string(),
-        mail.state.clone(),
+        match mail.retry_at_ms {
+            0 => mail.state.clone(),
+            at => format!("{}, again in {}", mail.state, output::until(at)),
+        },
         output::plain(&mail.last_reply),
     ]
 }
@@ -125,5 +223,6 @@ fn as_json(mail: &Shown) -> serde_json::Value {
         "attempts": mail.attempts,
         "last_reply": mail.last_reply,
         "state": mail.state,
+        "retry_at": (mail.retry_at_ms != 0).then(|| output::rfc3339(mail.retry_at_ms)),
     })
 }

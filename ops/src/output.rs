@@ -110,6 +110,12 @@ pub(crate) fn age(since_ms: u64) -> String {
     span(Duration::from_millis(now.saturating_sub(since_ms)))
 }
 
+/// `2h14m` until a time of another node's clock; 0s if it is over.
+pub(crate) fn until(at_ms: u64) -> String {
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+    span(Duration::from_millis(at_ms.saturating_sub(now)))
+}
+
 /// RFC 3339 in UTC, for programs; `null` if the number is no time.
 pub(crate) fn rfc3339(ms: u64) -> Option<String> {
     let time = jiff::Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok()?;

@@ -37,6 +37,32 @@ pub(crate) async fn ask(client: &mut Client) -> Result<StatusReply, Failure> {
     .await
 }
 
+/// What the node's replicated rows come to.
+pub(crate) async fn state_hash(client: &mut Client, output: Output) -> Result<Exit, Failure> {
+    let state = client::answer(
+        "the state's hash is not known",
+        client.state_hash(client::request(Empty {})),
+    )
+    .await?;
+    if output.is_json() {
+        output.json(
+            "state-hash/v1",
+            &json!({
+                "node_id": state.node_id,
+                "applied": state.applied,
+                "rows": state.rows,
+                "hash": state.hash,
+            }),
+        )?;
+    } else {
+        output.line(format!(
+            "{} after entry {}, in {} rows",
+            state.hash, state.applied, state.rows
+        ))?;
+    }
+    Ok(Exit::Done)
+}
+
 /// Every member answers and there is a quorum.
 pub(crate) fn is_healthy(status: &StatusReply) -> bool {
     !status.cluster_id.is_empty() && status.quorum && status.nodes.iter().all(|node| node.reachable)
@@ -226,6 +252,7 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
             "bytes": domain.bytes,
             "oldest_at": output::rfc3339(domain.oldest_ms),
             "lease_node": domain.lease_node,
+            "lease_epoch": domain.lease_epoch,
             "last_reply": domain.last_reply,
         })).collect::<Vec<_>>(),
     })

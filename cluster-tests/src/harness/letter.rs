@@ -9,6 +9,8 @@ pub struct Letter {
     pub number: u64,
     /// Empty for a bounce.
     pub reverse_path: String,
+    /// Of MAIL.
+    pub parameters: Vec<String>,
     pub recipients: Vec<String>,
     size: usize,
     seed: u64,
@@ -33,11 +35,12 @@ impl Letter {
         let recipients = (0..random.between(1, RECIPIENTS_MAX))
             .map(|at| {
                 let domain = domains[random.between(0, domains.len() as u64 - 1) as usize];
-                format!("reader{number}-{at}@{domain}")
+                // Only the domain's letters may change their case.
+                format!("Reader{number}-{at}@{domain}")
             })
             .collect();
         // Some are larger than what is replicated at once with the log.
-        let largest = if random.one_in(15) {
+        let largest = if random.one_in(60) {
             LARGE_BYTES
         } else {
             SMALL_BYTES
@@ -45,6 +48,11 @@ impl Letter {
         Self {
             number,
             reverse_path,
+            // Some senders do not say so, and send it all the same.
+            parameters: (!number.is_multiple_of(3))
+                .then(|| "BODY=8BITMIME".to_owned())
+                .into_iter()
+                .collect(),
             recipients,
             size: random.between(200, largest) as usize,
             seed,

@@ -1,18 +1,31 @@
 //! The world around the cluster: node processes, senders, and the primaries of two domains.
 
+mod disk;
+mod flood;
 mod letter;
+mod machines;
+mod network;
 mod ports;
 mod primary;
+mod relay;
 mod run;
 mod sandbox;
 mod sender;
+mod watch;
 mod wire;
+mod world;
 
+pub use disk::Disk;
+pub use flood::{Flood, PESTS, Pest};
 pub use letter::Letter;
-pub use primary::Primary;
+pub use machines::{DISK_BYTES, DISK_FREE_MIN_BYTES, Machine};
+pub use network::Network;
+pub use primary::{Mood, Primary};
+pub use relay::Quality;
 pub use run::{DOMAINS, Run};
 pub use sandbox::{Node, Sandbox};
 pub use sender::{Load, Session, Unfinished};
+pub use world::{enter, in_a_new_world, in_its_own_world, is_inside, obstacle};
 
 use std::time::{Duration, Instant};
 

@@ -18,7 +18,7 @@ pub(crate) fn free(count: u16) -> u16 {
     let mut random = Random::new(clock ^ u64::from(std::process::id()) << 32);
     loop {
         let first = random.between(FIRST, LAST) as u16;
-        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+        if (first..first + count).all(|port| TcpListener::bind(("0.0.0.0", port)).is_ok()) {
             return first;
         }
     }

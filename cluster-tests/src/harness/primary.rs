@@ -1,7 +1,7 @@
 //! A customer's own mail server: down, or up with the moods of a real one.
 
 use std::io;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -23,6 +23,28 @@ const MESSAGE_DEFERRED_ONE_IN: u64 = 15;
 /// and after one in so many that was taken, the answer never comes.
 const ANSWER_LOST_ONE_IN: u64 = 40;
 
+/// How a primary treats its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    /// It takes everything and always answers.
+    Willing,
+    /// It defers now and then, and sometimes an answer of its does not come.
+    Human,
+    /// It also stalls, talks nonsense, contradicts itself and hangs up, anywhere.
+    Bad,
+    /// It takes connections and says nothing.
+    Silent,
+}
+
+/// In a bad mood, one in so many commands or lines meets with each misdeed.
+const MISDEED_ONE_IN: u64 = 40;
+/// And one in so many lines of text, of which there are more.
+const HANG_UP_ONE_IN: u64 = 2000;
+/// Longer than people wait, shorter than RFC 5321 section 4.5.3.2 makes a client wait.
+const STALL: Duration = Duration::from_secs(6);
+/// More than any reply may be (RFC 5321 section 4.5.3.1.5).
+const NONSENSE_BYTES: usize = 100_000;
+
 /// The primary of one domain. It begins down.
 #[derive(Debug)]
 pub struct Primary {
@@ -30,6 +52,7 @@ pub struct Primary {
     address: SocketAddr,
     seed: u64,
     recorder: Arc<Recorder>,
+    mood: Arc<Mutex<Mood>>,
     up: Option<Up>,
 }
 
@@ -42,15 +65,27 @@ struct Up {
 
 impl Primary {
     #[must_use]
-    pub fn new(domain: &'static str, seed: u64, recorder: Arc<Recorder>) -> Self {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free(1)));
+    pub fn new(domain: &'static str, at: IpAddr, seed: u64, recorder: Arc<Recorder>) -> Self {
+        let address = SocketAddr::from((at, ports::free(1)));
         Self {
             domain,
             address,
             seed,
             recorder,
+            mood: Arc::new(Mutex::new(Mood::Human)),
             up: None,
         }
+    }
+
+    #[must_use]
+    pub fn domain(&self) -> &'static str {
+        self.domain
+    }
+
+    pub fn behave(&self, mood: Mood) {
+        self.recorder
+            .note(format!("the primary of {} is {mood:?} now", self.domain));
+        *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
     }
 
     #[must_use]
@@ -74,6 +109,7 @@ impl Primary {
         let listening = thread::spawn({
             let (going_down, sessions) = (Arc::clone(&going_down), Arc::clone(&sessions));
             let (domain, recorder, seed) = (self.domain, Arc::clone(&self.recorder), self.seed);
+            let mood = Arc::clone(&self.mood);
             move || {
                 let mut count = 0;
                 while !going_down.load(Ordering::Relaxed) {
@@ -94,6 +130,9 @@ impl Primary {
                             domain,
                             recorder: Arc::clone(&recorder),
                             random: Random::new(seed ^ count),
+                            mood: Arc::clone(&mood),
+                            client: String::new(),
+                            unconfirmed: None,
                             mail: Transaction::default(),
                         })
                     };
@@ -145,12 +184,18 @@ struct Visit {
     domain: &'static str,
     recorder: Arc<Recorder>,
     random: Random,
+    mood: Arc<Mutex<Mood>>,
+    /// As it calls itself.
+    client: String,
+    /// The message that was taken last, until the client shows that it knows.
+    unconfirmed: Option<u64>,
     mail: Transaction,
 }
 
 #[derive(Default)]
 struct Transaction {
     reverse_path: String,
+    parameters: Vec<String>,
     recipients: Vec<String>,
     text: Vec<u8>,
 }
@@ -159,9 +204,54 @@ const EXTENSIONS: &[u8] = b"250-primary.test\r\n250-PIPELINING\r\n250-8BITMIME\r
 250-CHUNKING\r\n250 ENHANCEDSTATUSCODES\r\n";
 
 impl Visit {
+    /// Whether it does now what it does once in so many times, unless it is willing.
+    fn slips(&mut self, one_in: u64) -> bool {
+        self.mood() != Mood::Willing && self.random.one_in(one_in)
+    }
+
+    fn mood(&self) -> Mood {
+        *self.mood.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a primary in a bad mood may do instead of answering.
+    fn misbehave(&mut self) -> io::Result<()> {
+        if self.mood() != Mood::Bad {
+            return Ok(());
+        }
+        if self.random.one_in(MISDEED_ONE_IN) {
+            thread::sleep(STALL);
+        }
+        if self.random.one_in(MISDEED_ONE_IN) {
+            let nonsense: &[u8] = match self.random.between(0, 4) {
+                0 => b"nonsense\r\n",
+                1 => b"999 what\r\n",
+                2 => b"250-it goes on\r\n354 and contradicts itself\r\n",
+                3 => &[b'2'; NONSENSE_BYTES],
+                _ => b"\0\xff\r\n",
+            };
+            self.wire.write(nonsense)?;
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        if self.random.one_in(MISDEED_ONE_IN) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+
     fn serve(&mut self) -> io::Result<()> {
+        while self.mood() == Mood::Silent {
+            // Until the client or the primary hangs up.
+            if self.wire.line()?.is_none() {
+                return Ok(());
+            }
+        }
+        self.misbehave()?;
         self.wire.write(b"220 primary.test ESMTP\r\n")?;
         while let Some(line) = self.wire.line()? {
+            if let Some(number) = self.unconfirmed.take() {
+                self.recorder.record(Event::Confirmed { number });
+            }
+            self.misbehave()?;
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
             let path = line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
             let verb = line
@@ -170,7 +260,12 @@ impl Visit {
                 .unwrap_or_default()
                 .to_ascii_uppercase();
             match verb.as_str() {
-                "EHLO" => self.wire.write(EXTENSIONS)?,
+                "EHLO" => {
+                    let name = line.split(' ').nth(1).unwrap_or_default();
+                    // Nodes are known by the first label.
+                    self.client = name.split('.').next().unwrap_or_default().to_owned();
+                    self.wire.write(EXTENSIONS)?;
+                }
                 "HELO" | "NOOP" => self.wire.write(b"250 2.0.0 ok\r\n")?,
                 "RSET" => {
                     self.mail = Transaction::default();
@@ -179,11 +274,12 @@ impl Visit {
                 "MAIL" => {
                     self.mail = Transaction {
                         reverse_path: path,
+                        parameters: declared(&line),
                         ..Transaction::default()
                     };
                     self.wire.write(b"250 2.1.0 ok\r\n")?;
                 }
-                "RCPT" if self.random.one_in(RECIPIENT_DEFERRED_ONE_IN) => {
+                "RCPT" if self.slips(RECIPIENT_DEFERRED_ONE_IN) => {
                     self.wire.write(b"450 4.2.1 not now\r\n")?;
                 }
                 "RCPT" => {
@@ -208,6 +304,9 @@ impl Visit {
 
     fn data(&mut self) -> io::Result<()> {
         while let Some(line) = self.wire.line()? {
+            if self.mood() == Mood::Bad && self.random.one_in(HANG_UP_ONE_IN) {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
             if line == b".\r\n" {
                 return Ok(());
             }
@@ -241,37 +340,56 @@ impl Visit {
     /// The message has come in full: takes it, or does not.
     fn decide(&mut self) -> io::Result<()> {
         let mail = std::mem::take(&mut self.mail);
-        if self.random.one_in(MESSAGE_DEFERRED_ONE_IN) {
+        if self.slips(MESSAGE_DEFERRED_ONE_IN) {
             return self.wire.write(b"451 4.3.0 not now\r\n");
         }
         let (attempt, text) = opened(&mail.text);
+        let number = self.recorder.next_delivery();
         self.recorder.record(Event::Delivered {
+            number,
             attempt,
             primary: self.domain.to_owned(),
+            by: self.client.clone(),
             reverse_path: mail.reverse_path,
+            parameters: mail.parameters,
             recipients: mail.recipients,
             digest: Digest::of(text),
         });
-        if self.random.one_in(ANSWER_LOST_ONE_IN) {
+        if self.slips(ANSWER_LOST_ONE_IN) {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
+        self.unconfirmed = Some(number);
         self.wire.write(b"250 2.0.0 taken\r\n")
     }
 }
 
+/// What MAIL says of the message. `SIZE` is left out: a trace line makes the message longer.
+fn declared(line: &str) -> Vec<String> {
+    let behind = line.rsplit('>').next().unwrap_or_default();
+    let words = behind.split_ascii_whitespace();
+    words
+        .filter(|word| !word.to_ascii_uppercase().starts_with("SIZE="))
+        .map(str::to_owned)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::harness::{Load, Session};
     use crate::history::End;
     use crate::invariants;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     /// The harness against itself: a primary as the node, so that every rule but the refusals'
     /// sees lawful mail.
     #[test]
     fn what_senders_send_the_primary_records() {
         let recorder = Arc::new(Recorder::default());
-        let mut primary = Primary::new("example.test", 1, Arc::clone(&recorder));
+        let mut primary = Primary::new("example.test", HERE, 1, Arc::clone(&recorder));
         primary.come_up();
         let nodes = vec![("n1".to_owned(), primary.address())];
         let load = Arc::new(Load::new(
@@ -307,7 +425,7 @@ mod tests {
     #[test]
     fn a_message_can_be_finished_later_or_never() {
         let recorder = Arc::new(Recorder::default());
-        let mut primary = Primary::new("example.test", 1, Arc::clone(&recorder));
+        let mut primary = Primary::new("example.test", HERE, 1, Arc::clone(&recorder));
         primary.come_up();
         let load = Load::new(vec![], &["example.test"], 1, Arc::clone(&recorder));
         let begin = || {

@@ -1,6 +1,7 @@
-//! A cluster of real node processes, started by `holdfast dev`.
+//! A cluster of real node processes: started by `holdfast dev` on this machine, or each on a
+//! machine of its own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -14,8 +15,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::machines::{self, Machine};
+use super::network::Network;
 use super::ports;
 use super::wait_for;
+use super::world::attempt;
 
 /// Overrides where the binary is looked for.
 const BINARY_VARIABLE: &str = "HOLDFAST_BIN";
@@ -32,6 +36,9 @@ pub struct Node {
     pub data_dir: PathBuf,
     pub config: PathBuf,
     pub log: PathBuf,
+    /// None: it shares this one with the test.
+    #[serde(skip)]
+    pub machine: Option<Machine>,
 }
 
 #[derive(Deserialize)]
@@ -42,11 +49,14 @@ struct Announcement {
 /// Stops, and removes its folder, when dropped; after a panic the folder is kept.
 pub struct Sandbox {
     folder: Option<TempDir>,
-    dev: Child,
+    dev: Option<Child>,
     nodes: Vec<Node>,
-    /// Nodes that we started again; the others are children of `dev`.
+    /// Nodes that we started; the others are children of `dev`.
     ours: HashMap<String, Child>,
-    dead: HashMap<String, ()>,
+    dead: BTreeSet<String>,
+    /// Whose disk has no power.
+    dark: BTreeSet<String>,
+    paused: BTreeSet<String>,
 }
 
 impl Sandbox {
@@ -102,11 +112,100 @@ impl Sandbox {
         };
         Self {
             folder: Some(folder),
-            dev,
+            dev: Some(dev),
             nodes,
             ours: HashMap::new(),
-            dead: HashMap::new(),
+            dead: BTreeSet::new(),
+            dark: BTreeSet::new(),
+            paused: BTreeSet::new(),
         }
+    }
+
+    /// Starts a cluster with each of its nodes on a machine of its own in `network`. It needs a
+    /// world of its own.
+    ///
+    /// # Panics
+    /// If it does not come up: the test cannot go on.
+    #[must_use]
+    pub fn on_machines(count: u8, network: &Network, disk_bytes: u64) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("holdfast-test-")
+            .tempdir()
+            .expect("a temporary folder");
+        machines::prepare(folder.path());
+        let mut sandbox = Self {
+            folder: Some(folder),
+            dev: None,
+            nodes: Vec::new(),
+            ours: HashMap::new(),
+            dead: BTreeSet::new(),
+            dark: BTreeSet::new(),
+            paused: BTreeSet::new(),
+        };
+        for number in 1..=count {
+            sandbox.add_machine(number, network, disk_bytes);
+        }
+        sandbox.wait_until_healthy(START_TIME_MAX);
+        sandbox
+    }
+
+    /// A new machine with an empty disk, whose node joins the cluster, or begins it.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn add_machine(&mut self, number: u8, network: &Network, disk_bytes: u64) {
+        let folder = self.folder().expect("the sandbox's folder").to_owned();
+        let node = machines::new(&folder, number, network.wan_profile(), disk_bytes);
+        let name = node.name.clone();
+        self.nodes.push(node);
+        self.restart(&name);
+        wait_for(
+            &format!("the first answer of {name}"),
+            START_TIME_MAX,
+            || self.status_of(&name).map(drop),
+        );
+        if self.nodes.len() == 1 {
+            self.must(&name, &["cluster", "init"]);
+            return;
+        }
+        wait_for(&format!("{name} in the cluster"), START_TIME_MAX, || {
+            self.let_in(&name).then_some(())
+        });
+    }
+
+    /// Lets a new node in by an invitation of any member; true once it is one.
+    fn let_in(&self, name: &str) -> bool {
+        // An earlier call may have let it in and not lived to hear of it.
+        if self
+            .status_of(name)
+            .is_some_and(|status| status["cluster_id"].is_string())
+        {
+            return true;
+        }
+        let members = self.alive().into_iter().filter(|member| member != name);
+        let token = members.into_iter().find_map(|member| {
+            let invited = self.ask(&member, &["cluster", "invite"]).stdout;
+            let invitation: Value = serde_json::from_slice(&invited).ok()?;
+            invitation["token"].as_str().map(str::to_owned)
+        });
+        token.is_some_and(|token| {
+            self.ask(name, &["cluster", "join", &token])
+                .status
+                .success()
+        })
+    }
+
+    /// Those that run, as far as we know.
+    #[must_use]
+    pub fn alive(&self) -> Vec<String> {
+        let is_alive = |name: &String| !self.dead.contains(name) && !self.paused.contains(name);
+        self.names().into_iter().filter(is_alive).collect()
+    }
+
+    /// Those that we killed.
+    #[must_use]
+    pub fn dead(&self) -> Vec<String> {
+        self.dead.iter().cloned().collect()
     }
 
     #[must_use]
@@ -140,11 +239,15 @@ impl Sandbox {
     /// # Panics
     /// If it does not go.
     pub fn kill(&mut self, name: &str) {
-        self.dead.insert(name.to_owned(), ());
+        let was_dead = !self.dead.insert(name.to_owned());
+        self.paused.remove(name);
         if let Some(mut child) = self.ours.remove(name) {
             // It may have ended by itself.
             drop(child.kill());
             drop(child.wait());
+            return;
+        }
+        if was_dead {
             return;
         }
         let pid = self.node(name).pid;
@@ -154,18 +257,104 @@ impl Sandbox {
         });
     }
 
+    /// Cuts the power of these nodes' machines, of all at one moment: they are stopped before the
+    /// first disk goes, so that none sees another fail.
+    ///
+    /// # Panics
+    /// If one has no machine of its own.
+    pub fn cut_power(&mut self, names: &[String]) {
+        for name in names {
+            signal("STOP", self.pid(name));
+        }
+        for name in names {
+            self.machine(name).disk.cut_power();
+            self.dark.insert(name.clone());
+        }
+        for name in names {
+            self.kill(name);
+        }
+    }
+
+    /// Makes every write and sync of a running node fail.
+    pub fn fail_disk(&mut self, name: &str) {
+        self.machine(name).disk.cut_power();
+        self.dark.insert(name.to_owned());
+    }
+
+    /// A member that is no more: it is not expected, asked or compared.
+    pub fn forget(&mut self, name: &str) {
+        self.kill(name);
+        self.nodes.retain(|node| node.name != name);
+        self.dead.remove(name);
+    }
+
+    /// SIGSTOP: the node stands still, and its connections with it.
+    pub fn pause(&mut self, name: &str) {
+        signal("STOP", self.pid(name));
+        self.paused.insert(name.to_owned());
+    }
+
+    /// Lets a paused node go on, as if no time had passed.
+    pub fn resume(&mut self, name: &str) {
+        signal("CONT", self.pid(name));
+        self.paused.remove(name);
+    }
+
+    /// # Panics
+    /// If it shares the test's.
+    #[must_use]
+    pub fn machine(&self, name: &str) -> &Machine {
+        let machine = self.node(name).machine.as_ref();
+        machine.expect("a machine of its own")
+    }
+
+    #[must_use]
+    pub fn pid(&self, name: &str) -> u32 {
+        let ours = self.ours.get(name).map(Child::id);
+        ours.unwrap_or_else(|| self.node(name).pid)
+    }
+
+    /// The most memory that the process has had at once.
+    #[must_use]
+    pub fn resident_bytes(&self, name: &str) -> u64 {
+        let file = format!("/proc/{}/status", self.pid(name));
+        let status = std::fs::read_to_string(file).unwrap_or_default();
+        let kibibytes = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kibibytes.unwrap_or(0) << 10
+    }
+
+    /// Gives a machine's disk its power back, if it was cut.
+    pub fn restore_power(&mut self, name: &str) {
+        if self.dark.remove(name) {
+            self.machine(name).disk.restore_power();
+        }
+    }
+
     /// Starts a node with what lies in its data directory.
     ///
     /// # Panics
     /// If the binary cannot be started.
     pub fn restart(&mut self, name: &str) {
+        self.restore_power(name);
         let node = self.node(name);
         let log = File::options()
             .append(true)
             .create(true)
             .open(&node.log)
             .expect("the node's log");
-        let child = Command::new(binary())
+        let mut command = match &node.machine {
+            None => Command::new(binary()),
+            Some(machine) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{}", machine.namespace));
+                command.arg(binary());
+                command
+            }
+        };
+        let child = command
             .args(["serve", "--config"])
             .arg(&node.config)
             .stdin(Stdio::null())
@@ -225,7 +414,7 @@ impl Sandbox {
     pub fn status(&self) -> Option<Value> {
         self.nodes
             .iter()
-            .filter(|node| !self.dead.contains_key(&node.name))
+            .filter(|node| !self.dead.contains(&node.name) && !self.paused.contains(&node.name))
             .find_map(|node| self.status_of(&node.name))
     }
 
@@ -254,13 +443,32 @@ impl Drop for Sandbox {
             drop(child.wait());
         }
         // `dev` stops its own nodes; if it is too slow they die with it.
-        signal("TERM", self.dev.id());
-        let begun = Instant::now();
-        while begun.elapsed() < STOP_TIME_MAX && matches!(self.dev.try_wait(), Ok(None)) {
-            thread::sleep(Duration::from_millis(50));
+        if let Some(dev) = &mut self.dev {
+            signal("TERM", dev.id());
+            let begun = Instant::now();
+            while begun.elapsed() < STOP_TIME_MAX && matches!(dev.try_wait(), Ok(None)) {
+                thread::sleep(Duration::from_millis(50));
+            }
+            drop(dev.kill());
+            drop(dev.wait());
         }
-        drop(self.dev.kill());
-        drop(self.dev.wait());
+        let is_failing = thread::panicking();
+        for node in &self.nodes {
+            let (Some(machine), Some(folder)) = (&node.machine, &self.folder) else {
+                continue;
+            };
+            if is_failing {
+                // Its disk is memory; what is kept must lie elsewhere.
+                let kept = folder.path().join(format!("{}.data", node.name));
+                drop(attempt("cp", &["-a".as_ref(), machine.disk.path(), &kept]));
+            }
+            drop(attempt("umount", &[machine.disk.path()]));
+        }
+        if self.dev.is_none()
+            && let Some(folder) = &self.folder
+        {
+            drop(attempt("umount", &[folder.path().join("disks")]));
+        }
         if thread::panicking()
             && let Some(folder) = self.folder.take()
         {
@@ -273,7 +481,8 @@ impl Drop for Sandbox {
 }
 
 /// Signals a process that is not our child; std offers that only for children.
-fn signal(name: &str, pid: u32) {
+pub(crate) fn signal(name: &str, pid: u32) {
+    assert_ne!(pid, 0, "0 would be all processes of the test itself");
     let sent = Command::new("sh")
         .args(["-c", &format!("kill -{name} {pid}")])
         .status();
@@ -292,7 +501,7 @@ fn is_running(pid: u32) -> bool {
 }
 
 /// The binary under test: beside the folder that this test's executable is in.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
         return path.into();
     }

@@ -12,6 +12,8 @@ use super::wire::{Wire, stuffed};
 use crate::history::{AttemptId, Digest, Event, Recorder, Stage};
 use crate::random::Random;
 
+/// Between two letters of a sender: disks are small, and what is held for minutes must fit.
+const PACE: Duration = Duration::from_millis(40);
 /// After every node has been tried in vain.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Then a sender connects anew.
@@ -59,9 +61,16 @@ impl Load {
         )
     }
 
+    /// The try that will begin next.
+    #[must_use]
+    pub fn next_attempt(&self) -> AttemptId {
+        AttemptId(self.next_attempt.load(Ordering::Relaxed))
+    }
+
     /// Senders that go on until they are stopped.
     #[must_use]
     pub fn start(self: &Arc<Self>, senders: usize) -> Vec<JoinHandle<()>> {
+        self.stopped.store(false, Ordering::Relaxed);
         (0..senders)
             .map(|at| {
                 let load = Arc::clone(self);
@@ -83,6 +92,7 @@ impl Load {
         let mut random = Random::new(self.seed ^ at as u64);
         let mut sessions: Vec<Option<Session>> = self.nodes.iter().map(|_| None).collect();
         while !self.is_stopped() {
+            thread::sleep(PACE);
             let letter = self.letter();
             for turn in at.. {
                 let node = turn % self.nodes.len();
@@ -282,7 +292,11 @@ impl Session {
 
     /// MAIL and RCPT, pipelined; the code of the first refusal, or of the last reply.
     fn envelope(&mut self, letter: &Letter) -> io::Result<u16> {
-        let mut commands = format!("MAIL FROM:<{}>\r\n", letter.reverse_path);
+        let mut commands = format!("MAIL FROM:<{}>", letter.reverse_path);
+        for parameter in &letter.parameters {
+            commands += &format!(" {parameter}");
+        }
+        commands += "\r\n";
         for recipient in &letter.recipients {
             commands += &format!("RCPT TO:<{recipient}>\r\n");
         }
@@ -331,6 +345,7 @@ fn record_attempt(
         letter: letter.number,
         node: node.to_owned(),
         reverse_path: letter.reverse_path.clone(),
+        parameters: letter.parameters.clone(),
         recipients: letter.recipients.clone(),
         digest: Digest::of(text),
     });

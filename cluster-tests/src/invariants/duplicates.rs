@@ -1,7 +1,8 @@
 //! A recipient gets a letter once, and once more for each try whose sender got no answer.
 //!
 //! The promise is *at least once*: after a crash the deliveries in flight may be made again. So a
-//! surplus breaks nothing, but it is told, because users see it.
+//! surplus breaks nothing here, but it is told, because users see it;
+//! [`duplicates_without_cause`](super::duplicates_without_cause) judges it.
 
 use std::collections::HashMap;
 

@@ -7,15 +7,27 @@
 //! | [`bytes_changed`] | this is not what was sent |
 //! | [`delivered_to_someone_else`] | this was not for him |
 //! | [`delivered_although_refused`] | you said 451, and it came all the same |
+//! | [`envelope_changed`] | this is not what the sender said of it |
+//! | [`acknowledged_by_a_minority`] | you said 250 without a quorum |
+//! | [`acknowledged_before_the_sync`] | you said 250, and the power went |
+//! | [`two_lease_holders`] | two of you deliver my mail at once |
+//! | [`replicas_disagree`] | which of your nodes is right? |
 //! | [`refused_for_good`] | you told my sender to give up |
+//! | [`duplicates_without_cause`] | it came twice, and nothing had happened |
 //! | [`duplicates`] | it came twice |
 
+pub mod acknowledged_before_the_sync;
+pub mod acknowledged_by_a_minority;
 pub mod acknowledged_mail_lost;
 pub mod bytes_changed;
 pub mod delivered_although_refused;
 pub mod delivered_to_someone_else;
 pub mod duplicates;
+pub mod duplicates_without_cause;
+pub mod envelope_changed;
 pub mod refused_for_good;
+pub mod replicas_disagree;
+pub mod two_lease_holders;
 pub mod unexpected_mail;
 
 use std::fmt;
@@ -67,7 +79,19 @@ pub const RULES: &[(&str, Rule)] = &[
         "delivered although refused",
         delivered_although_refused::check,
     ),
+    ("envelope changed", envelope_changed::check),
+    (
+        "acknowledged by a minority",
+        acknowledged_by_a_minority::check,
+    ),
+    (
+        "acknowledged before the sync",
+        acknowledged_before_the_sync::check,
+    ),
+    ("two lease holders", two_lease_holders::check),
+    ("replicas disagree", replicas_disagree::check),
     ("refused for good", refused_for_good::check),
+    ("duplicates without cause", duplicates_without_cause::check),
     ("duplicates", duplicates::check),
 ];
 
@@ -161,8 +185,15 @@ mod tests {
             delivered(2, to),
         ]));
         assert!(!report.is_broken(), "{report}");
+        let without_faults = [
+            "acknowledged by a minority",
+            "acknowledged before the sync",
+            "two lease holders",
+            "replicas disagree",
+        ];
         for (name, _) in RULES {
-            assert!(report.is_tried(name), "{name}\n{report}");
+            let is_tried = !without_faults.contains(name);
+            assert_eq!(report.is_tried(name), is_tried, "{name}\n{report}");
         }
     }
 }

@@ -2,15 +2,17 @@
 
 use std::fmt;
 
+use holdfast_mail::dsn::Kind;
 use holdfast_mail::{Domain, Envelope, MessageId, NodeId, Timestamp};
 use holdfast_proto::ledger as proto;
 use prost::Message;
 
-use crate::Undecodable;
+use crate::policy::PolicyChange;
 use crate::wire::{
     domain, envelope_from, envelope_to, exactly, member_from, member_to, message_id, present,
     primary_from, primary_to,
 };
+use crate::{Seq, Undecodable};
 
 #[derive(Clone, PartialEq, Eq)]
 pub enum Command {
@@ -70,7 +72,8 @@ pub enum Command {
         node: NodeId,
         epoch: u64,
     },
-    /// What became of delivery attempts; only from the holder of the lease.
+    /// What became of delivery attempts, as versions before Settle wrote it: what was refused
+    /// is kept.
     Record {
         domain: Domain,
         node: NodeId,
@@ -84,6 +87,96 @@ pub enum Command {
     },
     /// Forget what is no longer needed.
     Sweep,
+    /// What became of delivery attempts; only from the holder of the lease. A refusal is
+    /// judged: mail is kept while the primary is on probation, and bounced once it is believed.
+    Settle {
+        domain: Domain,
+        node: NodeId,
+        epoch: u64,
+        outcomes: Vec<Outcome>,
+    },
+    /// Ask for the post, or keep it: its holder writes and sends what senders are owed.
+    TakePost {
+        node: NodeId,
+        ttl_ms: u64,
+        /// Of the lease to be renewed; 0 for a new one.
+        epoch: u64,
+    },
+    /// Accept the notification that a sender is owed, and owe it no more. Idempotent by the
+    /// envelope's id; only from the holder of the post.
+    Report {
+        node: NodeId,
+        epoch: u64,
+        about: MessageId,
+        kind: Kind,
+        /// Of the owed row it was written from: if more is owed by now, it must say more.
+        version: u64,
+        envelope: Envelope,
+    },
+    /// What became of attempts to deliver notifications; only from the holder of the post.
+    SettleReports {
+        node: NodeId,
+        epoch: u64,
+        outcomes: Vec<ReportOutcome>,
+    },
+    /// Somebody decides about mail that was refused, or about mail that waits.
+    Dispose {
+        domain: Domain,
+        how: Disposal,
+        /// None: all of the domain.
+        messages: Vec<MessageId>,
+        /// What waits for delivery too, not only what was refused.
+        held: bool,
+        by: String,
+    },
+    /// Do with these messages what the time has come for: expire, tell of a delay, try again
+    /// what was refused. The rows decide, so anybody may ask.
+    Review {
+        domain: Domain,
+        seqs: Vec<Seq>,
+    },
+    /// Change a domain's policy; for mail that is held too.
+    SetPolicy {
+        domain: Domain,
+        change: PolicyChange,
+    },
+    /// Change the list of a domain's recipients.
+    SetRecipients {
+        domain: Domain,
+        /// Local parts; `*` is every one.
+        add: Vec<String>,
+        remove: Vec<String>,
+        /// Forget the list as it was.
+        clear: bool,
+    },
+}
+
+/// What an operator, or the domain's owner, wants done with mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposal {
+    /// Try refused mail again, as if it had just arrived.
+    Requeue,
+    /// Drop it. Nobody is told.
+    Discard,
+    /// Give it back to its senders.
+    Bounce,
+}
+
+/// What became of one attempt to deliver a notification.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportOutcome {
+    pub seq: Seq,
+    pub fate: ReportFate,
+    pub reply: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportFate {
+    Delivered,
+    /// To be tried again.
+    Deferred,
+    /// Refused for good, or too old: nobody is told, for it has no sender.
+    Dropped,
 }
 
 /// The server that a domain's mail is held for.
@@ -179,6 +272,14 @@ impl Command {
             Self::Record { .. } => "record",
             Self::Flush { .. } => "flush",
             Self::Sweep => "sweep",
+            Self::Settle { .. } => "settle",
+            Self::TakePost { .. } => "take_post",
+            Self::Report { .. } => "report",
+            Self::SettleReports { .. } => "settle_reports",
+            Self::Dispose { .. } => "dispose",
+            Self::Review { .. } => "review",
+            Self::SetPolicy { .. } => "set_policy",
+            Self::SetRecipients { .. } => "set_recipients",
         }
     }
 
@@ -285,6 +386,94 @@ impl Command {
                 via: via.clone(),
             }),
             Self::Sweep => Verb::Sweep(proto::Sweep {}),
+            Self::Settle {
+                domain,
+                node,
+                epoch,
+                outcomes,
+            } => Verb::Settle(proto::Settle {
+                domain: domain.to_string(),
+                node: node.0,
+                epoch: *epoch,
+                outcomes: outcomes.iter().map(Outcome::to_proto).collect(),
+            }),
+            Self::TakePost {
+                node,
+                ttl_ms,
+                epoch,
+            } => Verb::TakePost(proto::TakePost {
+                node: node.0,
+                ttl_ms: *ttl_ms,
+                epoch: *epoch,
+            }),
+            Self::Report {
+                node,
+                epoch,
+                about,
+                kind,
+                version,
+                envelope,
+            } => Verb::Report(proto::Report {
+                node: node.0,
+                epoch: *epoch,
+                about: about.to_bytes().to_vec().into(),
+                kind: match kind {
+                    Kind::Failed => proto::ReportKind::Failed,
+                    Kind::Delayed => proto::ReportKind::Delayed,
+                }
+                .into(),
+                version: *version,
+                envelope: Some(envelope_to(envelope)),
+            }),
+            Self::SettleReports {
+                node,
+                epoch,
+                outcomes,
+            } => Verb::SettleReports(proto::SettleReports {
+                node: node.0,
+                epoch: *epoch,
+                outcomes: outcomes.iter().map(ReportOutcome::to_proto).collect(),
+            }),
+            Self::Dispose {
+                domain,
+                how,
+                messages,
+                held,
+                by,
+            } => Verb::Dispose(proto::Dispose {
+                domain: domain.to_string(),
+                how: match how {
+                    Disposal::Requeue => proto::Disposal::Requeue,
+                    Disposal::Discard => proto::Disposal::Discard,
+                    Disposal::Bounce => proto::Disposal::Bounce,
+                }
+                .into(),
+                messages: messages
+                    .iter()
+                    .map(|id| id.to_bytes().to_vec().into())
+                    .collect(),
+                held: *held,
+                by: by.clone(),
+            }),
+            Self::Review { domain, seqs } => Verb::Review(proto::Review {
+                domain: domain.to_string(),
+                seqs: seqs.iter().map(|seq| seq.0).collect(),
+            }),
+            Self::SetPolicy { domain, change } => Verb::SetPolicy(proto::SetPolicy {
+                domain: domain.to_string(),
+                change: Some(change.to_proto()),
+            }),
+            Self::SetRecipients {
+                domain,
+                add,
+                remove,
+                clear,
+            } => Verb::SetRecipients(proto::SetRecipients {
+                domain: domain.to_string(),
+                add: add.clone(),
+                remove: remove.clone(),
+                clear: *clear,
+            }),
         };
         proto::Command { verb: Some(verb) }.encode_to_vec()
     }
@@ -362,6 +551,100 @@ impl Command {
                 via: flush.via,
             },
             Verb::Sweep(_) => Self::Sweep,
+            Verb::Settle(settle) => Self::Settle {
+                domain: domain(&settle.domain)?,
+                node: NodeId(settle.node),
+                epoch: settle.epoch,
+                outcomes: settle
+                    .outcomes
+                    .into_iter()
+                    .map(Outcome::from_proto)
+                    .collect::<Result<_, _>>()?,
+            },
+            Verb::TakePost(take) => Self::TakePost {
+                node: NodeId(take.node),
+                ttl_ms: take.ttl_ms,
+                epoch: take.epoch,
+            },
+            Verb::Report(report) => Self::Report {
+                node: NodeId(report.node),
+                epoch: report.epoch,
+                about: message_id(&report.about)?,
+                kind: match proto::ReportKind::try_from(report.kind) {
+                    Ok(proto::ReportKind::Failed) => Kind::Failed,
+                    Ok(proto::ReportKind::Delayed) => Kind::Delayed,
+                    _ => return Err(Undecodable::unknown("kind of report")),
+                },
+                version: report.version,
+                envelope: envelope_from(present("envelope", report.envelope)?)?,
+            },
+            Verb::SettleReports(settle) => Self::SettleReports {
+                node: NodeId(settle.node),
+                epoch: settle.epoch,
+                outcomes: settle
+                    .outcomes
+                    .into_iter()
+                    .map(ReportOutcome::from_proto)
+                    .collect::<Result<_, _>>()?,
+            },
+            Verb::Dispose(dispose) => Self::Dispose {
+                domain: domain(&dispose.domain)?,
+                how: match proto::Disposal::try_from(dispose.how) {
+                    Ok(proto::Disposal::Requeue) => Disposal::Requeue,
+                    Ok(proto::Disposal::Discard) => Disposal::Discard,
+                    Ok(proto::Disposal::Bounce) => Disposal::Bounce,
+                    _ => return Err(Undecodable::unknown("disposal")),
+                },
+                messages: dispose
+                    .messages
+                    .iter()
+                    .map(|id| message_id(id))
+                    .collect::<Result<_, _>>()?,
+                held: dispose.held,
+                by: dispose.by,
+            },
+            Verb::Review(review) => Self::Review {
+                domain: domain(&review.domain)?,
+                seqs: review.seqs.into_iter().map(Seq).collect(),
+            },
+            Verb::SetPolicy(set) => Self::SetPolicy {
+                domain: domain(&set.domain)?,
+                change: PolicyChange::from_proto(&present("policy", set.change)?),
+            },
+            Verb::SetRecipients(set) => Self::SetRecipients {
+                domain: domain(&set.domain)?,
+                add: set.add,
+                remove: set.remove,
+                clear: set.clear,
+            },
+        })
+    }
+}
+
+impl ReportOutcome {
+    fn to_proto(&self) -> proto::ReportOutcome {
+        proto::ReportOutcome {
+            seq: self.seq.0,
+            fate: match self.fate {
+                ReportFate::Delivered => proto::ReportFate::Delivered,
+                ReportFate::Deferred => proto::ReportFate::Deferred,
+                ReportFate::Dropped => proto::ReportFate::Dropped,
+            }
+            .into(),
+            reply: self.reply.clone(),
+        }
+    }
+
+    fn from_proto(outcome: proto::ReportOutcome) -> Result<Self, Undecodable> {
+        Ok(Self {
+            seq: Seq(outcome.seq),
+            fate: match proto::ReportFate::try_from(outcome.fate) {
+                Ok(proto::ReportFate::Delivered) => ReportFate::Delivered,
+                Ok(proto::ReportFate::Deferred) => ReportFate::Deferred,
+                Ok(proto::ReportFate::Dropped) => ReportFate::Dropped,
+                _ => return Err(Undecodable::unknown("fate of a report")),
+            },
+            reply: outcome.reply,
         })
     }
 }

@@ -10,6 +10,10 @@ pub enum Effect {
     MailHeld {
         domain: Domain,
     },
+    /// Mail that was refused is to be tried again: it is in the queue at its old place.
+    Requeued {
+        domain: Domain,
+    },
     /// Somebody says the primary is back: try now.
     FlushRequested {
         domain: Domain,
@@ -22,9 +26,15 @@ pub enum Effect {
     DomainChanged {
         domain: Domain,
     },
+    /// What is to become of the domain's mail was changed.
+    PolicyChanged {
+        domain: Domain,
+    },
     /// No row refers to the body, and none ever will.
     BodyReleased {
         body: MessageId,
     },
     MembersChanged,
+    /// A sender is owed a notification, or one is to be sent.
+    ReportDue,
 }

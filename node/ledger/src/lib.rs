@@ -19,6 +19,8 @@ mod apply;
 pub mod command;
 mod effect;
 mod kv;
+mod policy;
+mod probation;
 pub mod query;
 mod reply;
 mod row;
@@ -26,12 +28,17 @@ mod tables;
 mod wire;
 
 pub use apply::{
-    BODY_OCTETS_MAX, COMMANDS_PER_BATCH_MAX, FORMAT, LEASE_TTL_MAX, Logged, MARK_KEPT,
-    REPLY_TEXT_OCTETS_MAX, SWEEP_MARKS_MAX, TOKENS_MAX, apply, apply_batch,
+    BODY_OCTETS_MAX, COMMANDS_PER_BATCH_MAX, DISPOSE_MAX, FORMAT, LEASE_TTL_MAX, Logged, MARK_KEPT,
+    RECIPIENTS_PER_COMMAND_MAX, REPLY_TEXT_OCTETS_MAX, REPORT_KEPT, REVIEW_MAX, SWEEP_MARKS_MAX,
+    TOKENS_MAX, apply, apply_batch,
 };
-pub use command::{Batch, Command, Member, Outcome, Primary, Verdict};
+pub use command::{
+    Batch, Command, Disposal, Member, Outcome, Primary, ReportFate, ReportOutcome, Verdict,
+};
 pub use effect::Effect;
 pub use kv::{Kv, KvError, KvRead, MemoryKv, Row};
+pub use policy::{Policy, PolicyChange, Probation};
+pub use probation::{Doubt, Health, PROOF_KEPT, doubt};
 pub use reply::{Refusal, Replies, Reply};
 pub use wire::Undecodable;
 

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
+use holdfast_mail::dsn::{Kind, Why};
 use holdfast_mail::{BodyRef, Domain, Envelope, MessageId, NodeId, Timestamp};
 use holdfast_proto::ledger as proto;
 
 use crate::row::{self, unreadable};
-use crate::{KvError, KvRead, Member, Primary, Seq, tables, wire};
+use crate::{Health, KvError, KvRead, Member, Policy, Primary, Seq, tables, wire};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainRecord {
@@ -33,6 +34,55 @@ pub struct Held {
     pub attempts: u32,
     /// What the primary last said to those named; empty before the first attempt.
     pub last_reply: String,
+    /// On the refused list: when it is tried again by itself.
+    pub retry_at: Option<Timestamp>,
+    /// Its sender was, or will be, told that it is late.
+    pub delay_told: bool,
+}
+
+/// A notification that a sender is owed and nobody has written yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owed {
+    pub about: MessageId,
+    pub kind: Kind,
+    pub version: u64,
+    /// It is not to be written earlier.
+    pub not_before: Timestamp,
+    /// Until when a delayed message is tried; `None`: without end.
+    pub until: Option<Timestamp>,
+    pub recipients: Vec<OwedRecipient>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwedRecipient {
+    /// Index in the envelope's recipients.
+    pub recipient: u32,
+    pub why: Why,
+    pub reply: String,
+    pub last_attempt: Option<Timestamp>,
+    /// The primary's host.
+    pub remote: String,
+}
+
+/// A notification on its way to a domain that is no customer's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingReport {
+    pub seq: Seq,
+    pub message: MessageId,
+    pub attempts: u32,
+    pub last_reply: String,
+    pub next_at: Timestamp,
+    pub give_up_at: Timestamp,
+}
+
+/// Something that was done to mail by hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audited {
+    pub at: Timestamp,
+    pub by: String,
+    pub what: String,
+    pub domain: String,
+    pub messages: Vec<MessageId>,
 }
 
 /// Who may deliver for a domain. Past `until` anybody may take it.
@@ -161,7 +211,194 @@ pub fn held(
 
 /// What the domain's primary refused for good and is kept, in the order of acceptance.
 pub fn refused(kv: &dyn KvRead, domain: &Domain, limit: usize) -> Result<Vec<Held>, KvError> {
-    queue(kv, tables::REFUSED, domain, None, limit)
+    refused_after(kv, domain, None, limit)
+}
+
+/// The same, behind `after`.
+pub fn refused_after(
+    kv: &dyn KvRead,
+    domain: &Domain,
+    after: Option<Seq>,
+    limit: usize,
+) -> Result<Vec<Held>, KvError> {
+    queue(kv, tables::REFUSED, domain, after, limit)
+}
+
+/// Domains with any mail, held or refused, by name.
+pub fn domains_with_mail(
+    kv: &dyn KvRead,
+    after: Option<&Domain>,
+    limit: usize,
+) -> Result<Vec<Domain>, KvError> {
+    kv.scan(tables::COUNTS, &behind(tables::COUNTS, after), limit)?
+        .iter()
+        .map(|(key, _)| tables::domain_of(key))
+        .collect()
+}
+
+/// What is to become of the domain's mail; the default where nothing was set.
+pub fn policy(kv: &dyn KvRead, domain: &Domain) -> Result<Policy, KvError> {
+    let row: Option<proto::PolicyRow> = row::get(kv, &tables::policy(domain))?;
+    let policy = row.and_then(|row| row.policy).unwrap_or_default();
+    Ok(Policy::from_proto(&policy))
+}
+
+/// Whether mail for this recipient is taken at all. A list that nobody has filled yet shuts
+/// nobody out, and postmaster is never shut out (RFC 5321 section 4.5.1).
+pub fn takes_mail_for(kv: &dyn KvRead, domain: &Domain, local: &str) -> Result<bool, KvError> {
+    let policy = policy(kv, domain)?;
+    if !policy.listed_only || local.eq_ignore_ascii_case("postmaster") {
+        return Ok(true);
+    }
+    let name = listed_name(local);
+    if row::exists(kv, &tables::listed(domain, &name))? {
+        return Ok(true);
+    }
+    if let Some((base, _)) = policy
+        .delimiter
+        .and_then(|delimiter| name.split_once(delimiter))
+        && !base.is_empty()
+        && row::exists(kv, &tables::listed(domain, base))?
+    {
+        return Ok(true);
+    }
+    if row::exists(kv, &tables::listed(domain, EVERYONE))? {
+        return Ok(true);
+    }
+    Ok(recipients(kv, domain, None, 1)?.is_empty())
+}
+
+/// The listed recipients, by name.
+pub fn recipients(
+    kv: &dyn KvRead,
+    domain: &Domain,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<String>, KvError> {
+    let prefix = tables::of_domain(tables::LISTED, domain);
+    let from = after.map_or_else(Vec::new, |name| tables::after(tables::listed(domain, name)));
+    kv.scan(&prefix, &from, limit)?
+        .into_iter()
+        .map(|(key, _)| {
+            let name = key.get(prefix.len()..).unwrap_or_default().to_vec();
+            String::from_utf8(name).map_err(|error| unreadable(&key, error))
+        })
+        .collect()
+}
+
+/// Stands in a list for everyone.
+const EVERYONE: &str = "*";
+
+/// How a name is listed. Local parts may be told apart by case (RFC 5321 section 2.4), and hardly
+/// any server does.
+pub(crate) fn listed_name(local: &str) -> String {
+    local.to_lowercase()
+}
+
+/// How the domain's primary has been taking mail.
+pub fn health(kv: &dyn KvRead, domain: &Domain) -> Result<Health, KvError> {
+    let row: Option<proto::HealthRow> = row::get(kv, &tables::health(domain))?;
+    Ok(row.map_or_else(Health::default, |row| Health {
+        since: Timestamp(row.since_ms),
+        last: Timestamp(row.last_ms),
+        taken: row.taken,
+        refused: row.refused,
+    }))
+}
+
+/// Who writes and sends notifications. Past `until` anybody may take the post.
+pub fn post(kv: &dyn KvRead) -> Result<Option<Lease>, KvError> {
+    lease_at(kv, tables::POST)
+}
+
+/// Notifications that are owed, by the message they are about.
+pub fn owed(
+    kv: &dyn KvRead,
+    after: Option<(MessageId, Kind)>,
+    limit: usize,
+) -> Result<Vec<Owed>, KvError> {
+    let from = after.map_or_else(Vec::new, |(about, kind)| {
+        tables::after(tables::owed(about, kind))
+    });
+    kv.scan(tables::OWED, &from, limit)?
+        .iter()
+        .map(|(key, value)| {
+            let (about, kind) = tables::owed_about(key)?;
+            let row: proto::OwedRow = row::decode(key, value)?;
+            Ok(Owed {
+                about,
+                kind,
+                version: row.version,
+                not_before: Timestamp(row.not_before_ms),
+                until: time(row.until_ms),
+                recipients: row
+                    .recipients
+                    .into_iter()
+                    .map(|owed| owed_recipient(key, owed))
+                    .collect::<Result<_, _>>()?,
+            })
+        })
+        .collect()
+}
+
+fn owed_recipient(key: &[u8], owed: proto::OwedRecipient) -> Result<OwedRecipient, KvError> {
+    Ok(OwedRecipient {
+        recipient: owed.recipient,
+        why: match proto::OwedWhy::try_from(owed.why) {
+            Ok(proto::OwedWhy::Refused) => Why::Refused,
+            Ok(proto::OwedWhy::Expired) => Why::Expired,
+            Ok(proto::OwedWhy::Returned) => Why::Returned,
+            Ok(proto::OwedWhy::Delayed) => Why::Delayed,
+            _ => return Err(unreadable(key, "it does not say why")),
+        },
+        reply: owed.reply,
+        last_attempt: time(owed.at_ms),
+        remote: owed.remote,
+    })
+}
+
+/// Notifications on their way, in the order they were written.
+pub fn reports(
+    kv: &dyn KvRead,
+    after: Option<Seq>,
+    limit: usize,
+) -> Result<Vec<PendingReport>, KvError> {
+    let from = after.map_or_else(Vec::new, |seq| tables::after(tables::report(seq)));
+    kv.scan(tables::REPORTS, &from, limit)?
+        .iter()
+        .map(|(key, value)| {
+            let row: proto::ReportRow = row::decode(key, value)?;
+            Ok(PendingReport {
+                seq: tables::seq_of(key)?,
+                message: wire::message_id(&row.message).map_err(|e| unreadable(key, e))?,
+                attempts: row.attempts,
+                last_reply: row.last_reply,
+                next_at: Timestamp(row.next_at_ms),
+                give_up_at: Timestamp(row.give_up_at_ms),
+            })
+        })
+        .collect()
+}
+
+/// What was done by hand, oldest first.
+pub fn audit(kv: &dyn KvRead) -> Result<Vec<Audited>, KvError> {
+    kv.scan(tables::AUDIT, &[], usize::MAX)?
+        .iter()
+        .map(|(key, value)| {
+            let row: proto::AuditRow = row::decode(key, value)?;
+            Ok(Audited {
+                at: Timestamp(row.at_ms),
+                by: row.by,
+                what: row.what,
+                domain: row.domain,
+                messages: row
+                    .ids
+                    .iter()
+                    .map(|id| wire::message_id(id).map_err(|e| unreadable(key, e)))
+                    .collect::<Result<_, _>>()?,
+            })
+        })
+        .collect()
 }
 
 /// `None` unless something of the message is held or refused.
@@ -181,7 +418,11 @@ pub fn is_cancelled(kv: &dyn KvRead, message: MessageId) -> Result<bool, KvError
 
 /// The lease as last granted, be it over or not.
 pub fn lease(kv: &dyn KvRead, domain: &Domain) -> Result<Option<Lease>, KvError> {
-    let row: Option<proto::LeaseRow> = row::get(kv, &tables::lease(domain))?;
+    lease_at(kv, &tables::lease(domain))
+}
+
+fn lease_at(kv: &dyn KvRead, key: &[u8]) -> Result<Option<Lease>, KvError> {
+    let row: Option<proto::LeaseRow> = row::get(kv, key)?;
     Ok(row.map(|row| Lease {
         node: NodeId(row.node),
         epoch: row.epoch,
@@ -237,9 +478,16 @@ fn queue(
                 pending: row.recipients,
                 attempts: row.attempts,
                 last_reply: row.last_reply,
+                retry_at: time(row.retry_at_ms),
+                delay_told: row.delay_told,
             })
         })
         .collect()
+}
+
+/// Zero stands for no time.
+fn time(ms: u64) -> Option<Timestamp> {
+    (ms != 0).then_some(Timestamp(ms))
 }
 
 fn counts_at(kv: &dyn KvRead, key: &[u8]) -> Result<Counts, KvError> {

@@ -38,6 +38,12 @@ pub enum Reply {
     Swept {
         more: bool,
     },
+    /// To Dispose and Review: how many messages something was done with. `more`: the bound on
+    /// one entry's work was reached; ask again.
+    Disposed {
+        messages: u64,
+        more: bool,
+    },
     Refused(Refusal),
 }
 
@@ -55,7 +61,9 @@ pub enum Refusal {
     )]
     DomainExists,
     #[error(
-        "mail is held for the domain and stays held; let it be delivered before removing the domain"
+        "mail is held for the domain and stays held; let it be delivered, or end it first: what \
+         was refused with `mail requeue`, `mail bounce` or `mail discard`, what still waits with \
+         `mail bounce --held` or `mail discard --held`"
     )]
     MailHeld,
     #[error(
@@ -99,6 +107,18 @@ pub enum Refusal {
     UnknownNode,
     #[error("this is the cluster's last member; it and the mail stay; let another node join first")]
     LastMember,
+    #[error(
+        "the notification is no longer owed as it was written; nothing was changed; look at what is owed and write it anew"
+    )]
+    NotOwed,
+    #[error(
+        "more mail is held for the domain than its quota allows; nothing was changed; try again once some of it is delivered"
+    )]
+    FullForNow,
+    #[error(
+        "more mail is held for the domain than its quota allows; nothing was changed; the domain's owner wants such mail sent back"
+    )]
+    FullForGood,
 }
 
 impl Reply {
@@ -124,6 +144,10 @@ impl Reply {
             Self::Member(node) => Answer::Member(node.0),
             Self::Flushed { messages } => Answer::Flushed(*messages),
             Self::Swept { more } => Answer::Swept(*more),
+            Self::Disposed { messages, more } => Answer::Disposed(proto::reply::Disposed {
+                messages: *messages,
+                more: *more,
+            }),
             Self::Refused(refusal) => Answer::Refused(refusal.to_proto().into()),
         };
         proto::Reply {
@@ -154,6 +178,10 @@ impl Reply {
             Answer::Member(node) => Self::Member(NodeId(node)),
             Answer::Flushed(messages) => Self::Flushed { messages },
             Answer::Swept(more) => Self::Swept { more },
+            Answer::Disposed(disposed) => Self::Disposed {
+                messages: disposed.messages,
+                more: disposed.more,
+            },
             Answer::Refused(refusal) => Self::Refused(Refusal::from_proto(refusal)?),
         })
     }
@@ -196,6 +224,9 @@ impl Refusal {
             Self::AlreadyBootstrapped => proto::Refusal::AlreadyBootstrapped,
             Self::UnknownNode => proto::Refusal::UnknownNode,
             Self::LastMember => proto::Refusal::LastMember,
+            Self::NotOwed => proto::Refusal::NotOwed,
+            Self::FullForNow => proto::Refusal::FullForNow,
+            Self::FullForGood => proto::Refusal::FullForGood,
         }
     }
 
@@ -216,6 +247,9 @@ impl Refusal {
             Ok(P::AlreadyBootstrapped) => Self::AlreadyBootstrapped,
             Ok(P::UnknownNode) => Self::UnknownNode,
             Ok(P::LastMember) => Self::LastMember,
+            Ok(P::NotOwed) => Self::NotOwed,
+            Ok(P::FullForNow) => Self::FullForNow,
+            Ok(P::FullForGood) => Self::FullForGood,
             Ok(P::Unspecified) | Err(_) => return Err(Undecodable::unknown("refusal")),
         })
     }

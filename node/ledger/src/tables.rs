@@ -6,16 +6,23 @@
 //! | 02   | cluster   |                   | `ClusterRow` | for ever                                |
 //! | 03   | total     |                   | `CountsRow`  | for ever                                |
 //! | 04   | swept     |                   | `SweptRow`   | for ever                                |
+//! | 05   | post      |                   | `LeaseRow`   | another node takes the post             |
 //! | 10   | members   | node              | `Member`     | RemoveMember                            |
 //! | 11   | removed   | node              | `RemovedRow` | for ever: ids are never reused          |
 //! | 12   | tokens    | token id          | `TokenRow`   | Redeem, or Sweep once expired           |
 //! | 20   | domains   | domain 00         | `DomainRow`  | RemoveDomain                            |
 //! | 21   | counts    | domain 00         | `CountsRow`  | the domain's last message goes          |
 //! | 22   | leases    | domain 00         | `LeaseRow`   | release, or removal of domain or member |
-//! | 30   | messages  | message id        | `MessageRow` | nothing of it is held or refused        |
+//! | 23   | policies  | domain 00         | `PolicyRow`  | RemoveDomain                            |
+//! | 24   | health    | domain 00         | `HealthRow`  | removal or change of the primary        |
+//! | 25   | listed    | domain 00 name    | `RecipientRow` | it is removed, or RemoveDomain        |
+//! | 30   | messages  | message id        | `MessageRow` | nothing refers to it any more           |
 //! | 31   | held      | domain 00 seq     | `QueueRow`   | its last recipient there is settled     |
-//! | 32   | refused   | domain 00 seq     | `QueueRow`   | (no verb drops refused mail)            |
+//! | 32   | refused   | domain 00 seq     | `QueueRow`   | it is tried again, bounced or discarded |
 //! | 33   | marks     | message id        | `MarkRow`    | Sweep, once an Accept would be stale    |
+//! | 34   | owed      | message id, kind  | `OwedRow`    | Report: its notification is written     |
+//! | 35   | reports   | seq               | `ReportRow`  | the notification is delivered or dropped|
+//! | 36   | audit     | seq               | `AuditRow`   | there are newer ones enough             |
 //!
 //! Numbers are big-endian, so that rows sort by them. A domain ends with a zero byte, which no
 //! domain holds: `example.org` is then never a prefix of `example.org.uk`, and one domain's
@@ -24,6 +31,7 @@
 //!
 //! The table bytes are part of the stored format: none is given another meaning.
 
+use holdfast_mail::dsn::Kind;
 use holdfast_mail::{Domain, MessageId, NodeId};
 
 use crate::{KvError, Seq};
@@ -32,19 +40,30 @@ pub(crate) const CLOCK: &[u8] = &[0x01];
 pub(crate) const CLUSTER: &[u8] = &[0x02];
 pub(crate) const TOTAL: &[u8] = &[0x03];
 pub(crate) const SWEPT: &[u8] = &[0x04];
+pub(crate) const POST: &[u8] = &[0x05];
 pub(crate) const MEMBERS: &[u8] = &[0x10];
 const REMOVED: &[u8] = &[0x11];
 pub(crate) const TOKENS: &[u8] = &[0x12];
 pub(crate) const DOMAINS: &[u8] = &[0x20];
 pub(crate) const COUNTS: &[u8] = &[0x21];
 pub(crate) const LEASES: &[u8] = &[0x22];
+const POLICIES: &[u8] = &[0x23];
+const HEALTH: &[u8] = &[0x24];
+pub(crate) const LISTED: &[u8] = &[0x25];
 pub(crate) const MESSAGES: &[u8] = &[0x30];
 pub(crate) const HELD: &[u8] = &[0x31];
 pub(crate) const REFUSED: &[u8] = &[0x32];
 pub(crate) const MARKS: &[u8] = &[0x33];
+pub(crate) const OWED: &[u8] = &[0x34];
+pub(crate) const REPORTS: &[u8] = &[0x35];
+pub(crate) const AUDIT: &[u8] = &[0x36];
 
 /// Ends a domain's name in a key.
 const DOMAIN_END: u8 = 0;
+
+/// Kinds of notification, at the end of a key.
+const FAILED: u8 = 1;
+const DELAYED: u8 = 2;
 
 pub(crate) fn member(node: NodeId) -> Vec<u8> {
     [MEMBERS, &node.0.to_be_bytes()].concat()
@@ -70,12 +89,45 @@ pub(crate) fn lease(domain: &Domain) -> Vec<u8> {
     of_domain(LEASES, domain)
 }
 
+pub(crate) fn policy(domain: &Domain) -> Vec<u8> {
+    of_domain(POLICIES, domain)
+}
+
+pub(crate) fn health(domain: &Domain) -> Vec<u8> {
+    of_domain(HEALTH, domain)
+}
+
+pub(crate) fn listed(domain: &Domain, name: &str) -> Vec<u8> {
+    [&of_domain(LISTED, domain)[..], name.as_bytes()].concat()
+}
+
 pub(crate) fn message(id: MessageId) -> Vec<u8> {
     [MESSAGES, &id.to_bytes()].concat()
 }
 
 pub(crate) fn mark(id: MessageId) -> Vec<u8> {
     [MARKS, &id.to_bytes()].concat()
+}
+
+pub(crate) fn owed(about: MessageId, kind: Kind) -> Vec<u8> {
+    let kind = match kind {
+        Kind::Failed => FAILED,
+        Kind::Delayed => DELAYED,
+    };
+    [&owed_of(about)[..], &[kind]].concat()
+}
+
+/// The prefix of what is owed about a message.
+pub(crate) fn owed_of(about: MessageId) -> Vec<u8> {
+    [OWED, &about.to_bytes()].concat()
+}
+
+pub(crate) fn report(seq: Seq) -> Vec<u8> {
+    [REPORTS, &seq.0.to_be_bytes()].concat()
+}
+
+pub(crate) fn audit(seq: Seq) -> Vec<u8> {
+    [AUDIT, &seq.0.to_be_bytes()].concat()
 }
 
 pub(crate) fn held(domain: &Domain, seq: Seq) -> Vec<u8> {
@@ -117,6 +169,17 @@ pub(crate) fn seq_of(key: &[u8]) -> Result<Seq, KvError> {
     key.last_chunk()
         .map(|bytes| Seq(u64::from_be_bytes(*bytes)))
         .ok_or_else(|| unreadable(key))
+}
+
+/// What an owed row is about.
+pub(crate) fn owed_about(key: &[u8]) -> Result<(MessageId, Kind), KvError> {
+    let (kind, rest) = key.split_last().ok_or_else(|| unreadable(key))?;
+    let kind = match *kind {
+        FAILED => Kind::Failed,
+        DELAYED => Kind::Delayed,
+        _ => return Err(unreadable(key)),
+    };
+    Ok((marked(rest)?, kind))
 }
 
 /// The message of a mark.

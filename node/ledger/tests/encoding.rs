@@ -6,8 +6,10 @@ use std::path::Path;
 use std::{env, fs};
 
 use holdfast_ledger::{
-    Batch, Command, Member, Outcome, Primary, Refusal, Replies, Reply, Seq, Verdict,
+    Batch, Command, Disposal, Member, Outcome, PolicyChange, Primary, Refusal, Replies, Reply,
+    ReportFate, ReportOutcome, Seq, Verdict,
 };
+use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
     Address, BodyRef, BodyType, Domain, Envelope, MessageId, NodeId, Notify, Recipient, Ret,
     ReversePath, Timestamp,
@@ -17,7 +19,7 @@ use holdfast_mail::{
 fn every_command_is_read_back_as_written() {
     let commands = commands();
     let verbs: BTreeSet<_> = commands.iter().map(Command::verb).collect();
-    assert_eq!(verbs.len(), 14, "each verb has an example");
+    assert_eq!(verbs.len(), 22, "each verb has an example");
     for command in &commands {
         assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(command));
     }
@@ -182,7 +184,99 @@ fn commands() -> Vec<Command> {
             via: "etrn".to_owned(),
         },
         Command::Sweep,
+        settle(),
+        Command::TakePost {
+            node,
+            ttl_ms: 60_000,
+            epoch: 7,
+        },
+        report(Kind::Failed),
+        report(Kind::Delayed),
+        Command::SettleReports {
+            node,
+            epoch: 7,
+            outcomes: [
+                ReportFate::Delivered,
+                ReportFate::Deferred,
+                ReportFate::Dropped,
+            ]
+            .map(|fate| ReportOutcome {
+                seq: Seq(8),
+                fate,
+                reply: "250 ok".to_owned(),
+            })
+            .to_vec(),
+        },
+        dispose(Disposal::Requeue, false),
+        dispose(Disposal::Discard, true),
+        dispose(Disposal::Bounce, true),
+        Command::Review {
+            domain: domain(),
+            seqs: vec![Seq(1), Seq(u64::MAX)],
+        },
+        Command::SetPolicy {
+            domain: domain(),
+            change: PolicyChange::default(),
+        },
+        Command::SetPolicy {
+            domain: domain(),
+            change: PolicyChange {
+                hold_ms: Some(0),
+                delay_ms: Some(1),
+                probation_ms: Some(u64::MAX),
+                quota_bytes: Some(2),
+                quota_messages: Some(3),
+                full_for_good: Some(true),
+                listed_only: Some(true),
+                delimiter: Some(0),
+            },
+        },
+        Command::SetRecipients {
+            domain: domain(),
+            add: vec!["joe".to_owned(), "*".to_owned()],
+            remove: vec!["ann".to_owned()],
+            clear: true,
+        },
     ]
+}
+
+fn settle() -> Command {
+    let Command::Record {
+        domain,
+        node,
+        epoch,
+        outcomes,
+    } = record()
+    else {
+        unreachable!()
+    };
+    Command::Settle {
+        domain,
+        node,
+        epoch,
+        outcomes,
+    }
+}
+
+fn report(kind: Kind) -> Command {
+    Command::Report {
+        node: NodeId(12),
+        epoch: 7,
+        about: MessageId(9),
+        kind,
+        version: 8,
+        envelope: plain_envelope(),
+    }
+}
+
+fn dispose(how: Disposal, held: bool) -> Command {
+    Command::Dispose {
+        domain: Domain::parse("example.org").unwrap(),
+        how,
+        messages: if held { vec![MessageId(9)] } else { vec![] },
+        held,
+        by: "ann".to_owned(),
+    }
 }
 
 fn record() -> Command {
@@ -312,6 +406,11 @@ fn replies() -> Vec<Reply> {
         ]
         .map(Reply::Refused),
     );
+    replies.extend([R::NotOwed, R::FullForNow, R::FullForGood].map(Reply::Refused));
+    replies.push(Reply::Disposed {
+        messages: 3,
+        more: true,
+    });
     replies
 }
 

@@ -10,7 +10,7 @@
 //! domain add|change|set DOMAIN HOST:PORT
 //! domain remove DOMAIN
 //! message NAME born TIME    an id made at another time than the command that first names it
-//! accept NAME to ADDRESS,… [size N]
+//! accept NAME to ADDRESS,… [size N] [from ADDRESS] [notify never|failure|delay]
 //! cancel NAME
 //! invite TOKEN secret WORD until TIME
 //! redeem TOKEN secret WORD as NAME
@@ -19,10 +19,20 @@
 //! renew by NODE for TIME: DOMAIN EPOCH, …
 //! release DOMAIN by NODE epoch EPOCH
 //! record DOMAIN by NODE epoch EPOCH: MESSAGE/RECIPIENT VERDICT TEXT, …
+//! settle …                  as record, and refusals are judged
 //! flush DOMAIN via WHO
+//! recipients DOMAIN [clear] [add NAME,…] [remove NAME,…]
+//! policy DOMAIN [recipients any|listed] [delimiter CHAR|none] [hold|delay|probation TIME] [bytes|messages N] [full later|never]
+//! review DOMAIN: SEQ, …
+//! requeue|discard|bounce DOMAIN [held] [MESSAGE,…]
+//! post by NODE for TIME [epoch EPOCH]
+//! report NAME by NODE epoch EPOCH about MESSAGE failed|delayed version SEQ to ADDRESS
+//! reports by NODE epoch EPOCH: SEQ delivered|deferred|dropped TEXT, …
 //! sweep
 //! together                  the indented commands that follow are one entry of the log
 //! ? held|refused|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE
+//! ? recipients DOMAIN   ? takes ADDRESS
+//! ? policy|health DOMAIN   ? owed   ? reports   ? post   ? audit
 //! ? total   ? domains   ? held domains   ? members   ? bodies   ? cluster   ? now   ? marks
 //! ? invitations
 //! ```
@@ -42,12 +52,13 @@ use std::{env, fs};
 
 use holdfast_ledger::query::{self, Held};
 use holdfast_ledger::{
-    Batch, Command, Effect, KvRead, Member, MemoryKv, Outcome, Primary, Reply, Seq, Verdict,
-    apply_batch,
+    Batch, Command, Disposal, Effect, KvRead, Member, MemoryKv, Outcome, PolicyChange, Primary,
+    Reply, ReportFate, ReportOutcome, Seq, Verdict, apply_batch,
 };
+use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
-    Address, BodyRef, BodyType, Domain, Envelope, MessageId, NodeId, Recipient, ReversePath,
-    Timestamp,
+    Address, BodyRef, BodyType, Domain, Envelope, MessageId, NodeId, Notify, Recipient,
+    ReversePath, Timestamp,
 };
 
 /// 2027-01-15T08:00:00Z, the start of every scenario.
@@ -178,6 +189,9 @@ impl Stage {
                 Effect::DomainChanged { domain } => format!("domain {domain} changed"),
                 Effect::BodyReleased { body } => format!("body of {} released", self.called(body)),
                 Effect::MembersChanged => "members changed".to_owned(),
+                Effect::PolicyChanged { domain } => format!("policy of {domain} changed"),
+                Effect::Requeued { domain } => format!("requeued for {domain}"),
+                Effect::ReportDue => "report due".to_owned(),
             };
             writeln!(out, "=> {effect}").unwrap();
         }
@@ -204,10 +218,7 @@ impl Stage {
                     must_exist: *how == "change",
                 }
             }
-            ("accept", [name, "to", to]) => self.accept(name, to, 100),
-            ("accept", [name, "to", to, "size", len]) => {
-                self.accept(name, to, len.parse().expect(line))
-            }
+            ("accept", [name, "to", to, options @ ..]) => self.accept(name, to, options),
             ("cancel", [name]) => Command::Cancel {
                 message: self.name(name, self.clock),
             },
@@ -242,11 +253,127 @@ impl Stage {
                 node: node(id),
                 epoch: epoch(number),
             },
-            ("record", [name, "by", id, "epoch", number, ..]) => Command::Record {
+            ("record" | "settle", [name, "by", id, "epoch", number, ..]) => {
+                let (domain, node) = (domain(name), node(id));
+                let epoch = epoch(number.trim_end_matches(':'));
+                let outcomes = listed(rest).map(|text| self.outcome(text)).collect();
+                if verb == "record" {
+                    Command::Record {
+                        domain,
+                        node,
+                        epoch,
+                        outcomes,
+                    }
+                } else {
+                    Command::Settle {
+                        domain,
+                        node,
+                        epoch,
+                        outcomes,
+                    }
+                }
+            }
+            ("recipients", [name, options @ ..]) => {
+                let clear = options.first() == Some(&"clear");
+                let list = |word: &str| {
+                    let at = options.iter().position(|option| *option == word);
+                    let names = at.map_or("", |at| options[at + 1]);
+                    names
+                        .split(',')
+                        .filter(|n| !n.is_empty())
+                        .map(str::to_owned)
+                        .collect()
+                };
+                Command::SetRecipients {
+                    domain: domain(name),
+                    add: list("add"),
+                    remove: list("remove"),
+                    clear,
+                }
+            }
+            ("policy", [name, options @ ..]) => Command::SetPolicy {
                 domain: domain(name),
+                change: change(options),
+            },
+            ("review", [name, ..]) => Command::Review {
+                domain: domain(name.trim_end_matches(':')),
+                seqs: listed(rest).map(|seq| Seq(epoch(seq))).collect(),
+            },
+            ("requeue" | "discard" | "bounce", [name, options @ ..]) => Command::Dispose {
+                domain: domain(name),
+                how: match verb {
+                    "requeue" => Disposal::Requeue,
+                    "discard" => Disposal::Discard,
+                    _ => Disposal::Bounce,
+                },
+                held: options.first() == Some(&"held"),
+                messages: options
+                    .iter()
+                    .filter(|word| **word != "held")
+                    .flat_map(|list| list.split(','))
+                    .map(|name| self.name(name, self.clock))
+                    .collect(),
+                by: "ann".to_owned(),
+            },
+            ("post", ["by", id, "for", time, rest @ ..]) => Command::TakePost {
+                node: node(id),
+                ttl_ms: millis(time),
+                epoch: match rest {
+                    ["epoch", number] => epoch(number),
+                    _ => 0,
+                },
+            },
+            (
+                "report",
+                [
+                    name,
+                    "by",
+                    id,
+                    "epoch",
+                    number,
+                    "about",
+                    about,
+                    kind,
+                    "version",
+                    version,
+                    "to",
+                    to,
+                ],
+            ) => {
+                let Command::Accept { envelope } = self.accept(name, to, &[]) else {
+                    unreachable!()
+                };
+                Command::Report {
+                    node: node(id),
+                    epoch: epoch(number),
+                    about: self.name(about, self.clock),
+                    kind: match *kind {
+                        "failed" => Kind::Failed,
+                        "delayed" => Kind::Delayed,
+                        _ => panic!("no such kind: {line}"),
+                    },
+                    version: epoch(version),
+                    envelope,
+                }
+            }
+            ("reports", ["by", id, "epoch", number, ..]) => Command::SettleReports {
                 node: node(id),
                 epoch: epoch(number.trim_end_matches(':')),
-                outcomes: listed(rest).map(|text| self.outcome(text)).collect(),
+                outcomes: listed(rest)
+                    .map(|text| {
+                        let mut words = text.splitn(3, ' ');
+                        ReportOutcome {
+                            seq: Seq(epoch(words.next().expect(text))),
+                            fate: match words.next() {
+                                Some("delivered") => ReportFate::Delivered,
+                                Some("deferred") => ReportFate::Deferred,
+                                Some("dropped") => ReportFate::Dropped,
+                                _ => panic!("no such fate: {text}"),
+                            },
+                            reply: words.next().unwrap_or_default().to_owned(),
+                        }
+                    })
+                    .collect(),
             },
             ("flush", [name, "via", who]) => Command::Flush {
                 domain: domain(name),
@@ -257,21 +384,38 @@ impl Stage {
         }
     }
 
-    fn accept(&mut self, name: &str, to: &str, len: u64) -> Command {
+    fn accept(&mut self, name: &str, to: &str, options: &[&str]) -> Command {
         let id = self.name(name, self.clock);
+        let (mut len, mut from, mut notify) = (100, ReversePath::Null, None);
+        for option in options.chunks(2) {
+            match *option {
+                ["size", number] => len = number.parse().expect(number),
+                ["from", address] => {
+                    from = ReversePath::Mailbox(Address::parse(address, true).expect(address));
+                }
+                ["notify", when] => {
+                    notify = Some(Notify {
+                        success: false,
+                        failure: when == "failure",
+                        delay: when == "delay",
+                    });
+                }
+                _ => panic!("no such option: {option:?}"),
+            }
+        }
         let recipients = to
             .split(',')
             .filter(|text| *text != "nobody")
             .map(|text| Recipient {
                 address: Address::parse(text, true).expect(text),
-                notify: None,
+                notify,
                 orcpt: None,
             })
             .collect();
         let digest = [1; 32];
         let envelope = Envelope {
             id,
-            reverse_path: ReversePath::Null,
+            reverse_path: from,
             recipients,
             body: BodyRef { id, len, digest },
             received_at: self.clock,
@@ -346,6 +490,101 @@ impl Stage {
             ["held", name] => self.queue(query::held(kv, &domain(name), None, all).unwrap()),
             ["refused", name] => self.queue(query::refused(kv, &domain(name), all).unwrap()),
             ["counts", name] => counts(query::counts(kv, &domain(name)).unwrap()),
+            ["recipients", name] => query::recipients(kv, &domain(name), None, all).unwrap(),
+            ["takes", text] => {
+                let address = Address::parse(text, true).expect(text);
+                let of = address.domain().expect(text);
+                vec![yes_no(
+                    query::takes_mail_for(kv, of, address.local()).unwrap(),
+                )]
+            }
+            ["policy", name] => vec![format!("{:?}", query::policy(kv, &domain(name)).unwrap())],
+            ["health", name] => {
+                let health = query::health(kv, &domain(name)).unwrap();
+                if health.taken == 0 && health.refused == 0 {
+                    return vec![];
+                }
+                vec![format!(
+                    "taken {} and refused {} since {}, last {}",
+                    health.taken,
+                    health.refused,
+                    if health.taken == 0 {
+                        "ever".to_owned()
+                    } else {
+                        since(health.since)
+                    },
+                    if health.taken == 0 {
+                        "never".to_owned()
+                    } else {
+                        since(health.last)
+                    }
+                )]
+            }
+            ["owed"] => query::owed(kv, None, all)
+                .unwrap()
+                .into_iter()
+                .map(|owed| {
+                    let who: Vec<_> = owed
+                        .recipients
+                        .iter()
+                        .map(|who| format!("{} {:?} {}", who.recipient, who.why, who.reply))
+                        .collect();
+                    format!(
+                        "{} {:?} version {} from {}: {}",
+                        self.called(owed.about),
+                        owed.kind,
+                        Seq(owed.version),
+                        since(owed.not_before),
+                        who.join(", ")
+                    )
+                    .trim_end()
+                    .to_owned()
+                })
+                .collect(),
+            ["reports"] => query::reports(kv, None, all)
+                .unwrap()
+                .into_iter()
+                .map(|report| {
+                    format!(
+                        "{} {} attempts {} next {} until {} {}",
+                        report.seq,
+                        self.called(report.message),
+                        report.attempts,
+                        since(report.next_at),
+                        since(report.give_up_at),
+                        report.last_reply
+                    )
+                    .trim_end()
+                    .to_owned()
+                })
+                .collect(),
+            ["post"] => query::post(kv)
+                .unwrap()
+                .map(|post| {
+                    let epoch = Seq(post.epoch);
+                    format!(
+                        "node {} epoch {epoch} until {}",
+                        post.node,
+                        since(post.until)
+                    )
+                })
+                .into_iter()
+                .collect(),
+            ["audit"] => query::audit(kv)
+                .unwrap()
+                .into_iter()
+                .map(|done| {
+                    let names: Vec<_> = done.messages.iter().map(|id| self.called(*id)).collect();
+                    let list = names.join(", ");
+                    format!(
+                        "{} {} {} {}: {list}",
+                        since(done.at),
+                        done.by,
+                        done.what,
+                        done.domain
+                    )
+                })
+                .collect(),
             ["total"] => counts(query::total(kv).unwrap()),
             ["lease", name] => query::lease(kv, &domain(name))
                 .unwrap()
@@ -413,11 +652,18 @@ impl Stage {
                     pending,
                     attempts,
                     last_reply,
+                    retry_at,
+                    delay_told,
                     ..
                 } = row;
-                format!("{seq} {name} {pending:?} attempts {attempts} {last_reply}")
-                    .trim_end()
-                    .to_owned()
+                let mut line = format!("{seq} {name} {pending:?} attempts {attempts} {last_reply}");
+                if let Some(at) = retry_at {
+                    write!(line, " (again at {})", since(at)).unwrap();
+                }
+                if delay_told {
+                    line.push_str(" (told)");
+                }
+                line.trim_end().to_owned()
             })
             .collect()
     }
@@ -438,6 +684,9 @@ fn told(reply: &Reply) -> String {
         Reply::Member(node) => format!("member {node}"),
         Reply::Flushed { messages } => format!("flushed {messages}"),
         Reply::Swept { more } => format!("swept, more: {}", yes_no(*more)),
+        Reply::Disposed { messages, more } => {
+            format!("did {messages}, more: {}", yes_no(*more))
+        }
         Reply::Refused(refusal) => format!("refused {refusal:?}"),
     }
 }
@@ -459,6 +708,27 @@ fn record_line(record: &query::DomainRecord) -> String {
         primary.port,
         since(*created_at)
     )
+}
+
+fn change(options: &[&str]) -> PolicyChange {
+    let mut change = PolicyChange::default();
+    for option in options.chunks(2) {
+        match *option {
+            ["hold", "ever"] => change.hold_ms = Some(0),
+            ["hold", time] => change.hold_ms = Some(millis(time)),
+            ["delay", time] => change.delay_ms = Some(millis(time)),
+            ["probation", "ever"] => change.probation_ms = Some(u64::MAX),
+            ["probation", time] => change.probation_ms = Some(millis(time)),
+            ["bytes", number] => change.quota_bytes = Some(number.parse().expect(number)),
+            ["messages", number] => change.quota_messages = Some(number.parse().expect(number)),
+            ["recipients", which] => change.listed_only = Some(which == "listed"),
+            ["delimiter", "none"] => change.delimiter = Some(0),
+            ["delimiter", text] => change.delimiter = text.chars().next().map(u32::from),
+            ["full", how] => change.full_for_good = Some(how == "never"),
+            _ => panic!("no such policy: {option:?}"),
+        }
+    }
+    change
 }
 
 fn bootstrap(first: Member) -> Command {
@@ -521,6 +791,7 @@ fn millis(text: &str) -> u64 {
         "s" => 1000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => panic!("no such time: {text}"),
     };
     digits.parse::<u64>().expect(text) * unit

@@ -10,7 +10,8 @@ pub struct Envelope {
     /// In the order of the RCPT commands; never empty.
     pub recipients: Vec<Recipient>,
     pub body: BodyRef,
-    /// When the final dot was read, by the clock of the receiving node.
+    /// When the final dot was read, by the clock of the receiving node; of a message that was
+    /// accepted, the logged time of that.
     pub received_at: Timestamp,
     pub body_type: BodyType,
     /// MAIL carried SMTPUTF8 (RFC 6531 section 3.4).

@@ -4,9 +4,12 @@
 //! identity come in as arguments.
 
 pub mod address;
+pub mod dsn;
 pub mod envelope;
 pub mod ids;
+pub mod mutant;
 pub mod retry;
+pub mod route;
 pub mod status;
 pub mod time;
 pub mod trace;
@@ -14,5 +17,6 @@ pub mod trace;
 pub use address::{Address, AddressError, Domain, ReversePath};
 pub use envelope::{BodyRef, BodyType, Envelope, Notify, Recipient, Ret};
 pub use ids::{MessageId, NodeId};
+pub use mutant::mutant;
 pub use status::Status;
 pub use time::Timestamp;

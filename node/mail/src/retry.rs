@@ -21,6 +21,20 @@ pub fn delay(attempt: u32, jitter: u32) -> Duration {
     full * 3 / 4 + full / 4 * (jitter % 1024) / 1024
 }
 
+/// First wait before a stranger's server is tried again, and longest. RFC 5321 section 4.5.4.1
+/// asks for "at least 30 minutes" in general, and for two tries in the first hour.
+const STRANGER_DELAY_MIN: Duration = Duration::from_secs(5 * 60);
+const STRANGER_DELAY_MAX: Duration = Duration::from_secs(4 * 3600);
+
+/// Wait before attempt number `attempt` (the first retry is 1) at a server that is no customer's:
+/// 5, 10, 20, 40 minutes and so on. Without a draw, for every replica must come to the same.
+#[must_use]
+pub fn stranger_delay(attempt: u32) -> Duration {
+    STRANGER_DELAY_MIN
+        .saturating_mul(1 << attempt.saturating_sub(1).min(16))
+        .min(STRANGER_DELAY_MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

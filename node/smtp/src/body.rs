@@ -4,6 +4,8 @@
 //! makes the whole refused: relaying it would hand the next server the material that command
 //! smuggling is made of.
 
+use holdfast_mail::mutant;
+
 /// Reads content piece by piece.
 #[derive(Debug)]
 pub(crate) struct Content(State);
@@ -46,6 +48,9 @@ impl Content {
                     self.0 = State::Dot;
                     at += 1;
                 }
+                State::Dot if byte == b'\n' && mutant("bare-lf-ends-a-line") => {
+                    return Progress::End(at + 1);
+                }
                 State::Dot if byte == b'\r' => {
                     self.0 = State::DotCr;
                     at += 1;
@@ -71,6 +76,12 @@ impl Content {
                             self.0 = State::Cr;
                             at += place + 1;
                         }
+                        Some(place) if rest[place] == b'\n' && mutant("bare-lf-ends-a-line") => {
+                            out.extend_from_slice(&rest[..place]);
+                            out.extend_from_slice(b"\r\n");
+                            self.0 = State::LineStart;
+                            at += place + 1;
+                        }
                         Some(_) => return Progress::Broken,
                     }
                 }
@@ -89,6 +100,9 @@ pub(crate) struct Octets {
 impl Octets {
     /// Whether `input` keeps to CRLF; a CR may be its last byte.
     pub(crate) fn check(&mut self, mut input: &[u8]) -> bool {
+        if mutant("chunks-are-not-strict") {
+            return true;
+        }
         if self.after_cr {
             match input.first() {
                 Some(b'\n') => input = &input[1..],
@@ -148,48 +162,6 @@ mod tests {
             for cut in 1..=bytes.len() {
                 let expected = Ok((content.to_vec(), Some(rest.to_vec())));
                 assert_eq!(read(bytes, cut), expected, "{bytes:?} cut {cut}");
-            }
-        }
-    }
-
-    /// The end-of-data variants that servers have been seen to take for the end, from the
-    /// published lists of SMTP smuggling.
-    const VARIANTS: [&[u8]; 16] = [
-        b"\n.\n",
-        b"\n.\r",
-        b"\r.\n",
-        b"\r.\r",
-        b"\n.\r\n",
-        b"\r.\r\n",
-        b"\r\n.\n",
-        b"\r\n.\r",
-        b"\r\n.\r\r\n",
-        b"\r\r\n.\r\r\n",
-        b"\r\n\0.\r\n",
-        b"\r\n.\0\r\n",
-        b"\0\r\n.\r\n",
-        b"\r\0\n.\r\n",
-        b"\r\n.\r\0\n",
-        b"\r\n.\r\n\0",
-    ];
-
-    #[test]
-    fn none_of_the_sixteen_variants_ends_content_but_the_true_end() {
-        for (number, variant) in VARIANTS.iter().enumerate() {
-            for place in ["", "first line\r\nsecond", "first line\r\n"] {
-                let mut bytes = place.as_bytes().to_vec();
-                bytes.extend_from_slice(variant);
-                bytes.extend_from_slice(b"MAIL FROM:<smuggled@example.org>\r\n.\r\n");
-                for cut in 1..=bytes.len() {
-                    let outcome = read(&bytes, cut);
-                    if number == 15 {
-                        // A true end, and then a NUL for the command reader to refuse.
-                        let (_, rest) = outcome.unwrap();
-                        assert_eq!(rest.unwrap()[0], 0);
-                    } else {
-                        assert_eq!(outcome, Err(()), "{variant:?} after {place:?} cut {cut}");
-                    }
-                }
             }
         }
     }

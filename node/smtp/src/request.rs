@@ -311,11 +311,16 @@ fn is_orcpt(value: &str) -> bool {
             !kind.is_empty()
                 && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
                 && if kind.eq_ignore_ascii_case("utf-8") {
-                    text.chars().all(|c| c.is_ascii_graphic() || !c.is_ascii())
+                    text.chars().all(|c| c.is_ascii_graphic() || is_u_char(c))
                 } else {
                     is_xtext(text)
                 }
         })
+}
+
+/// Not ASCII, and no character that ends a word or a line for somebody downstream.
+fn is_u_char(c: char) -> bool {
+    !c.is_ascii() && !c.is_control() && !c.is_whitespace()
 }
 
 /// RFC 3461 section 4: printable ASCII but `+` and `=`, or `+` and two upper-case hexadecimal
@@ -434,6 +439,7 @@ mod tests {
             ("RCPT TO:<joe>", 501),
             ("RCPT TO:<joe@example.org> NOTIFY=NEVER,DELAY", 501),
             ("RCPT TO:<joe@example.org> ORCPT=joe", 501),
+            ("RCPT TO:<joe@example.org> ORCPT=utf-8;a\u{2028}b", 501),
             ("DATA now", 501),
             ("BDAT", 501),
             ("BDAT -1", 501),

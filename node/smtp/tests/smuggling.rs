@@ -4,28 +4,15 @@
 //! carriage returns) MUST NOT be treated as equivalent to <CRLF>.<CRLF> as the end of mail data
 //! indication."
 
+use std::sync::Arc;
+
+use holdfast_fuzz::{ENDS_OF_DATA, Random, content, lenient_ends, stuffed};
+use holdfast_mail::{
+    Address, BodyRef, BodyType, Envelope, MessageId, Recipient, ReversePath, Timestamp,
+};
+use holdfast_smtp::client;
 use holdfast_smtp::reply::Reply;
 use holdfast_smtp::server::{Options, Question, Session, Step};
-
-/// The end-of-data variants of the published lists of SMTP smuggling.
-const VARIANTS: [&[u8]; 16] = [
-    b"\n.\n",
-    b"\n.\r",
-    b"\r.\n",
-    b"\r.\r",
-    b"\n.\r\n",
-    b"\r.\r\n",
-    b"\r\n.\n",
-    b"\r\n.\r",
-    b"\r\n.\r\r\n",
-    b"\r\r\n.\r\r\n",
-    b"\r\n\0.\r\n",
-    b"\r\n.\0\r\n",
-    b"\0\r\n.\r\n",
-    b"\r\0\n.\r\n",
-    b"\r\n.\r\0\n",
-    b"\r\n.\r\n\0",
-];
 
 const SMUGGLED: &[u8] = b"MAIL FROM:<smuggled@example.org>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n";
 
@@ -123,7 +110,7 @@ fn cuts(bytes: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
 #[test]
 fn sixteen_variants_of_the_end_smuggle_nothing_with_and_without_tls() {
     let mut cases = 0;
-    for (number, variant) in VARIANTS.iter().enumerate() {
+    for (number, variant) in ENDS_OF_DATA.iter().enumerate() {
         for (before, behind) in [
             (&b""[..], &b"more\r\n.\r\n"[..]),
             (
@@ -154,25 +141,147 @@ fn sixteen_variants_of_the_end_smuggle_nothing_with_and_without_tls() {
     assert!(cases > 4000);
 }
 
-/// A slow reader that knows nothing but the rule.
-fn reference(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, ()> {
-    let mut content = Vec::new();
-    let mut line = Vec::new();
-    for (at, byte) in bytes.iter().enumerate() {
-        let after_cr = line.last() == Some(&b'\r');
-        if *byte == 0 || (*byte == b'\n') != after_cr {
-            return Err(());
-        }
-        line.push(*byte);
-        if line.ends_with(b"\r\n") {
-            if line == b".\r\n" {
-                return Ok(Some((content, at + 1)));
-            }
-            content.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
-            line.clear();
+/// Bodies with `middle` at their start, in the middle of a line, and at their end.
+fn bodies(middle: &[u8]) -> [Vec<u8>; 3] {
+    let hidden = [SMUGGLED, b"more\r\n"].concat();
+    [
+        [middle, &hidden].concat(),
+        [b"Subject: x\r\n\r\nfirst", middle, &hidden].concat(),
+        [b"Subject: x\r\n\r\nlast", middle].concat(),
+    ]
+}
+
+#[test]
+fn a_chunk_with_any_of_the_variants_is_refused_whole() {
+    for variant in ENDS_OF_DATA {
+        for body in bodies(variant) {
+            let mut session = in_data(false);
+            session.receive(b".\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\n");
+            run(&mut session, &mut Outcome::default(), &mut Vec::new());
+            let mut outcome = Outcome::default();
+            session.receive(format!("BDAT {} LAST\r\n", body.len()).as_bytes());
+            session.receive(&body);
+            run(&mut session, &mut outcome, &mut Vec::new());
+            assert_eq!(outcome.codes, ["550"], "{variant:?}");
+            assert!(outcome.closed && outcome.messages.is_empty(), "{variant:?}");
         }
     }
-    Ok(None)
+}
+
+/// What our client does with a body: all that it writes behind the last reply of the envelope,
+/// and whether the primary was given the end.
+fn brought(body: &[u8], chunking: bool, cut: usize) -> (Vec<u8>, bool) {
+    let mut session = client::Session::new(client::Options {
+        helo: "mx.example".into(),
+        tls: client::Tls::Never,
+    });
+    let ehlo: &[u8] = if chunking {
+        b"250-p\r\n250 CHUNKING\r\n"
+    } else {
+        b"250 p\r\n"
+    };
+    let replies = [
+        b"220 p\r\n",
+        ehlo,
+        b"250 ok\r\n",
+        b"250 ok\r\n",
+        b"354 go\r\n",
+    ];
+    let mut replies = replies[..4 + usize::from(!chunking)].iter();
+    let mut written = Vec::new();
+    loop {
+        match session.next() {
+            client::Step::Write(bytes) => written.extend(bytes),
+            client::Step::Idle => session.send(mail(body.len() as u64)).unwrap(),
+            client::Step::NeedInput => match replies.next() {
+                Some(reply) => {
+                    written.clear();
+                    session.receive(reply);
+                }
+                None => return (written, true),
+            },
+            client::Step::NeedBody => {
+                body.chunks(cut).for_each(|chunk| session.body(chunk));
+                session.body_end();
+            }
+            client::Step::Outcome(_) => {}
+            client::Step::Closed(_) => return (written, false),
+            client::Step::StartTls => unreachable!("TLS is not wanted"),
+        }
+    }
+}
+
+fn mail(len: u64) -> client::Mail {
+    let id = MessageId::new(Timestamp(1), 1);
+    client::Mail {
+        envelope: Arc::new(Envelope {
+            id,
+            reverse_path: ReversePath::Null,
+            recipients: vec![Recipient {
+                address: Address::parse("b@example.org", false).unwrap(),
+                notify: None,
+                orcpt: None,
+            }],
+            body: BodyRef {
+                id,
+                len,
+                digest: [0; 32],
+            },
+            received_at: Timestamp(1),
+            body_type: BodyType::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            helo: String::new(),
+            client: String::new(),
+        }),
+        recipients: vec![0],
+    }
+}
+
+#[test]
+fn what_a_chunk_may_hold_is_one_message_even_to_a_primary_that_takes_every_variant() {
+    for middle in [
+        &b"\r\n.\r\n"[..],
+        b".\r\n",
+        b"\r\n.",
+        b"\r\n..\r\n",
+        b"\r\n.\r\n.\r\n",
+        b"\r\n.\r\nQUIT\r\n",
+    ] {
+        for body in bodies(middle) {
+            for cut in 1..=body.len() {
+                let (wire, ended) = brought(&body, false, cut);
+                assert!(ended);
+                assert_eq!(wire, stuffed(&body));
+                let early = lenient_ends(&wire)
+                    .into_iter()
+                    .find(|end| *end < wire.len() - 1);
+                assert_eq!(early, None, "{}", wire.escape_ascii());
+
+                let (wire, ended) = brought(&body, true, cut);
+                let header = format!("BDAT {} LAST\r\n", body.len());
+                assert!(ended);
+                assert_eq!(wire, [header.as_bytes(), &body].concat());
+            }
+        }
+    }
+}
+
+/// The door refuses such content, and this is the second lock: whatever wrote it to the store.
+#[test]
+fn a_body_with_any_of_the_variants_never_reaches_its_end_at_a_primary() {
+    for variant in ENDS_OF_DATA {
+        for body in bodies(variant) {
+            for chunking in [false, true] {
+                for cut in [1, 3, body.len()] {
+                    let (wire, ended) = brought(&body, chunking, cut);
+                    assert!(!ended, "{}", wire.escape_ascii());
+                    assert!(!wire.ends_with(b"\r\n.\r\n"), "{}", wire.escape_ascii());
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -191,14 +300,8 @@ fn a_hundred_thousand_random_streams_end_where_the_slow_reader_says() {
         b"long line",
         b"..",
     ];
-    let mut seed = 0x5eed_u64;
-    let mut random = |below: usize| {
-        // The constants of Knuth's MMIX generator.
-        seed = seed
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (seed >> 33) as usize % below
-    };
+    let mut chance = Random::new(0x5eed);
+    let mut random = |below: usize| chance.below(below);
     let (mut taken, mut broken) = (0, 0);
     for _ in 0..100_000 {
         let mut bytes = Vec::new();
@@ -213,7 +316,7 @@ fn a_hundred_thousand_random_streams_end_where_the_slow_reader_says() {
         }
         let place = random(bytes.len() + 1);
         let outcome = outcome(false, &[&bytes[..place], &bytes[place..]]);
-        match reference(&bytes) {
+        match content(&bytes) {
             Ok(Some((content, _))) => {
                 assert_eq!(outcome.messages, [content], "{bytes:?} cut {place}");
                 taken += 1;

@@ -1,19 +1,22 @@
 //! Customers' domains and their held mail.
 
+use std::time::Duration;
+
 use holdfast_ledger::query::{self, DomainRecord};
-use holdfast_ledger::{Command, Primary, Refusal};
+use holdfast_ledger::{Command, Policy, PolicyChange, Primary, Probation, Refusal};
 use holdfast_mail::Domain;
 use holdfast_proto::admin as wire;
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use super::explain::{self, Sight};
 use super::{Admin, broken, refused};
 use crate::replica::Cluster;
 
 /// Rows read from the state at a time.
 const PAGE: usize = 256;
 
-/// Refused messages that one listing shows.
+/// Refused messages that are counted; beyond it "many" is all that matters.
 const REFUSED_MAX: usize = 10_000;
 
 pub(super) fn parse(text: &str) -> Result<Domain, Status> {
@@ -64,14 +67,68 @@ fn primary_text(primary: &Primary) -> String {
 }
 
 fn to_wire(cluster: &Cluster, record: &DomainRecord) -> Result<wire::Domain, Status> {
-    let counts = query::counts(&cluster.view(), &record.name).map_err(broken)?;
+    let view = cluster.view();
+    let counts = query::counts(&view, &record.name).map_err(broken)?;
+    let policy = query::policy(&view, &record.name).map_err(broken)?;
+    let health = query::health(&view, &record.name).map_err(broken)?;
+    let refused = query::refused(&view, &record.name, REFUSED_MAX).map_err(broken)?;
+    let primary = primary_text(&record.primary);
+    let now = query::now(&view).map_err(broken)?;
     Ok(wire::Domain {
+        says: explain::explain(&Sight {
+            domain: &record.name,
+            primary: &primary,
+            policy: &policy,
+            health: &health,
+            held: counts,
+            listed: query::recipients(&view, &record.name, None, 1)
+                .map_err(broken)?
+                .len(),
+            refused: refused.len(),
+            now,
+        }),
         name: record.name.to_string(),
-        primary: primary_text(&record.primary),
+        primary,
         held_messages: counts.messages,
         held_bytes: counts.bytes,
         created_at_ms: record.created_at.0,
+        refused_messages: refused.len() as u64,
+        policy: Some(policy_to_wire(&policy)),
     })
+}
+
+fn policy_to_wire(policy: &Policy) -> wire::Policy {
+    let ms = |span: Option<Duration>| {
+        Some(span.map_or(0, |span| {
+            u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+        }))
+    };
+    wire::Policy {
+        hold_ms: ms(policy.hold),
+        delay_ms: ms(policy.delay),
+        probation_ms: match policy.probation {
+            Probation::For(span) => ms(Some(span)),
+            Probation::Endless => Some(u64::MAX),
+        },
+        quota_bytes: Some(policy.quota_bytes.unwrap_or(0)),
+        quota_messages: Some(policy.quota_messages.unwrap_or(0)),
+        full_for_good: Some(policy.full_for_good),
+        listed_only: Some(policy.listed_only),
+        delimiter: Some(policy.delimiter.map_or(0, u32::from)),
+    }
+}
+
+fn change_from_wire(change: wire::Policy) -> PolicyChange {
+    PolicyChange {
+        hold_ms: change.hold_ms,
+        delay_ms: change.delay_ms,
+        probation_ms: change.probation_ms,
+        quota_bytes: change.quota_bytes,
+        quota_messages: change.quota_messages,
+        full_for_good: change.full_for_good,
+        listed_only: change.listed_only,
+        delimiter: change.delimiter,
+    }
 }
 
 pub(super) async fn set(
@@ -80,6 +137,23 @@ pub(super) async fn set(
 ) -> Result<wire::Domain, Status> {
     let cluster = admin.cluster()?;
     let domain = parse(&request.name)?;
+    let change = request
+        .policy
+        .map(change_from_wire)
+        .filter(|change| *change != PolicyChange::default());
+    let known = query::domain(&cluster.view(), &domain).map_err(broken)?;
+    if request.primary.is_empty() {
+        // Only the policy is to change.
+        let record = known.ok_or_else(|| refused(&Refusal::UnknownDomain))?;
+        if let Some(change) = change.filter(|_| !request.dry_run) {
+            admin.propose(Command::SetPolicy { domain, change }).await?;
+        }
+        return Ok(wire::Domain {
+            name: request.name,
+            primary: primary_text(&record.primary),
+            ..wire::Domain::default()
+        });
+    }
     let primary = parse_primary(&request.primary)?;
     // A primary that is one of our own listeners would make us deliver to ourselves for ever.
     let ours = primary_text(&primary);
@@ -93,7 +167,6 @@ pub(super) async fn set(
         )));
     }
     if request.dry_run {
-        let known = query::domain(&cluster.view(), &domain).map_err(broken)?;
         return match known {
             Some(_) if request.must_be_new => Err(refused(&Refusal::DomainExists)),
             None if request.must_exist => Err(refused(&Refusal::UnknownDomain)),
@@ -113,6 +186,10 @@ pub(super) async fn set(
             must_exist,
         })
         .await?;
+    if let Some(change) = change {
+        let domain = domain.clone();
+        admin.propose(Command::SetPolicy { domain, change }).await?;
+    }
     // Committed, but this node may apply it a moment later; answer what was committed.
     Ok(wire::Domain {
         name: domain.to_string(),
@@ -183,7 +260,7 @@ pub(super) fn mail(
         let mut sent = 0;
         loop {
             let page = if refused_only {
-                query::refused(&view, &domain, REFUSED_MAX)
+                query::refused_after(&view, &domain, after, PAGE)
             } else {
                 query::held(&view, &domain, after, PAGE)
             };
@@ -217,6 +294,7 @@ pub(super) fn mail(
                         attempts: held.attempts,
                         last_reply: held.last_reply,
                         state: if refused_only { "refused" } else { "held" }.into(),
+                        retry_at_ms: held.retry_at.map_or(0, |at| at.0),
                     }),
                     Ok(None) => continue,
                     Err(status) => Err(status),
@@ -225,7 +303,7 @@ pub(super) fn mail(
                     return;
                 }
             }
-            if !full || refused_only {
+            if !full {
                 return;
             }
         }

@@ -1,13 +1,16 @@
 //! The operators' API on this node's local socket. Any node answers for the whole cluster.
 
 mod domains;
+mod explain;
+mod mail;
+mod recipients;
 mod status;
 
 use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use futures::Stream;
 use holdfast_ledger::{Command, Refusal, Reply, query};
 use holdfast_mail::NodeId;
@@ -32,7 +35,7 @@ const INVITE_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 pub enum Ask {
     /// Found a new cluster with this node as its only member.
     Init {
-        done: oneshot::Sender<Result<Cluster, String>>,
+        done: oneshot::Sender<Result<Cluster, Status>>,
     },
     /// Join with a token; progress goes to `progress`, and its end is the answer.
     Join {
@@ -41,10 +44,19 @@ pub enum Ask {
     },
 }
 
-/// The API's server; the cluster is absent until this node belongs to one.
+/// Which cluster this node belongs to.
+#[derive(Clone)]
+pub enum Belongs {
+    /// Not known before the data directory has been opened.
+    Opening,
+    Nowhere,
+    To(Cluster),
+}
+
+/// The API's server.
 #[derive(Clone)]
 pub struct Admin {
-    cluster: Arc<ArcSwapOption<Cluster>>,
+    belongs: Arc<ArcSwap<Belongs>>,
     asks: mpsc::Sender<Ask>,
 }
 
@@ -55,11 +67,11 @@ type AnswerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// the socket could not be made.
 pub fn serve(
     path: &Path,
-    cluster: Arc<ArcSwapOption<Cluster>>,
+    belongs: Arc<ArcSwap<Belongs>>,
     asks: mpsc::Sender<Ask>,
 ) -> std::io::Result<()> {
     let incoming = crate::net::grpc::unix_incoming(path)?;
-    let server = wire::admin_server::AdminServer::new(Admin { cluster, asks });
+    let server = wire::admin_server::AdminServer::new(Admin { belongs, asks });
     tokio::spawn(async move {
         let served = tonic::transport::Server::builder()
             .add_service(server)
@@ -73,12 +85,32 @@ pub fn serve(
 }
 
 impl Admin {
-    fn cluster(&self) -> Result<Arc<Cluster>, Status> {
-        self.cluster.load_full().ok_or_else(|| {
+    /// None: it belongs to none.
+    fn member_of(&self) -> Result<Option<Cluster>, Status> {
+        match self.belongs.load().as_ref() {
+            // Not "to none": an operator, or a script, would found a second cluster over the first.
+            Belongs::Opening => Err(Status::unavailable(
+                "this node is still opening its data directory; try again in a moment",
+            )),
+            Belongs::Nowhere => Ok(None),
+            Belongs::To(cluster) => Ok(Some(cluster.clone())),
+        }
+    }
+
+    fn cluster(&self) -> Result<Cluster, Status> {
+        self.member_of()?.ok_or_else(|| {
             Status::failed_precondition(
                 "this node belongs to no cluster yet: `holdfast cluster init` founds one, `holdfast cluster join TOKEN` joins one",
             )
         })
+    }
+
+    /// What `init` and `join` need.
+    fn must_be_free(&self) -> Result<(), Status> {
+        match self.member_of()? {
+            None => Ok(()),
+            Some(_) => Err(taken()),
+        }
     }
 
     /// Proposes and turns a refusal into a status.
@@ -98,6 +130,11 @@ impl Admin {
             ))),
         }
     }
+}
+
+/// The answer to `init` or `join` at a member.
+pub(crate) fn taken() -> Status {
+    Status::already_exists("this node belongs to a cluster already; nothing was changed")
 }
 
 fn refused(refusal: &Refusal) -> Status {
@@ -137,9 +174,10 @@ impl wire::admin_server::Admin for Admin {
     type JoinStream = AnswerStream<wire::Progress>;
     type LeaveStream = AnswerStream<wire::Progress>;
     type MailListStream = AnswerStream<wire::Mail>;
+    type RecipientsListStream = AnswerStream<wire::Recipients>;
 
     async fn status(&self, _request: Request<wire::Empty>) -> Answer<wire::StatusReply> {
-        match self.cluster.load_full() {
+        match self.member_of()? {
             Some(cluster) => status::status(&cluster).await.map(Response::new),
             None => Ok(Response::new(wire::StatusReply {
                 health: "This node belongs to no cluster yet.".into(),
@@ -148,22 +186,28 @@ impl wire::admin_server::Admin for Admin {
         }
     }
 
+    async fn state_hash(&self, _request: Request<wire::Empty>) -> Answer<wire::StateHashReply> {
+        let cluster = self.cluster()?;
+        let state = cluster.state_hash().await.map_err(|error| {
+            Status::internal(format!("this node cannot read its state: {error}"))
+        })?;
+        Ok(Response::new(wire::StateHashReply {
+            node_id: cluster.me().id.0,
+            applied: state.applied,
+            rows: state.rows,
+            hash: hex(&state.hash),
+        }))
+    }
+
     async fn init(&self, _request: Request<wire::InitRequest>) -> Answer<wire::InitReply> {
-        if self.cluster.load().is_some() {
-            return Err(Status::already_exists(
-                "this node belongs to a cluster already; nothing was changed",
-            ));
-        }
+        self.must_be_free()?;
         let (done, answer) = oneshot::channel();
         let stopping = || Status::unavailable("this node is stopping");
         self.asks
             .send(Ask::Init { done })
             .await
             .map_err(|_| stopping())?;
-        let cluster = answer
-            .await
-            .map_err(|_| stopping())?
-            .map_err(Status::failed_precondition)?;
+        let cluster = answer.await.map_err(|_| stopping())??;
         Ok(Response::new(wire::InitReply {
             cluster_id: hex(&cluster.cluster_id()),
             node_id: cluster.me().id.0,
@@ -191,11 +235,7 @@ impl wire::admin_server::Admin for Admin {
     }
 
     async fn join(&self, request: Request<wire::JoinRequest>) -> Answer<Self::JoinStream> {
-        if self.cluster.load().is_some() {
-            return Err(Status::already_exists(
-                "this node belongs to a cluster already; nothing was changed",
-            ));
-        }
+        self.must_be_free()?;
         let (progress, out) = mpsc::channel(64);
         let token = request.into_inner().token;
         let stopping = |_| Status::unavailable("this node is stopping");
@@ -284,6 +324,36 @@ impl wire::admin_server::Admin for Admin {
             Reply::Flushed { messages } => Ok(Response::new(wire::DeliverReply { messages })),
             other => Err(Status::internal(format!("an unexpected reply: {other:?}"))),
         }
+    }
+
+    async fn recipients_set(
+        &self,
+        request: Request<wire::RecipientsSetRequest>,
+    ) -> Answer<wire::Empty> {
+        recipients::set(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn recipients_list(
+        &self,
+        request: Request<wire::DomainName>,
+    ) -> Answer<Self::RecipientsListStream> {
+        let pages = recipients::list(self, &request.into_inner().name)?;
+        Ok(Response::new(stream(pages)))
+    }
+
+    async fn mail_dispose(
+        &self,
+        request: Request<wire::MailDisposeRequest>,
+    ) -> Answer<wire::MailDisposeReply> {
+        mail::dispose(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn audit(&self, _request: Request<wire::Empty>) -> Answer<wire::AuditList> {
+        mail::audit(self).map(Response::new)
     }
 
     async fn mail_list(

@@ -79,7 +79,8 @@ pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Statu
             messages: counts.messages,
             bytes: counts.bytes,
             oldest_ms: oldest.as_ref().map_or(0, |held| held.message.at().0),
-            lease_node: lease.map_or(0, |lease| lease.node.0),
+            lease_node: lease.as_ref().map_or(0, |lease| lease.node.0),
+            lease_epoch: lease.map_or(0, |lease| lease.epoch),
             last_reply: oldest.map(|held| held.last_reply).unwrap_or_default(),
         });
     }

@@ -122,9 +122,22 @@ impl Carrier {
     }
 
     /// Attempts one message and hands in what became of it. Says whether the connection failed.
-    async fn carry(&self, connection: &mut Connection, job: Job) -> bool {
+    async fn carry(&self, connection: &mut Connection, mut job: Job) -> bool {
         let desk = &*self.desk;
         let seq = job.held.seq;
+        // It may have expired, or been discarded, since its page was read.
+        match desk.row(seq) {
+            Ok(Some(row)) => job.held = row,
+            Ok(None) => {
+                desk.settle([(seq, After::Done)]);
+                return false;
+            }
+            Err(error) => {
+                tracing::error!(msg = %job.held.message, %error, "held mail cannot be read");
+                desk.settle([(seq, self.retry(&job, false))]);
+                return false;
+            }
+        }
         let envelope = match query::envelope(&desk.cluster().view(), job.held.message) {
             Ok(Some(envelope)) => Arc::new(envelope),
             // Removed since the row was read.
@@ -295,9 +308,9 @@ impl Attempt {
 
 /// Content that ends when the right to send it does: the final dot, or the last chunk, of a
 /// message must not be written by a node that is no longer the one to deliver it.
-struct Guarded<'a> {
-    body: BodyReader,
-    lease: &'a Lease,
+pub(super) struct Guarded<'a> {
+    pub(super) body: BodyReader,
+    pub(super) lease: &'a Lease,
 }
 
 impl Content for Guarded<'_> {

@@ -20,6 +20,10 @@ pub struct Counters {
     pub(super) leases: Gauge,
     pub(super) leases_lost: Counter,
     pub(super) unrecorded: Counter,
+    pub(super) reports_written: Counter,
+    pub(super) reports_delivered: Counter,
+    pub(super) reports_deferred: Counter,
+    pub(super) reports_dropped: Counter,
 }
 
 impl Counters {
@@ -35,7 +39,7 @@ impl Counters {
             ("deferred", "Recipients a primary put off", &self.deferred),
             (
                 "refused",
-                "Recipients a primary refused for good; their mail is kept",
+                "Recipients a primary refused; their mail is kept or given back, as the ledger judges",
                 &self.refused,
             ),
             (
@@ -75,7 +79,29 @@ impl Counters {
                 &self.unrecorded,
             ),
         ];
-        for (name, help, counter) in counters {
+        let reports = [
+            (
+                "reports_written",
+                "Notifications to senders that this node wrote",
+                &self.reports_written,
+            ),
+            (
+                "reports_delivered",
+                "Notifications that a sender's server took",
+                &self.reports_delivered,
+            ),
+            (
+                "reports_deferred",
+                "Attempts at notifications that are tried again",
+                &self.reports_deferred,
+            ),
+            (
+                "reports_dropped",
+                "Notifications that no server took; nobody is told, for they have no sender",
+                &self.reports_dropped,
+            ),
+        ];
+        for (name, help, counter) in counters.into_iter().chain(reports) {
             registry.register(name, help, counter.clone());
         }
         registry.register(

@@ -91,6 +91,13 @@ impl Desk {
         self.round.notify_one();
     }
 
+    /// Mail is back at its old place in the queue.
+    pub(super) fn again(&self) {
+        self.board().queue.again();
+        self.work.notify_waiters();
+        self.round.notify_one();
+    }
+
     /// Everything is to be tried now, over new connections: somebody says the primary is back,
     /// or it was given another address.
     pub(super) fn flush(&self) {

@@ -15,7 +15,7 @@ use crate::talk::deliver::{self, Connection, Dialing, Unavailable};
 
 /// How long one TCP connect may take. The kernel repeats a lost SYN after one and three
 /// seconds, so a primary that comes back in the middle of an attempt is still met by it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Addresses of a primary tried in a row (RFC 5321 section 5.1: "SHOULD try at least two").
 const ADDRESSES_MAX: usize = 8;
@@ -138,13 +138,13 @@ impl Destination {
     }
 }
 
-fn split(address: &str) -> Option<(&str, u16)> {
+pub(super) fn split(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     Some((host, port.parse().ok()?))
 }
 
 /// An IP address, in the brackets of a URL or an address literal or without.
-fn literal(host: &str) -> Option<IpAddr> {
+pub(super) fn literal(host: &str) -> Option<IpAddr> {
     let inside = host
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))

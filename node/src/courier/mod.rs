@@ -7,13 +7,16 @@
 //!                         round ── window ─► workers: one connection, many messages
 //!                           │                   │ what became of them
 //!                           ▼                   ▼
-//!                         probe              recorder ──► Record
+//!                         probe              recorder ──► Settle
 //! ```
 //!
 //! One node delivers for a domain at a time: the lease in the ledger says which, and its epoch
 //! fences what is recorded. State is the truth: a round begins by reading the held rows, and
 //! every effect may be lost. A message that may have been delivered already is never taken
 //! again by this node; after a crash those under way may arrive twice, and no others.
+//!
+//! Beside the rounds there is the *post*, one for the whole cluster: it asks the ledger to review
+//! what the time has come for, writes what senders are owed, and sends it to their domains.
 
 mod carrier;
 mod counters;
@@ -22,6 +25,7 @@ mod destination;
 mod lease;
 mod office;
 mod plan;
+mod post;
 mod queue;
 mod recorder;
 mod round;
@@ -32,6 +36,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use counters::Counters;
 
@@ -52,6 +57,8 @@ pub struct Options {
     connections_max: Arc<AtomicUsize>,
     /// How long messages under way are waited for once `stop` is cancelled.
     pub grace: Duration,
+    /// Where notifications to senders go instead of to the mail exchangers of their domains.
+    pub reports_via: Option<(String, u16)>,
     pub counters: Counters,
 }
 
@@ -60,6 +67,7 @@ impl Default for Options {
         Self {
             connections_max: Arc::new(AtomicUsize::new(CONNECTIONS_MAX_DEFAULT)),
             grace: GRACE_DEFAULT,
+            reports_via: None,
             counters: Counters::default(),
         }
     }
@@ -81,7 +89,10 @@ pub async fn run(
     resolver: Arc<Resolver>,
     stop: CancellationToken,
 ) {
+    let post = post::Post::new(&options, cluster.clone(), Arc::clone(&resolver));
+    let post = AbortOnDropHandle::new(tokio::spawn(post.run(stop.clone())));
     office::Office::new(options, cluster, resolver)
         .run(stop)
         .await;
+    drop(post);
 }

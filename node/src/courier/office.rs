@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdfast_ledger::query::{self, held_domains};
 use holdfast_ledger::{Command, Effect, KvError, Reply};
-use holdfast_mail::{Domain, NodeId};
+use holdfast_mail::{Domain, NodeId, Timestamp};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::task::JoinSet;
@@ -81,6 +81,8 @@ struct News {
     all: bool,
     look: BTreeSet<Domain>,
     flush: BTreeSet<Domain>,
+    /// Mail is back at its old place in the queue.
+    again: BTreeSet<Domain>,
 }
 
 impl Office {
@@ -162,7 +164,12 @@ impl Office {
                 desk.flush();
             }
         }
-        for domain in news.look.union(&news.flush) {
+        for domain in &news.again {
+            if let Some(desk) = self.rounds.get(domain) {
+                desk.again();
+            }
+        }
+        for domain in news.look.union(&news.flush).chain(&news.again) {
             self.consider(domain);
         }
     }
@@ -337,8 +344,11 @@ impl News {
             Effect::FlushRequested { domain } | Effect::DomainChanged { domain } => {
                 self.flush.insert(domain);
             }
+            Effect::Requeued { domain } => {
+                self.again.insert(domain);
+            }
             Effect::MembersChanged => self.all = true,
-            Effect::BodyReleased { .. } => {}
+            Effect::BodyReleased { .. } | Effect::PolicyChanged { .. } | Effect::ReportDue => {}
         }
     }
 }
@@ -435,4 +445,9 @@ async fn release(desk: &Desk) {
     if let Ok(Err(why)) = proposed {
         tracing::debug!(domain = %desk.domain(), %why, "the lease was left to end by itself");
     }
+}
+
+/// This node's clock. Only a hint when to ask: leases begin and end by logged time.
+pub(super) fn clock() -> Timestamp {
+    crate::replica::now()
 }

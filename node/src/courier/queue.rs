@@ -193,6 +193,11 @@ impl Queue {
         self.begin_pass();
     }
 
+    /// There may be rows before the cursor that were not there when it passed.
+    pub(super) fn again(&mut self) {
+        self.begin_pass();
+    }
+
     /// The primary is back: what waits only because it was away is tried now.
     pub(super) fn primary_is_back(&mut self, now: Instant) {
         self.bring_forward(now, |known| {
@@ -242,6 +247,8 @@ mod tests {
             pending: pending.to_vec(),
             attempts: 0,
             last_reply: String::new(),
+            retry_at: None,
+            delay_told: false,
         }
     }
 
@@ -342,6 +349,19 @@ mod tests {
         seen.sort_unstable();
         assert_eq!(seen, [0, 1, 2]);
         assert!(next(&mut queue, &rows, now).is_err(), "each comes once");
+    }
+
+    #[test]
+    fn mail_that_is_back_at_its_old_place_is_found() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        next(&mut queue, &[row(1, &[0]), row(2, &[0])], now).unwrap();
+        next(&mut queue, &[row(1, &[0]), row(2, &[0])], now).unwrap();
+        queue.settle(Seq(1), After::Done, now);
+        assert!(next(&mut queue, &[row(2, &[0])], now).is_err());
+        queue.again();
+        let rows = [row(1, &[0]), row(2, &[0])];
+        assert_eq!(next(&mut queue, &rows, now).unwrap().held.seq, Seq(1));
+        assert!(next(&mut queue, &rows, now).is_err(), "the other is busy");
     }
 
     #[test]

@@ -89,7 +89,7 @@ async fn record(desk: &Desk, mut batch: Vec<Report>) {
         .iter_mut()
         .flat_map(|report| std::mem::take(&mut report.outcomes))
         .collect();
-    let command = Command::Record {
+    let command = Command::Settle {
         domain: desk.domain().clone(),
         node: desk.me(),
         epoch: desk.lease.epoch,

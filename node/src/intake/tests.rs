@@ -276,6 +276,26 @@ async fn postmaster_without_a_domain_is_the_operators_mailbox_once_it_is_set() {
     house.close().await;
 }
 
+/// Or senders whose messages do not end would fill what is kept for the log, on every node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_gets_nearly_full_takes_no_more_of_a_message_that_has_begun() {
+    let house = House::open().await;
+    let mut client = house.guest().await;
+    client.ask("MAIL FROM:<a@b.example>").await;
+    client.ask("RCPT TO:<a@foo.example>").await;
+    assert!(client.ask("DATA").await.starts_with("354"));
+    house.cluster.set_disk_free_min(u64::MAX);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !house.cluster.disk_low() {
+        assert!(Instant::now() < deadline, "the disk is never looked at");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let reply = client.ask("x\r\n.").await;
+    assert!(reply.starts_with("452 4.3.1 "), "{reply}");
+    assert_eq!(house.held("foo.example").len(), 0);
+    house.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_nearly_full_refuses_at_mail_until_there_is_room() {
     let house = House::open().await;

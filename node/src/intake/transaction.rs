@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_ledger::{Command, Reply as LedgerReply, query};
+use holdfast_ledger::{Command, Refusal, Reply as LedgerReply, query};
 use holdfast_mail::trace::{Arrival, hops, received};
-use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient};
+use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, mutant};
 use holdfast_smtp::reply::Reply;
 use holdfast_smtp::request::Mail;
 use holdfast_smtp::server::{Question, Session};
@@ -14,9 +14,8 @@ use tokio::time::Instant;
 
 use super::counters::Reason;
 use super::{Options, Shared};
-use crate::replica::{BodyWriter, ProposeError, random_id};
+use crate::replica::{BodyWriter, ProposeError, now, random_id};
 use crate::talk::serve::Desk;
-use crate::world::now;
 
 /// How long a message may wait for a quorum: several elections, even at the slowest
 /// `wan_profile`. A client waits ten minutes for the reply to the final dot (RFC 5321 section
@@ -46,6 +45,9 @@ const OUR_HOPS_MAX: usize = 4;
 
 /// Bytes of header section that are looked at for `Received` fields.
 const HEADER_BYTES_MAX: usize = 256 << 10;
+
+const CATCHING_UP: &str =
+    "this server is still catching up; please try again or another of our mail exchangers";
 
 /// One session's desk.
 pub(super) struct Transaction<'a> {
@@ -109,9 +111,7 @@ impl<'a> Transaction<'a> {
             return refusal;
         }
         if self.shared.cluster.disk_low() {
-            let text =
-                "not enough disk space; please try again later or another of our mail exchangers";
-            return self.refuse("disk_low", Reply::new(452, 3, 1, text));
+            return self.refuse("disk_low", disk_low());
         }
         self.mail = Some(mail);
         Reply::new(250, 1, 0, "Ok")
@@ -140,15 +140,26 @@ impl<'a> Transaction<'a> {
             return self.refuse("relay", Reply::new(550, 7, 1, text));
         }
         match query::domain(&self.shared.cluster.view(), domain) {
-            Ok(Some(_)) => {
-                self.recipients.push(recipient);
-                Reply::new(250, 1, 5, "Ok")
+            Ok(Some(_)) if !self.takes_mail_for(address, domain) => {
+                if self.shared.cluster.is_current() {
+                    let text = format!("{address} is not a recipient of {domain}");
+                    self.refuse("unknown_recipient", Reply::new(550, 1, 1, text))
+                } else {
+                    // It may have been listed in an entry that this node has not applied yet.
+                    self.refuse("state", Reply::new(451, 3, 0, CATCHING_UP))
+                }
             }
+            Ok(Some(_)) => match self.room(domain) {
+                Some(refusal) => self.refuse("quota", refusal),
+                None => {
+                    self.recipients.push(recipient);
+                    Reply::new(250, 1, 5, "Ok")
+                }
+            },
             // The domain may have been added in an entry that this node has not applied yet: 550
             // would bounce lawful mail.
             Ok(None) if !self.shared.cluster.is_current() => {
-                let text = "this server is still catching up; please try again or another of our mail exchangers";
-                self.refuse("state", Reply::new(451, 3, 0, text))
+                self.refuse("state", Reply::new(451, 3, 0, CATCHING_UP))
             }
             Ok(None) => {
                 let text = format!(
@@ -169,6 +180,23 @@ impl<'a> Transaction<'a> {
                 )
             }
         }
+    }
+
+    /// A list that cannot be read shuts nobody out: the primary decides then.
+    fn takes_mail_for(&self, address: &Address, domain: &Domain) -> bool {
+        let view = self.shared.cluster.view();
+        query::takes_mail_for(&view, domain, address.local()).unwrap_or(true)
+    }
+
+    /// What to answer if the domain has no room for a message of the size that MAIL announced. An
+    /// early word: whether there is room is decided when the message is accepted.
+    fn room(&self, domain: &Domain) -> Option<Reply> {
+        let view = self.shared.cluster.view();
+        let size = self.mail.as_ref().and_then(|mail| mail.size).unwrap_or(1);
+        let policy = query::policy(&view, domain).ok()?;
+        let held = query::counts(&view, domain).ok()?;
+        let has_room = policy.has_room(held.messages, held.bytes, size);
+        (!has_room).then(|| full(policy.full_for_good))
     }
 
     /// Content begins: our trace line first.
@@ -247,6 +275,12 @@ impl<'a> Transaction<'a> {
             .await
         {
             Ok(LedgerReply::Accepted { .. }) => Some(self.taken(id)),
+            Ok(LedgerReply::Refused(Refusal::FullForNow)) => {
+                Some(self.refuse("quota", full(false)))
+            }
+            Ok(LedgerReply::Refused(Refusal::FullForGood)) => {
+                Some(self.refuse("quota", full(true)))
+            }
             Ok(LedgerReply::Refused(why)) => {
                 let text = format!("the message was not accepted: {why}");
                 Some(self.refuse("ledger", Reply::new(451, 3, 0, text)))
@@ -292,6 +326,9 @@ impl<'a> Transaction<'a> {
     /// deliver that message". So it is cancelled in the log before 451 is said; when even that
     /// cannot be committed, nothing is said at all.
     async fn cancel(&mut self, id: MessageId) -> Option<Reply> {
+        if mutant("451-without-cancel") {
+            return Some(Reply::new(451, 3, 2, "not accepted in time"));
+        }
         let deadline = Instant::now() + CANCEL_TIME_MAX;
         match self
             .shared
@@ -326,6 +363,9 @@ impl<'a> Transaction<'a> {
     fn unusable(&mut self) -> Option<Reply> {
         let content = self.content.as_ref()?;
         if let Some(error) = &content.failed {
+            if error.kind() == std::io::ErrorKind::StorageFull {
+                return Some(self.refuse("disk_low", disk_low()));
+            }
             tracing::warn!(
                 msg = self.message.map(tracing::field::display),
                 "the body was not stored: {error}"
@@ -399,7 +439,12 @@ impl Desk for Transaction<'_> {
                     .windows(4)
                     .any(|window| window == b"\r\n\r\n");
         }
-        content.failed = content.writer.write(Bytes::from(bytes)).await.err();
+        // Mail that does not end would take what is kept for the log, and stop every node at once.
+        content.failed = if self.shared.cluster.disk_low() {
+            Some(std::io::ErrorKind::StorageFull.into())
+        } else {
+            content.writer.write(Bytes::from(bytes)).await.err()
+        };
     }
 
     fn refused(&mut self, reply: &Reply) {
@@ -425,6 +470,24 @@ impl Desk for Transaction<'_> {
 
     fn reset(&mut self) {
         self.forget();
+    }
+}
+
+/// RFC 3463 section 3.4: "X.3.1 Mail system full".
+fn disk_low() -> Reply {
+    let text = "not enough disk space; please try again later or another of our mail exchangers";
+    Reply::new(452, 3, 1, text)
+}
+
+/// RFC 3463 section 3.3: "X.2.2 Mailbox full".
+fn full(for_good: bool) -> Reply {
+    if for_good {
+        let text = "more mail is held for this domain than its owner allows";
+        Reply::new(552, 2, 2, text)
+    } else {
+        let text =
+            "more mail is held for this domain than its owner allows; please try again later";
+        Reply::new(452, 2, 2, text)
     }
 }
 

@@ -1,13 +1,28 @@
-//! Names to addresses.
+//! Names to addresses, and domains to those who take their mail.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use hickory_resolver::TokioResolver;
+use hickory_resolver::proto::rr::RData;
+use holdfast_mail::route::Exchanger;
 
 /// Addresses of one name that are looked at; a zone with more is no mail server.
 const ADDRESSES_MAX: usize = 16;
+
+/// MX records of one domain that are looked at.
+const EXCHANGERS_MAX: usize = 32;
+
+/// What the DNS says of a domain's mail.
+#[derive(Debug)]
+pub enum Exchangers {
+    Mx(Vec<Exchanger>),
+    /// No MX record: the domain itself is the host (RFC 5321 section 5.1).
+    Implicit,
+    /// There is no such domain, and waiting will not make one.
+    NoDomain,
+}
 
 /// The system's resolvers. Cheap to clone; answers are cached for as long as their TTL says.
 #[derive(Clone)]
@@ -36,5 +51,35 @@ impl Resolver {
             .await;
         let found = found.map_err(io::Error::other)?;
         Ok(found.iter().take(ADDRESSES_MAX).collect())
+    }
+
+    /// Who takes mail for `domain`. An error passes.
+    pub async fn exchangers(&self, domain: &str) -> io::Result<Exchangers> {
+        let found = match self.0.mx_lookup(format!("{domain}.")).await {
+            Ok(found) => found,
+            Err(error) if error.is_nx_domain() => return Ok(Exchangers::NoDomain),
+            Err(error) if error.is_no_records_found() => return Ok(Exchangers::Implicit),
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        let exchangers: Vec<_> = found
+            .answers()
+            .iter()
+            .filter_map(|record| match &record.data {
+                RData::MX(mx) => Some(Exchanger {
+                    preference: mx.preference,
+                    host: mx
+                        .exchange
+                        .to_utf8()
+                        .trim_end_matches('.')
+                        .to_ascii_lowercase(),
+                }),
+                _ => None,
+            })
+            .take(EXCHANGERS_MAX)
+            .collect();
+        if exchangers.is_empty() {
+            return Ok(Exchangers::Implicit);
+        }
+        Ok(Exchangers::Mx(exchangers))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio_rustls::{TlsConnector, server};
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::listen::Listener;
+use super::listen::{Listener, PAUSE_WHEN_EXHAUSTED};
 use super::tls::{self, ClusterClient, ClusterServer};
 
 /// A peer that does not finish its handshake in this time is cut off.
@@ -48,12 +48,19 @@ pub struct ConnectInfo {
 }
 
 /// An accepted connection of the cluster's listener.
-pub struct Conn {
-    stream: server::TlsStream<TcpStream>,
+pub struct Conn<S = server::TlsStream<TcpStream>> {
+    stream: S,
     info: ConnectInfo,
 }
 
-impl Connected for Conn {
+#[cfg(test)]
+impl<S> Conn<S> {
+    pub(super) fn new(stream: S, info: ConnectInfo) -> Self {
+        Self { stream, info }
+    }
+}
+
+impl<S> Connected for Conn<S> {
     type ConnectInfo = ConnectInfo;
 
     fn connect_info(&self) -> ConnectInfo {
@@ -61,7 +68,7 @@ impl Connected for Conn {
     }
 }
 
-impl AsyncRead for Conn {
+impl<S: AsyncRead + Unpin> AsyncRead for Conn<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -71,7 +78,7 @@ impl AsyncRead for Conn {
     }
 }
 
-impl AsyncWrite for Conn {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Conn<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -101,8 +108,24 @@ impl AsyncWrite for Conn {
     }
 }
 
+/// Answers the calls that come to `listener` with `router`. Ends only when it fails.
+pub async fn serve(
+    router: tonic::transport::server::Router,
+    listener: Listener,
+    tls: ClusterServer,
+) -> Result<(), tonic::transport::Error> {
+    #[cfg(test)]
+    if let Some(switch) = super::simulated::switch() {
+        let mut accepted = switch.listen();
+        let accepted = futures::stream::poll_fn(move |cx| accepted.poll_recv(cx));
+        let accepted = futures::StreamExt::map(accepted, Ok::<_, io::Error>);
+        return router.serve_with_incoming(accepted).await;
+    }
+    router.serve_with_incoming(incoming(listener, tls)).await
+}
+
 /// Accepted connections after their handshakes, which run side by side.
-pub fn incoming(listener: Listener, tls: ClusterServer) -> impl Stream<Item = io::Result<Conn>> {
+fn incoming(listener: Listener, tls: ClusterServer) -> impl Stream<Item = io::Result<Conn>> {
     let (ready, mut accepted) = mpsc::channel(16);
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
@@ -155,18 +178,26 @@ pub fn channel(address: &str, name: &str, client: &ClusterClient) -> Channel {
         }
     });
     // The address in the URI is never dialled; the connector knows where to go.
-    Endpoint::from_static("http://cluster.holdfast.internal")
+    let endpoint = Endpoint::from_static("http://cluster.holdfast.internal")
         .connect_timeout(CONNECT_TIME_MAX)
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
         .keep_alive_timeout(KEEPALIVE_TIME_MAX)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .connect_with_connector_lazy(connect)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    #[cfg(test)]
+    if let Some(switch) = super::simulated::switch() {
+        let address = address.to_owned();
+        return endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+            let connecting = switch.clone().connect(address.clone());
+            async { connecting.await.map(TokioIo::new) }
+        }));
+    }
+    endpoint.connect_with_connector_lazy(connect)
 }
 
 /// Accepted connections of a local socket at `path`, readable by owner and group. A socket
-/// that a dead process left there is replaced; one that answers is not.
+/// that a dead process left there is replaced; one that answers, or anything else, is not.
 pub fn unix_incoming(
     path: &Path,
 ) -> io::Result<impl Stream<Item = io::Result<UnixStream>> + Send + use<>> {
@@ -176,16 +207,30 @@ pub fn unix_incoming(
             "a running Holdfast answers on it already",
         ));
     }
-    match std::fs::remove_file(path) {
-        Ok(()) => {}
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+        Ok(_) => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "there is a file of that name, and it is no socket; it was left alone",
+            ));
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok(futures::stream::unfold(listener, |listener| async move {
-        let accepted = listener.accept().await.map(|(stream, _)| stream);
-        Some((accepted, listener))
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => return Some((Ok(stream), listener)),
+                // As with other listeners: what is lacking comes back, and nobody spins.
+                Err(error) => {
+                    tracing::warn!("cannot accept an operator's connection, trying again: {error}");
+                    tokio::time::sleep(PAUSE_WHEN_EXHAUSTED).await;
+                }
+            }
+        }
     }))
 }
 

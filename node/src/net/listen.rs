@@ -13,7 +13,7 @@ const BACKLOG: i32 = 1024;
 
 /// After running out of file descriptors: long enough for a connection to end, short enough
 /// that nobody notices.
-const PAUSE_WHEN_EXHAUSTED: Duration = Duration::from_millis(50);
+pub(super) const PAUSE_WHEN_EXHAUSTED: Duration = Duration::from_millis(50);
 
 /// A bound TCP socket.
 #[derive(Debug)]

@@ -6,4 +6,6 @@ pub mod connect;
 pub mod dns;
 pub mod grpc;
 pub mod listen;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub mod tls;

@@ -180,7 +180,7 @@ impl Bodies {
 
     /// Opens a body, fetching it from a peer where it is not here.
     pub async fn read(&self, body: &BodyRef) -> Result<BodyReader, BodyError> {
-        if !self.0.store.present(body.id)? {
+        if !self.usable(body)? {
             let deadline = Instant::now() + Duration::from_secs(30);
             self.ensure(body, &[], u64::MAX, deadline)
                 .await
@@ -191,6 +191,26 @@ impl Bodies {
             body: *body,
             bodies: self.clone(),
         })
+    }
+
+    /// Whether the body is here as its envelope has it. A copy that is another, or damaged, is
+    /// forgotten, so that a good one is fetched.
+    fn usable(&self, body: &BodyRef) -> io::Result<bool> {
+        let store = &self.0.store;
+        let found = match store.present(body.id) {
+            Ok(false) => return Ok(false),
+            Ok(true) => store.end(body.id),
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(Some(end)) if end.len == body.len && end.digest == body.digest => return Ok(true),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+            Err(error) => return Err(error),
+        }
+        tracing::error!(body = %body.id, "the body on this disk is not the one its envelope names");
+        store.delete(&[body.id])?;
+        Ok(false)
     }
 
     pub(crate) fn present(&self, id: MessageId) -> io::Result<bool> {
@@ -291,6 +311,11 @@ impl Bodies {
                 Ok(None) => return Err(Status::unavailable("the body ended early")),
                 Err(_) => return Err(Status::unavailable("the body stopped coming")),
             };
+            if let Some(end) = &piece.end
+                && (end.len != body.len || end.digest[..] != body.digest[..])
+            {
+                return Err(Status::data_loss("it has another body under this id"));
+            }
             if let Some(stored) = receiver.take(piece)? {
                 return match stored.await {
                     Ok(Ok(())) => Ok(()),
@@ -535,15 +560,11 @@ impl Bodies {
     /// Deletes bodies that no message refers to and that no message can refer to any more.
     /// Stops as soon as `all_applied` says that the log has entries the state does not show: one
     /// of them may need a body that looks abandoned.
-    pub(crate) fn sweep_orphans(
-        &self,
-        now: Timestamp,
-        all_applied: impl Fn() -> bool,
-    ) -> io::Result<usize> {
-        let mut after = None;
+    pub(crate) fn sweep_orphans(&self, all_applied: impl Fn() -> bool) -> io::Result<usize> {
+        let mut before = None;
         let mut swept = 0;
         loop {
-            let ids = self.0.store.ids(after, 512)?;
+            let ids = self.0.store.ids(before, 512)?;
             let Some(last) = ids.last().copied() else {
                 return Ok(swept);
             };
@@ -552,6 +573,9 @@ impl Bodies {
             }
             // Taken after the page was listed: whatever was accepted before is shown in it.
             let view = self.0.state.view();
+            // Logged time, as `apply` will judge by: a clock of our own that runs ahead must not
+            // make a body old that may still be accepted.
+            let now = query::now(&view).map_err(|e| io::Error::other(e.0))?;
             let mut orphans = Vec::new();
             for id in ids {
                 // One that became durable in this life of the process may be in the gate, on
@@ -566,7 +590,7 @@ impl Bodies {
             }
             swept += orphans.len();
             self.0.store.delete(&orphans)?;
-            after = Some(last);
+            before = Some(last);
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use holdfast_ledger::Command;
-use holdfast_mail::BodyRef;
+use holdfast_mail::{BodyRef, mutant};
 use openraft::EntryPayload;
 use tokio::time::Instant;
 use tonic::Status;
@@ -28,7 +28,7 @@ fn needed(proposal: &Proposal) -> impl Iterator<Item = &BodyRef> {
         .commands
         .iter()
         .filter_map(|command| match command {
-            Command::Accept { envelope } => Some(&envelope.body),
+            Command::Accept { envelope } | Command::Report { envelope, .. } => Some(&envelope.body),
             _ => None,
         })
 }
@@ -69,7 +69,9 @@ async fn wait(
     for (proposal, index) in proposals {
         for body in needed(proposal) {
             let present = bodies.present(body.id);
-            if !present.map_err(|e| Status::internal(format!("the body store failed: {e}")))? {
+            let present =
+                present.map_err(|e| Status::internal(format!("the body store failed: {e}")))?;
+            if !present && !mutant("gate-is-open") {
                 missing.push((*body, index));
             }
         }

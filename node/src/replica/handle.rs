@@ -1,12 +1,13 @@
 //! The cluster, as the rooms above see it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_ledger::{Command, Effect, Member, Reply, query};
-use holdfast_mail::{MessageId, NodeId, Timestamp};
+use holdfast_mail::{MessageId, NodeId};
 use holdfast_proto::cluster as wire;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -18,7 +19,7 @@ use super::membership::member_to_wire;
 use super::peers::Peers;
 use super::propose::{self, Waiting};
 use super::types::{LogId, Raft, Seat};
-use super::{Identity, codec};
+use super::{Identity, StateHash, codec};
 use crate::config::WanProfile;
 use crate::store::{Store, View};
 
@@ -83,6 +84,12 @@ impl Cluster {
     #[must_use]
     pub fn view(&self) -> View {
         self.0.store.view()
+    }
+
+    /// What this node's rows come to.
+    pub async fn state_hash(&self) -> io::Result<StateHash> {
+        let view = self.view();
+        crate::world::blocking(move || StateHash::of(&view)).await?
     }
 
     /// What happens from now on. Hints: after `Lagged`, and at the start, scan the state.
@@ -310,9 +317,4 @@ pub struct Place {
     pub name: String,
     pub region: String,
     pub voter: bool,
-}
-
-/// The wall clock, for stamping batches. Logged time is clamped so that it never runs back.
-pub(crate) fn now() -> Timestamp {
-    crate::world::now()
 }

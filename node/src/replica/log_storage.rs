@@ -26,9 +26,10 @@ use crate::store::Store;
 /// to fill a fast link, small enough that a heartbeat behind it on a slow one is not late.
 const REPLICATE_BYTES_MAX: usize = 1 << 20;
 
-/// Recent entries kept decoded, in bytes: what followers and the state machine read next, so
-/// that an entry is decoded once. Older ones are read from disk.
-const RECENT_BYTES_MAX: usize = 8 << 20;
+/// Recent entries kept decoded, in bytes of their encoded form: what followers and the state
+/// machine read next, so that an entry is decoded once. Older ones are read from disk. Decoded, an
+/// entry of one message takes eight times as much, with the buffer that it arrived in.
+const RECENT_BYTES_MAX: usize = 1 << 20;
 
 /// Entries read from disk at a time when many are applied in a row.
 const APPLY_CHUNK: u64 = 64;

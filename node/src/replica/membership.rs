@@ -17,7 +17,8 @@ use prost::Message;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::handle::{Cluster, ProposeError, now};
+use super::clock;
+use super::handle::{Cluster, ProposeError};
 use super::types::Seat;
 use super::{Identity, random};
 use crate::net::{authority, grpc};
@@ -59,7 +60,7 @@ pub async fn invite(
     ttl: Duration,
 ) -> Result<(String, holdfast_mail::Timestamp), MembershipError> {
     let (token_id, secret): ([u8; 16], [u8; 32]) = (random(), random());
-    let expires_at = now().plus(ttl);
+    let expires_at = clock::now().plus(ttl);
     let command = Command::Invite {
         token_id,
         secret_hash: hash(&secret),

@@ -4,7 +4,10 @@
 //! bodies. Below it are the stores and the network.
 
 mod bodies;
+mod clock;
 mod codec;
+#[cfg(test)]
+mod fuzz;
 mod gate;
 mod handle;
 mod identity;
@@ -16,7 +19,10 @@ mod propose;
 mod service;
 #[cfg(test)]
 pub(crate) mod simulated;
+#[cfg(test)]
+mod simulation;
 mod snapshot;
+mod state_hash;
 mod state_machine;
 #[cfg(test)]
 mod tests;
@@ -31,14 +37,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_ledger::{Command, Effect, Member, Reply};
-use holdfast_mail::NodeId;
+use holdfast_mail::{NodeId, mutant};
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 pub use bodies::{Bodies, BodyError, BodyReader, BodyWriter, Copies};
+pub use clock::now;
 pub use handle::{Cluster, Place, ProposeError};
 pub use identity::{Identity, IdentityError};
+pub use state_hash::StateHash;
 
 use crate::config::WanProfile;
 use crate::net::{authority, grpc, listen::Listener, tls};
@@ -50,8 +58,12 @@ use types::Seat;
 /// Effects that may wait for a slow listener; one that misses some scans the state.
 const EFFECTS_KEPT: usize = 8192;
 
-/// How often the disk's free space is looked at.
-const DISK_LOOK: Duration = Duration::from_secs(2);
+/// How often the disk's free space is looked at: within that time the fastest senders do not fill
+/// what is kept free.
+const DISK_LOOK: Duration = Duration::from_millis(250);
+
+/// The other chores come once in so many looks.
+const LOOKS_PER_CHORE: u64 = 8;
 
 /// How often abandoned bodies are looked for.
 const ORPHAN_LOOK: Duration = Duration::from_secs(3600);
@@ -117,11 +129,17 @@ pub fn reopen(options: &Options) -> Result<Option<Stores>, StartError> {
         dir: dir.clone(),
         node: identity.node_id,
     };
-    if !ledger_there || !dir.join("bodies").exists() {
+    let there = ledger_there && dir.join("bodies").exists();
+    if !there && !mutant("wiped-node-starts") {
         return Err(wiped().into());
     }
     let (ledger, bodies) = open_stores(options)?;
     match ledger.meta(SEAL)? {
+        None if mutant("wiped-node-starts") => Ok(Some(Stores {
+            identity,
+            ledger,
+            bodies,
+        })),
         None => Err(wiped().into()),
         Some(seal) if seal[..] == identity.seal()[..] => Ok(Some(Stores {
             identity,
@@ -207,8 +225,12 @@ pub async fn start(
 
     let snapshots = snapshot::Snapshots::open(options.data_dir.join("snapshots"))?;
     let (effects, _) = broadcast::channel(EFFECTS_KEPT);
-    let machine =
-        state_machine::StateMachine::open(ledger.clone(), snapshots.clone(), effects.clone())?;
+    let machine = state_machine::StateMachine::open(
+        ledger.clone(),
+        snapshots.clone(),
+        effects.clone(),
+        peers.clock.clone(),
+    )?;
     let applied = machine.applied();
     let config = options.profile.raft_config();
     let config = config
@@ -260,9 +282,7 @@ pub async fn start(
     tokio::spawn({
         let fatal = options.fatal.clone();
         async move {
-            let served = router
-                .serve_with_incoming(grpc::incoming(listener, server))
-                .await;
+            let served = grpc::serve(router, listener, server).await;
             // A node that hears nobody but votes and leads would be half alive.
             if let Err(error) = served {
                 fatal(format!("the cluster listener stopped: {error}"));
@@ -414,13 +434,17 @@ fn look_at_disk(inner: &Inner, data_dir: &Path) {
 /// is heard, whether this node was removed.
 async fn look_after(cluster: Cluster, data_dir: PathBuf) {
     let mut last_orphans = Instant::now();
-    let mut turn = 0u64;
+    let (mut looks, mut turn) = (0u64, 0u64);
     let mut every = tokio::time::interval(DISK_LOOK);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        turn += 1;
         look_at_disk(&cluster.0, &data_dir);
+        looks += 1;
+        if looks % LOOKS_PER_CHORE != 1 {
+            continue;
+        }
+        turn += 1;
         if let Err(error) = cluster.bodies().sweep_released() {
             tracing::error!("cannot delete bodies that are no longer needed: {error}");
         }
@@ -458,10 +482,7 @@ async fn sweep(cluster: &Cluster) {
     };
     {
         let cluster = cluster.clone();
-        let swept = world::blocking(move || {
-            cluster.bodies().sweep_orphans(handle::now(), all_applied)
-        })
-        .await;
+        let swept = world::blocking(move || cluster.bodies().sweep_orphans(all_applied)).await;
         match swept {
             Ok(Ok(0)) => {}
             Ok(Ok(bodies)) => tracing::info!(bodies, "abandoned bodies deleted"),

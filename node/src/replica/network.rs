@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_mail::Timestamp;
 use holdfast_proto::cluster as wire;
 use openraft::alias::VoteOf;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -126,9 +127,13 @@ impl RaftNetworkV2<Types> for Connection {
             .client()?
             .append(timed(request, limit))
             .await
-            .map_err(|s| self.failed(&s))?;
+            .map_err(|s| self.failed(&s))?
+            .into_inner();
+        self.peers
+            .clock
+            .heard(self.target, Timestamp(reply.clock_ms));
         use wire::append_reply::Outcome;
-        match reply.into_inner().outcome {
+        match reply.outcome {
             Some(Outcome::Success(_)) => Ok(AppendEntriesResponse::Success),
             Some(Outcome::Partial(id)) => {
                 let id = (id != wire::LogId::default()).then(|| codec::log_id(&id));

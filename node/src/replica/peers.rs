@@ -8,6 +8,7 @@ use holdfast_proto::cluster as wire;
 use tonic::transport::Channel;
 
 use super::Identity;
+use super::clock::Clock;
 use crate::net::tls::ClusterClient;
 
 /// The largest message a peer may send in one piece, bytes: an append request of
@@ -31,6 +32,7 @@ pub(crate) struct Peers {
     client: ClusterClient,
     addresses: Mutex<HashMap<u64, String>>,
     channels: Mutex<HashMap<(u64, Purpose), (String, Channel)>>,
+    pub(crate) clock: Arc<Clock>,
 }
 
 impl Peers {
@@ -40,6 +42,7 @@ impl Peers {
             client,
             addresses: Mutex::default(),
             channels: Mutex::default(),
+            clock: Arc::default(),
         }
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_ledger::{Batch, Command, Reply};
+use holdfast_mail::{NodeId, mutant};
 use holdfast_proto::cluster as wire;
 use holdfast_proto::ledger as ledger_wire;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -19,9 +20,9 @@ use prost::Message;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::gate;
-use super::handle::{Cluster, Inner, ProposeError, now};
+use super::handle::{Cluster, Inner, ProposeError};
 use super::types::{Proposal, Replies};
+use super::{clock, gate};
 
 /// Commands in one batch. A batch is one log entry: it is decoded, applied and answered whole,
 /// and must not hold up the state machine for long.
@@ -171,7 +172,7 @@ enum Try {
 async fn carry(cluster: &Arc<Inner>, mut batch: Vec<Waiting>) {
     while !batch.is_empty() {
         let proposal = Proposal::new(Batch {
-            at: now(),
+            at: clock::now(),
             commands: batch
                 .iter()
                 .map(|waiting| waiting.command.clone())
@@ -269,10 +270,21 @@ async fn forward(cluster: &Arc<Inner>, proposal: &Proposal, leader: u64) -> Try 
 }
 
 /// Proposes on this node, which leads; `sender` is the node the commands came from.
-async fn lead(cluster: &Arc<Inner>, proposal: Proposal, sender: u64) -> Try {
+async fn lead(cluster: &Arc<Inner>, mut proposal: Proposal, sender: u64) -> Try {
+    let stamp = proposal.batch.at;
+    if let Some(at) = cluster.peers.clock.correction(stamp, NodeId(sender)) {
+        let commands = proposal.batch.commands.clone();
+        proposal = match Proposal::new(Batch { at, commands }) {
+            Ok(proposal) => proposal,
+            Err(error) => return Try::Not(error.to_string()),
+        };
+    }
     // The leader's own log is behind the gate too.
     if let Err(status) = gate::before_proposal(&cluster.bodies, &proposal, sender).await {
         return Try::Not(status.message().to_owned());
+    }
+    if mutant("acknowledged-before-quorum") {
+        return lie(cluster, proposal);
     }
     match cluster.raft.client_write(proposal).await {
         Ok(response) => {
@@ -284,6 +296,25 @@ async fn lead(cluster: &Arc<Inner>, proposal: Proposal, sender: u64) -> Try {
         }
         Err(other) => Try::Unknown(other.to_string()),
     }
+}
+
+/// A mutant's answer, before anything is committed.
+fn lie(cluster: &Arc<Inner>, proposal: Proposal) -> Try {
+    let replies = proposal
+        .batch
+        .commands
+        .iter()
+        .map(|command| match command {
+            Command::Accept { .. } => Reply::Accepted {
+                seq: holdfast_ledger::Seq::default(),
+            },
+            Command::Cancel { .. } => Reply::Cancelled,
+            _ => Reply::Done,
+        })
+        .collect();
+    let raft = cluster.raft.clone();
+    tokio::spawn(async move { drop(raft.client_write(proposal).await) });
+    Try::Done(replies)
 }
 
 /// Answers a batch that another node forwarded.

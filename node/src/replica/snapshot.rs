@@ -30,6 +30,17 @@ const ROW_BYTES_MAX: u32 = 64 << 20;
 pub(crate) struct SnapshotFile {
     path: PathBuf,
     file: Arc<File>,
+    _staged: Option<Arc<Staged>>,
+}
+
+/// A file that is not a snapshot yet: gone with its last user, unless it was adopted.
+struct Staged(PathBuf);
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Adopted, it has another name. What a crash leaves behind goes at the next start.
+        let _adopted = std::fs::remove_file(&self.0);
+    }
 }
 
 /// One row of the state.
@@ -54,9 +65,19 @@ impl Snapshots {
         Ok(Self { dir })
     }
 
-    /// A path for a file that is not a snapshot yet.
-    pub(crate) fn staging(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
+    /// An empty file for a snapshot that arrives. It goes with its last clone, unless adopted.
+    pub(crate) fn stage(&self, name: &str) -> io::Result<SnapshotFile> {
+        let path = self.dir.join(name);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        Ok(SnapshotFile {
+            _staged: Some(Arc::new(Staged(path.clone()))),
+            path,
+            file: Arc::new(file),
+        })
     }
 
     pub(crate) fn current(&self) -> io::Result<Option<(SnapshotMeta, SnapshotFile)>> {
@@ -74,7 +95,7 @@ impl Snapshots {
         meta: &SnapshotMeta,
         rows: impl Iterator<Item = io::Result<Row>>,
     ) -> io::Result<SnapshotFile> {
-        let path = self.staging("building");
+        let path = self.dir.join("building");
         let mut out = Hashing::new(BufWriter::new(File::create(&path)?));
         let head = wire::SnapshotPart {
             last: meta.last_log_id.as_ref().map(codec::log_id_to_wire),
@@ -116,7 +137,17 @@ impl SnapshotFile {
         Ok(Self {
             path: path.to_owned(),
             file: Arc::new(File::open(path)?),
+            _staged: None,
         })
+    }
+
+    /// Puts bytes behind those that are there.
+    pub(crate) fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        (&*self.file).write_all(bytes)
+    }
+
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -303,6 +334,23 @@ mod tests {
         assert_eq!(found, meta());
         let back: Vec<Row> = file.rows().unwrap().1.map(Result::unwrap).collect();
         assert_eq!(back, rows);
+    }
+
+    #[test]
+    fn a_file_that_never_became_a_snapshot_goes_with_its_last_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(dir.path().join("s")).unwrap();
+        let files = || std::fs::read_dir(dir.path().join("s")).unwrap().count();
+        let staged = snapshots.stage("incoming-1").unwrap();
+        let other = staged.clone();
+        drop(staged);
+        assert_eq!(files(), 1, "somebody still reads it");
+        drop(other);
+        assert_eq!(files(), 0);
+        let adopted = snapshots.stage("incoming-2").unwrap();
+        snapshots.adopt(adopted.path()).unwrap();
+        drop(adopted);
+        assert_eq!(files(), 1, "it is the current snapshot now");
     }
 
     #[test]

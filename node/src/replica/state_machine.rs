@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
 use holdfast_ledger::{Effect, apply_batch};
+use holdfast_mail::mutant;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use prost::Message;
 use tokio::sync::{broadcast, watch};
 
+use super::clock::{self, Clock};
 use super::codec;
 use super::snapshot::{SnapshotFile, Snapshots};
 use super::types::{LogId, Replies, Snapshot, SnapshotMeta, StoredMembership, Types};
@@ -20,7 +22,7 @@ use crate::store::{Store, View};
 use crate::world;
 use holdfast_proto::cluster as wire;
 
-const APPLIED: &[u8] = b"applied";
+pub(super) const APPLIED: &[u8] = b"applied";
 const MEMBERSHIP: &[u8] = b"membership";
 
 /// The replicated state on this node.
@@ -28,6 +30,7 @@ pub(crate) struct StateMachine {
     store: Arc<Store>,
     snapshots: Snapshots,
     effects: broadcast::Sender<Effect>,
+    clock: Arc<Clock>,
     applied: watch::Sender<Option<LogId>>,
     membership: StoredMembership,
 }
@@ -37,6 +40,7 @@ impl StateMachine {
         store: Arc<Store>,
         snapshots: Snapshots,
         effects: broadcast::Sender<Effect>,
+        clock: Arc<Clock>,
     ) -> io::Result<Self> {
         let bad = |e: prost::DecodeError| io::Error::new(io::ErrorKind::InvalidData, e);
         let applied = match store.meta(APPLIED)? {
@@ -55,6 +59,7 @@ impl StateMachine {
             store,
             snapshots,
             effects,
+            clock,
             applied: watch::Sender::new(applied),
             membership,
         })
@@ -100,8 +105,13 @@ impl RaftStateMachine<Types> for StateMachine {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(proposal) => {
                     let index = entry.log_id.index;
-                    replies.0 = apply_batch(&mut rows, index, &proposal.batch, &mut effects)
+                    let mut batch = proposal.batch.clone();
+                    if mutant("apply-by-local-clock") {
+                        Arc::make_mut(&mut batch).at = clock::now();
+                    }
+                    replies.0 = apply_batch(&mut rows, index, &batch, &mut effects)
                         .map_err(|e| io::Error::other(e.0))?;
+                    self.clock.logged(batch.at);
                 }
                 EntryPayload::Membership(membership) => {
                     changed = Some(StoredMembership::new(
@@ -111,8 +121,11 @@ impl RaftStateMachine<Types> for StateMachine {
                     effects.push(Effect::MembersChanged);
                 }
             }
-            self.store
-                .commit(rows, &Self::meta_rows(entry.log_id, changed.as_ref()))?;
+            let mut meta_rows = Self::meta_rows(entry.log_id, changed.as_ref());
+            if mutant("applied-not-saved") {
+                meta_rows.clear();
+            }
+            self.store.commit(rows, &meta_rows)?;
             if let Some(changed) = changed {
                 self.membership = changed;
             }

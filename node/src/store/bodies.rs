@@ -5,20 +5,15 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use holdfast_mail::MessageId;
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor};
+use holdfast_mail::{MessageId, mutant};
+use rocksdb::{BlockBasedOptions, Cache, DB, WriteBatch};
 
-use super::engine::{Batch, Engine, Family};
 use super::flusher::Flusher;
-use super::place::Place;
-use super::{Options, StoreError, database_options};
-
-/// All rows are in RocksDB's first family.
-const ROWS: &str = "default";
+use super::{Options, StoreError, broken, database_options, not_opened, refuse_poisoned, wal};
 
 /// Bytes of one chunk; the last one of a body is shorter.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -44,8 +39,8 @@ pub struct BodyStore(Arc<Inner>);
 struct Inner {
     // Dropped first: its thread uses the database.
     flusher: Flusher,
-    db: Arc<Engine>,
-    place: Place,
+    db: Arc<DB>,
+    dir: PathBuf,
     options: Options,
     known: Mutex<Known>,
 }
@@ -89,18 +84,16 @@ impl Inner {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn rows(&self) -> io::Result<Family<'_>> {
-        self.db.family(ROWS)
-    }
-
-    fn write(&self, batch: Batch) -> io::Result<()> {
-        self.db
-            .write(batch)
-            .inspect_err(|error| self.options.failed(&self.place, "a write", error))
+    fn write(&self, batch: WriteBatch) -> io::Result<()> {
+        self.db.write(batch).map_err(|error| {
+            let error = broken(error);
+            self.options.failed(&self.dir, "a write", &error);
+            error
+        })
     }
 
     fn end(&self, id: MessageId) -> io::Result<Option<End>> {
-        let Some(row) = self.db.get(&self.rows()?, &key(id, END))? else {
+        let Some(row) = self.db.get_pinned(key(id, END)).map_err(broken)? else {
             return Ok(None);
         };
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, "an end row is damaged");
@@ -121,19 +114,12 @@ impl Inner {
 
 impl BodyStore {
     pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
-        Self::open_at(Place::Directory(dir.to_owned()), options)
-    }
-
-    /// The store on a simulated disk.
-    #[cfg(test)]
-    pub(crate) fn open_simulated(
-        part: super::simulated::Part,
-        options: Options,
-    ) -> Result<Self, StoreError> {
-        Self::open_at(Place::Simulated(part), options)
-    }
-
-    fn open_at(place: Place, options: Options) -> Result<Self, StoreError> {
+        let in_dir = |error: io::Error| StoreError::Io {
+            path: dir.to_owned(),
+            error,
+        };
+        std::fs::create_dir_all(dir).map_err(in_dir)?;
+        refuse_poisoned(dir)?;
         let mut db_options = database_options();
         let mut blocks = BlockBasedOptions::default();
         blocks.set_block_cache(&Cache::new_lru_cache(8 << 20));
@@ -142,7 +128,7 @@ impl BodyStore {
         db_options.set_block_based_table_factory(&blocks);
         // Mail is compressed or encoded already; the CPU is what we run out of first.
         db_options.set_compression_type(rocksdb::DBCompressionType::None);
-        db_options.set_write_buffer_size(32 << 20);
+        db_options.set_write_buffer_size(16 << 20);
         db_options.set_max_write_buffer_number(3);
         db_options.set_enable_blob_files(true);
         db_options.set_min_blob_size(512);
@@ -150,21 +136,25 @@ impl BodyStore {
         db_options.set_enable_blob_gc(true);
         db_options.set_blob_gc_age_cutoff(0.75);
         db_options.set_blob_gc_force_threshold(0.5);
-        let families = [ColumnFamilyDescriptor::new(ROWS, db_options.clone())];
-        let db = Arc::new(place.open(&db_options, families)?);
+        wal::can_be_read(dir)?;
+        let db = DB::open(&db_options, dir).map_err(|error| not_opened(dir, error))?;
+        let db = Arc::new(db);
         let flusher = Flusher::start(
             "bodies-flush",
-            place.clone(),
+            dir.to_owned(),
             options.clone(),
-            db.clone(),
-            || Ok(()),
+            {
+                let db = db.clone();
+                move || db.flush_wal(!mutant("wal-not-synced"))
+            },
+            |_| Ok(()),
         )
-        .map_err(|error| place.in_it(error))?;
+        .map_err(in_dir)?;
         let known = Mutex::default();
         Ok(Self(Arc::new(Inner {
             flusher,
             db,
-            place,
+            dir: dir.to_owned(),
             options,
             known,
         })))
@@ -178,6 +168,7 @@ impl BodyStore {
             id,
             chunk: Vec::new(),
             written: 0,
+            len: 0,
             hasher: blake3::Hasher::new(),
         }
     }
@@ -226,39 +217,72 @@ impl BodyStore {
     }
 
     pub fn delete(&self, ids: &[MessageId]) -> io::Result<()> {
-        let rows = self.0.rows()?;
-        let mut batch = self.0.db.batch();
+        let mut batch = WriteBatch::default();
         for id in ids {
             let mut known = self.0.known();
             known.recent.remove(id);
             drop(known);
-            match self.0.end(*id)? {
+            let end = match self.0.end(*id) {
+                // Damaged: how many chunks there are, nobody knows.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
+                other => other?,
+            };
+            match end {
                 Some(end) => {
                     for chunk in 0..chunks(end.len) {
-                        batch.delete(&rows, key(*id, chunk));
+                        batch.delete(key(*id, chunk));
                     }
-                    batch.delete(&rows, key(*id, END));
+                    batch.delete(key(*id, END));
                 }
-                None => batch.delete_range(&rows, key(*id, 0), key(*id, END)),
+                None => {
+                    batch.delete_range(key(*id, 0), key(*id, END));
+                    batch.delete(key(*id, END));
+                }
             }
         }
         self.0.write(batch)
     }
 
-    /// Ids that have any row, in order, behind `after`.
-    pub fn ids(&self, after: Option<MessageId>, limit: usize) -> io::Result<Vec<MessageId>> {
-        let mut from = after.map_or([0; 20], |id| key(MessageId(id.0.saturating_add(1)), 0));
+    /// Ids that have any row, the youngest first, older than `before`. From the end, because a
+    /// body's last row is its end, which is small: a row that is stepped on is read.
+    pub fn ids(&self, before: Option<MessageId>, limit: usize) -> io::Result<Vec<MessageId>> {
+        let mut older = before.map_or(Some(u128::MAX), |id| id.0.checked_sub(1));
         let mut found = Vec::new();
-        while found.len() < limit {
-            let mut rows = self.0.db.scan(&self.0.rows()?, &from);
-            let Some(row) = rows.next() else { break };
-            let (row_key, _) = row?;
+        let mut rows = self.0.db.raw_iterator();
+        while let Some(youngest) = older
+            && found.len() < limit
+        {
+            rows.seek_for_prev(key(MessageId(youngest), END));
+            let Some(row_key) = rows.key() else {
+                rows.status().map_err(broken)?;
+                break;
+            };
             let id = row_key.get(..16).and_then(MessageId::from_bytes);
             let id = id.ok_or_else(|| io::Error::other("a body's key is damaged"))?;
             found.push(id);
-            from = key(MessageId(id.0.saturating_add(1)), 0);
+            older = id.0.checked_sub(1);
         }
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+impl BodyStore {
+    /// One of RocksDB's counters.
+    pub(super) fn counter(&self, name: &str) -> u64 {
+        super::tests::counter(self.0.db.property_value("rocksdb.options-statistics"), name)
+    }
+
+    /// Moves everything out of memory and the write-ahead log.
+    pub(super) fn settle(&self) {
+        self.0.db.flush().unwrap();
+    }
+
+    /// What a disk that lies does to the first chunk of a body.
+    pub(super) fn spoil(&self, id: MessageId) {
+        let mut chunk = self.0.db.get(key(id, 0)).unwrap().unwrap();
+        chunk[0] ^= 1;
+        self.0.db.put(key(id, 0), chunk).unwrap();
     }
 }
 
@@ -268,17 +292,19 @@ pub struct Writer {
     id: MessageId,
     chunk: Vec<u8>,
     written: u32,
+    len: u64,
     hasher: blake3::Hasher,
 }
 
 impl Writer {
     pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         self.hasher.update(bytes);
+        self.len += bytes.len() as u64;
         while self.chunk.len() + bytes.len() >= CHUNK_BYTES {
             let (now, rest) = bytes.split_at(CHUNK_BYTES - self.chunk.len());
             self.chunk.extend_from_slice(now);
-            let mut batch = self.store.db.batch();
-            batch.put(&self.store.rows()?, key(self.id, self.written), &self.chunk);
+            let mut batch = WriteBatch::default();
+            batch.put(key(self.id, self.written), &self.chunk);
             self.store.write(batch)?;
             self.written += 1;
             self.chunk.clear();
@@ -294,27 +320,32 @@ impl Writer {
         *self.hasher.finalize().as_bytes()
     }
 
-    /// Ends the body; `done` is called once it is durable.
+    /// Ends the body; `done` is called once it is durable. What was written must be as long, and
+    /// have the digest, as the caller says; otherwise it stays a body without an end.
     pub fn finish(
         self,
         len: u64,
         digest: [u8; 32],
         done: impl FnOnce(io::Result<()>) + Send + 'static,
     ) {
+        if (len, digest) != (self.len, self.digest()) {
+            done(Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("the body of {} is not what was written of it", self.id),
+            )));
+            return;
+        }
+        let mut batch = WriteBatch::default();
+        if !self.chunk.is_empty() {
+            batch.put(key(self.id, self.written), &self.chunk);
+        }
         let mut end = [0; 40];
         end[..8].copy_from_slice(&len.to_be_bytes());
         end[8..].copy_from_slice(&digest);
+        batch.put(key(self.id, END), end);
         let id = self.id;
         self.store.known().pending.insert(id);
-        let written = self.store.rows().and_then(|rows| {
-            let mut batch = self.store.db.batch();
-            if !self.chunk.is_empty() {
-                batch.put(&rows, key(id, self.written), &self.chunk);
-            }
-            batch.put(&rows, key(id, END), end);
-            self.store.write(batch)
-        });
-        if let Err(error) = written {
+        if let Err(error) = self.store.write(batch) {
             done(Err(error));
             return;
         }
@@ -360,7 +391,8 @@ impl Reader {
         let chunk = self
             .store
             .db
-            .get(&self.store.rows()?, &key(self.id, self.next))?
+            .get(key(self.id, self.next))
+            .map_err(broken)?
             .ok_or_else(damaged)?;
         self.next += 1;
         self.read += chunk.len() as u64;
@@ -368,7 +400,8 @@ impl Reader {
         if chunk.is_empty() || self.read > self.end.len {
             return Err(damaged());
         }
-        if self.read == self.end.len && *self.hasher.finalize().as_bytes() != self.end.digest {
+        let whole = self.read == self.end.len && !mutant("body-digest-not-checked");
+        if whole && *self.hasher.finalize().as_bytes() != self.end.digest {
             return Err(damaged());
         }
         Ok(Some(Bytes::from(chunk)))

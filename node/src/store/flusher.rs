@@ -1,52 +1,61 @@
 //! Group commit: one thread that flushes, and callbacks in the order of their writes.
 
 use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+use holdfast_mail::mutant;
 
 use super::Options;
-use super::engine::Engine;
-use super::place::Place;
+
+/// How long the thread waits for another write before it does what was left for later.
+const IDLE: Duration = Duration::from_secs(1);
 
 type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
+/// When something is done after a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// Callers wait.
+    Busy,
+    /// Nobody does.
+    Idle,
+}
+
 /// The thread's other end. Dropping it flushes what is left and ends the thread.
 pub(super) struct Flusher {
-    queue: Option<Queue>,
+    queue: Option<Sender<Done>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-enum Queue {
-    Thread(Sender<Done>),
-    #[cfg(test)]
-    Simulated(tokio::sync::mpsc::UnboundedSender<Done>),
-}
-
 impl Flusher {
-    /// `after` runs after each successful flush, before its callbacks.
+    /// `flush` makes everything written before the call durable; `after` runs after each
+    /// successful flush, before its callbacks, and once more when nothing was written for a
+    /// while, or ever will be.
     pub(super) fn start(
         name: &str,
-        place: Place,
+        dir: PathBuf,
         options: Options,
-        engine: Arc<Engine>,
-        after: impl FnMut() -> io::Result<()> + Send + 'static,
+        flush: impl Fn() -> Result<(), rocksdb::Error> + Send + 'static,
+        after: impl FnMut(Moment) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Self> {
+        let (queue, waiting) = channel();
         #[cfg(test)]
-        if let Place::Simulated(_) = place {
-            let (queue, waiting) = tokio::sync::mpsc::unbounded_channel();
-            tokio::spawn(simulate(waiting, place, options, engine, after));
+        if crate::world::simulated::here().is_some() {
+            tokio::spawn(run_simulated(waiting, dir, options, flush, after));
             return Ok(Self {
-                queue: Some(Queue::Simulated(queue)),
+                queue: Some(queue),
                 thread: Mutex::default(),
             });
         }
-        let (queue, waiting) = channel();
         let thread = std::thread::Builder::new()
             .name(name.into())
-            .spawn(move || run(&waiting, &place, &options, &engine, after))?;
+            .spawn(move || run(&waiting, &dir, &options, flush, after))?;
         Ok(Self {
-            queue: Some(Queue::Thread(queue)),
+            queue: Some(queue),
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -55,9 +64,7 @@ impl Flusher {
     pub(super) fn flushed(&self, done: impl FnOnce(io::Result<()>) + Send + 'static) {
         let done: Done = Box::new(done);
         let refused = match &self.queue {
-            Some(Queue::Thread(queue)) => queue.send(done).err().map(|unsent| unsent.0),
-            #[cfg(test)]
-            Some(Queue::Simulated(queue)) => queue.send(done).err().map(|unsent| unsent.0),
+            Some(queue) => queue.send(done).err().map(|unsent| unsent.0),
             None => Some(done),
         };
         // The thread only ends before us when a flush has failed.
@@ -87,60 +94,137 @@ impl Drop for Flusher {
 
 fn run(
     waiting: &Receiver<Done>,
-    place: &Place,
+    dir: &std::path::Path,
     options: &Options,
-    engine: &Engine,
-    mut after: impl FnMut() -> io::Result<()>,
+    flush: impl Fn() -> Result<(), rocksdb::Error>,
+    mut after: impl FnMut(Moment) -> io::Result<()>,
 ) {
-    while let Ok(first) = waiting.recv() {
-        // All of these were written before they were queued, so one flush covers them.
-        let mut covered = vec![first];
-        covered.extend(waiting.try_iter());
-        let outcome = engine.flush().and_then(|()| after());
-        if !answer(covered, outcome, place, options) {
-            return;
-        }
-    }
-}
-
-/// Tells everybody a flush covers how it went. Says whether to go on.
-fn answer(covered: Vec<Done>, outcome: io::Result<()>, place: &Place, options: &Options) -> bool {
-    match outcome {
-        Ok(()) => {
-            covered.into_iter().for_each(|done| done(Ok(())));
-            true
-        }
-        Err(error) => {
-            // First of all: somebody who hears of it may end the process.
-            options.failed(place, "a flush", &error);
-            for done in covered {
-                done(Err(io::Error::new(error.kind(), error.to_string())));
-            }
-            false
-        }
-    }
-}
-
-/// The same as a task, on a disk that takes simulated time.
-#[cfg(test)]
-async fn simulate(
-    mut waiting: tokio::sync::mpsc::UnboundedReceiver<Done>,
-    place: Place,
-    options: Options,
-    engine: Arc<Engine>,
-    mut after: impl FnMut() -> io::Result<()>,
-) {
-    while let Some(first) = waiting.recv().await {
-        let mut covered = vec![first];
-        while let Ok(more) = waiting.try_recv() {
-            covered.push(more);
-        }
-        let Engine::Simulated(database) = &*engine else {
-            return;
+    let mut idle = true;
+    loop {
+        let next = if idle {
+            waiting.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            waiting.recv_timeout(IDLE)
         };
-        let outcome = database.flush_slowly().await.and_then(|()| after());
-        if !answer(covered, outcome, &place, &options) {
-            return;
+        let mut covered = Vec::new();
+        let outcome = match next {
+            Ok(first) => {
+                // All of these were written before they were queued, so one flush covers them.
+                covered.push(first);
+                covered.extend(waiting.try_iter());
+                if mutant("acknowledged-before-flush") {
+                    covered.drain(..).for_each(|done| done(Ok(())));
+                }
+                idle = false;
+                flush()
+                    .map_err(super::broken)
+                    .and_then(|()| after(Moment::Busy))
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                idle = true;
+                after(Moment::Idle)
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                if let Err(error) = after(Moment::Idle) {
+                    options.failed(dir, "the last flush", &error);
+                }
+                return;
+            }
+        };
+        match outcome {
+            Ok(()) => covered.into_iter().for_each(|done| done(Ok(()))),
+            Err(_) if mutant("flush-error-ignored") => {
+                covered.into_iter().for_each(|done| done(Ok(())));
+            }
+            Err(error) => {
+                // First of all: somebody who hears of it may end the process.
+                options.failed(dir, "a flush", &error);
+                for done in covered {
+                    done(Err(io::Error::new(error.kind(), error.to_string())));
+                }
+                return;
+            }
         }
+    }
+}
+
+/// The thread as a task, on a disk that the simulation makes slow, and breaks.
+#[cfg(test)]
+async fn run_simulated(
+    waiting: Receiver<Done>,
+    dir: PathBuf,
+    options: Options,
+    flush: impl Fn() -> Result<(), rocksdb::Error>,
+    mut after: impl FnMut(Moment) -> io::Result<()>,
+) {
+    use crate::world::simulated::here;
+    loop {
+        let latency = here().map_or(1, |machine| 1 + machine.roll() % 8);
+        // Asked before the wait: what is written during it is not covered.
+        let mut covered: Vec<Done> = waiting.try_iter().collect();
+        if mutant("acknowledged-before-flush") {
+            covered.drain(..).for_each(|done| done(Ok(())));
+        }
+        tokio::time::sleep(Duration::from_millis(latency)).await;
+        if covered.is_empty() && !mutant("acknowledged-before-flush") {
+            continue;
+        }
+        let outcome = if here().is_some_and(|machine| machine.take_disk_failure()) {
+            Err(io::Error::other("IO error: Input/output error"))
+        } else {
+            flush()
+                .map_err(super::broken)
+                .and_then(|()| after(Moment::Busy))
+        };
+        match outcome {
+            Err(error) if !mutant("flush-error-ignored") => {
+                options.failed(&dir, "a flush", &error);
+                return;
+            }
+            _ => covered.into_iter().for_each(|done| done(Ok(()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// RocksDB makes its errors itself.
+    fn some_error() -> rocksdb::Error {
+        rocksdb::DB::open_default("/dev/null/nowhere")
+            .err()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_failed_flush_is_told_to_all_who_wait_and_nothing_is_flushed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let fatal = Arc::new(Mutex::new(Vec::new()));
+        let options = Options {
+            fatal: {
+                let fatal = fatal.clone();
+                Arc::new(move |why| fatal.lock().unwrap().push(why))
+            },
+        };
+        let (flushes, counted) = channel();
+        let flush = move || {
+            flushes.send(()).unwrap();
+            Err(some_error())
+        };
+        let flusher = Flusher::start("test", dir.path().to_owned(), options, flush, |_| Ok(()));
+        let flusher = flusher.unwrap();
+        let (tell, told) = channel();
+        for _ in 0..3 {
+            let tell = tell.clone();
+            flusher.flushed(move |result| tell.send(result).unwrap());
+        }
+        drop(tell);
+        assert!(told.iter().all(|result| result.is_err()));
+        drop(flusher);
+        assert_eq!(counted.iter().count(), 1);
+        assert_eq!(fatal.lock().unwrap().len(), 1, "the process ends");
     }
 }

@@ -4,30 +4,35 @@
 //! ahead of the recovered log, and applying an entry needs no flush of its own.
 
 use std::io;
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor};
+use holdfast_mail::mutant;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBWithThreadMode, Direction, IteratorMode,
+    MultiThreaded, WriteBatch,
+};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
-use super::engine::{Batch, Engine, Scan};
-use super::flusher::Flusher;
-use super::mark::Mark;
-use super::place::Place;
+use super::flusher::{Flusher, Moment};
+use super::mark::{Manifest, Mark, Reached};
 use super::state::{StateBatch, View, row_key};
-use super::{Options, StoreError, database_options};
+use super::{Options, StoreError, broken, database_options, not_opened, refuse_poisoned, wal};
+
+pub(super) type Database = DBWithThreadMode<MultiThreaded>;
 
 const LOG: &str = "log";
-const META: &str = "meta";
+pub(super) const META: &str = "meta";
 pub(super) const STATE: &str = "state";
 
 /// Meta rows of this file's own; the caller's keys begin with anything but a NUL.
 const GENERATION: &[u8] = b"\0generation";
 const PURGED: &[u8] = b"\0purged";
 
-/// How far apart two writes of the high-water mark are, at least: it costs a sync of its own.
+/// How far apart two writes of the high-water mark are, at least, while entries come: it costs a
+/// sync of its own. When none come any more it is written too.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 
 /// Rows of a snapshot in one write.
@@ -40,26 +45,12 @@ const CACHE_BYTES: usize = 32 << 20;
 pub struct Store {
     // Dropped first: its thread uses the database.
     flusher: Flusher,
-    db: Arc<Engine>,
-    place: Place,
+    db: Arc<Database>,
+    dir: PathBuf,
     options: Options,
-    progress: Arc<Mutex<Progress>>,
     /// Held while a snapshot is taken and while the generation flips, so that a view never has
     /// the rows of one and the number of the other.
     generation: RwLock<u8>,
-}
-
-/// How far the log is durable, and how far the mark on disk says so.
-struct Progress {
-    mark: Mark,
-    /// The last index that a finished flush covers.
-    durable: u64,
-    /// Truncations so far: an append that one overtook must not raise `durable`.
-    truncations: u64,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn number(bytes: &[u8]) -> Option<u64> {
@@ -68,20 +59,13 @@ fn number(bytes: &[u8]) -> Option<u64> {
 
 impl Store {
     pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
-        Self::open_at(Place::Directory(dir.to_owned()), options)
-    }
-
-    /// The store on a simulated disk.
-    #[cfg(test)]
-    pub(crate) fn open_simulated(
-        part: super::simulated::Part,
-        options: Options,
-    ) -> Result<Self, StoreError> {
-        Self::open_at(Place::Simulated(part), options)
-    }
-
-    fn open_at(place: Place, options: Options) -> Result<Self, StoreError> {
-        let in_it = |error: io::Error| place.in_it(error);
+        let path = || dir.to_owned();
+        let in_dir = |error: io::Error| StoreError::Io {
+            path: path(),
+            error,
+        };
+        std::fs::create_dir_all(dir).map_err(in_dir)?;
+        refuse_poisoned(dir)?;
         let cache = Cache::new_lru_cache(CACHE_BYTES);
         let family = |name: &str, write_buffer: usize| {
             let mut blocks = BlockBasedOptions::default();
@@ -96,69 +80,82 @@ impl Store {
             ColumnFamilyDescriptor::new(name, family)
         };
         let families = [
-            family(LOG, 16 << 20),
+            family(LOG, 8 << 20),
             family(META, 1 << 20),
-            family(STATE, 16 << 20),
+            family(STATE, 8 << 20),
         ];
-        let db = Arc::new(place.open(&database_options(), families)?);
-        let mark = Mark::open(place.mark().map_err(in_it)?);
-        let durable = mark.index();
-        let progress = Arc::new(Mutex::new(Progress {
-            mark,
-            durable,
-            truncations: 0,
-        }));
+        // RocksDB's file that names its others; without it there is no database.
+        let database_there = dir.join("CURRENT").exists();
+        let mark_path = dir.join("MARK");
+        let mark = Mark::open(&mark_path, database_there).map_err(in_dir)?;
+        let mut mark = mark.ok_or(StoreError::MarkLost { path: mark_path })?;
+        let marked = mark.reached();
+        // Before RocksDB writes a new one from what it found.
+        let whole = marked.manifest.is_held_by(dir).map_err(in_dir)?;
+        if !whole && !mutant("truncate-on-corruption") {
+            return Err(StoreError::Damaged {
+                path: path(),
+                why: "its manifest is not what it was".into(),
+            });
+        }
+        wal::can_be_read(dir)?;
+        let db = Database::open_cf_descriptors(&database_options(), dir, families)
+            .map_err(|error| not_opened(dir, error))?;
+        let db = Arc::new(db);
+        let found = db.latest_sequence_number();
+        if found < marked.write && !mutant("truncate-on-corruption") {
+            return Err(StoreError::ShorterThanMark {
+                path: path(),
+                found,
+                mark: marked.write,
+            });
+        }
+        let durable = Arc::new(AtomicU64::new(marked.write));
+        let flush = {
+            let (db, durable) = (db.clone(), durable.clone());
+            move || {
+                let written = db.latest_sequence_number();
+                db.flush_wal(!mutant("wal-not-synced"))?;
+                durable.store(written, Ordering::Relaxed);
+                Ok(())
+            }
+        };
+        let set_mark = {
+            let dir = dir.to_owned();
+            let mut last = Instant::now();
+            move |moment| {
+                let write = durable.load(Ordering::Relaxed);
+                let behind = write > mark.reached().write;
+                if !behind || (moment == Moment::Busy && last.elapsed() < MARK_EVERY) {
+                    return Ok(());
+                }
+                last = Instant::now();
+                let mut manifest = mark.reached().manifest;
+                if manifest.has_grown_in(&dir)? {
+                    manifest = Manifest::current(&dir)?.unwrap_or(manifest);
+                }
+                mark.set(Reached { write, manifest })
+            }
+        };
         let flusher = Flusher::start(
             "ledger-flush",
-            place.clone(),
+            dir.to_owned(),
             options.clone(),
-            db.clone(),
-            {
-                let progress = progress.clone();
-                let mut last = Instant::now();
-                move || {
-                    if last.elapsed() < MARK_EVERY {
-                        return Ok(());
-                    }
-                    last = Instant::now();
-                    let mut progress = lock(&progress);
-                    let index = progress.durable;
-                    if index > progress.mark.index() {
-                        progress.mark.set(index)
-                    } else {
-                        Ok(())
-                    }
-                }
-            },
+            flush,
+            set_mark,
         )
-        .map_err(in_it)?;
+        .map_err(in_dir)?;
         let store = Self {
             flusher,
             db,
-            place: place.clone(),
+            dir: dir.to_owned(),
             options,
-            progress,
             generation: RwLock::new(0),
         };
-        let generation = store.meta(GENERATION).map_err(in_it)?;
+        let generation = store.meta(GENERATION).map_err(in_dir)?;
         *store.generation_mut() = generation
             .and_then(|bytes| bytes.first().copied())
             .unwrap_or(0);
-        let purged = store.purged().map_err(in_it)?;
-        let last = store
-            .log_bounds()
-            .map_err(in_it)?
-            .map(|(_, last)| last)
-            .or(purged)
-            .unwrap_or(0);
-        if last < durable {
-            return Err(StoreError::LogShorterThanMark {
-                path: place.path().to_owned(),
-                found: last,
-                mark: durable,
-            });
-        }
-        lock(&store.progress).durable = last;
         Ok(store)
     }
 
@@ -174,11 +171,19 @@ impl Store {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One write, unsynced. A failure is final: what the database holds is no longer certain.
-    fn write(&self, batch: Batch) -> io::Result<()> {
+    fn family(&self, name: &str) -> io::Result<Arc<rocksdb::BoundColumnFamily<'_>>> {
         self.db
-            .write(batch)
-            .inspect_err(|error| self.options.failed(&self.place, "a write", error))
+            .cf_handle(name)
+            .ok_or_else(|| io::Error::other(format!("the database has no column family {name}")))
+    }
+
+    /// One write, unsynced. A failure is final: what the database holds is no longer certain.
+    fn write(&self, batch: WriteBatch) -> io::Result<()> {
+        self.db.write(batch).map_err(|error| {
+            let error = broken(error);
+            self.options.failed(&self.dir, "a write", &error);
+            error
+        })
     }
 
     /// Appends entries: readable on return; `done` is called once they are durable, in the
@@ -188,24 +193,13 @@ impl Store {
         entries: Vec<(u64, impl AsRef<[u8]>)>,
         done: impl FnOnce(io::Result<()>) + Send + 'static,
     ) -> io::Result<()> {
-        let log = self.db.family(LOG)?;
-        let mut batch = self.db.batch();
+        let log = self.family(LOG)?;
+        let mut batch = WriteBatch::default();
         for (index, bytes) in &entries {
-            batch.put(&log, index.to_be_bytes(), bytes);
+            batch.put_cf(&log, index.to_be_bytes(), bytes);
         }
         self.write(batch)?;
-        let last = entries.last().map(|(index, _)| *index);
-        let progress = self.progress.clone();
-        let truncations = lock(&progress).truncations;
-        self.flusher.flushed(move |result| {
-            if let (Ok(()), Some(last)) = (&result, last) {
-                let mut progress = lock(&progress);
-                if progress.truncations == truncations {
-                    progress.durable = last;
-                }
-            }
-            done(result);
-        });
+        self.flusher.flushed(done);
         Ok(())
     }
 
@@ -216,12 +210,15 @@ impl Store {
         end: u64,
         bytes_max: usize,
     ) -> io::Result<Vec<(u64, Vec<u8>)>> {
-        let log = self.db.family(LOG)?;
+        let log = self.family(LOG)?;
         let first = start.to_be_bytes();
         let mut found = Vec::new();
         let mut bytes = 0;
-        for row in self.db.scan(&log, &first) {
-            let (key, value) = row?;
+        for row in self
+            .db
+            .iterator_cf(&log, IteratorMode::From(&first, Direction::Forward))
+        {
+            let (key, value) = row.map_err(broken)?;
             let index = number(&key).ok_or_else(|| io::Error::other("a log key is damaged"))?;
             bytes += value.len();
             if index >= end || (bytes > bytes_max && !found.is_empty()) {
@@ -234,16 +231,20 @@ impl Store {
 
     /// The first and last index present.
     pub fn log_bounds(&self) -> io::Result<Option<(u64, u64)>> {
-        let log = self.db.family(LOG)?;
+        let log = self.family(LOG)?;
         // Searching from 0 would walk over every purged range.
         let from = self.purged()?.map_or(0, |purged| purged + 1);
         let key = from.to_be_bytes();
-        let read = |mut rows: Scan<'_>| {
-            let row = rows.next().transpose()?;
-            io::Result::Ok(row.and_then(|(key, _)| number(&key)))
+        let read = |mode| {
+            self.db
+                .iterator_cf(&log, mode)
+                .next()
+                .transpose()
+                .map_err(broken)
+                .map(|row| row.and_then(|(key, _)| number(&key)))
         };
-        let first = read(self.db.scan(&log, &key))?;
-        let last = read(self.db.scan_back(&log))?;
+        let first = read(IteratorMode::From(&key, Direction::Forward))?;
+        let last = read(IteratorMode::End)?;
         Ok(first.zip(last).filter(|(first, last)| first <= last))
     }
 
@@ -253,44 +254,34 @@ impl Store {
 
     /// Removes every entry behind `last` (all of them for `None`).
     pub fn truncate_after(&self, last: Option<u64>) -> io::Result<()> {
-        // Lowered first: a mark above a log that was shortened on purpose would stop the node.
-        {
-            let mut progress = lock(&self.progress);
-            let index = last.unwrap_or(0);
-            progress.truncations += 1;
-            progress.durable = progress.durable.min(index);
-            if progress.mark.index() > index {
-                progress.mark.set(index)?;
-            }
-        }
-        let log = self.db.family(LOG)?;
-        let mut batch = self.db.batch();
+        let log = self.family(LOG)?;
+        let mut batch = WriteBatch::default();
         let from = last.map_or(0, |last| last + 1);
-        batch.delete_range(&log, from.to_be_bytes(), u64::MAX.to_be_bytes());
+        batch.delete_range_cf(&log, from.to_be_bytes(), u64::MAX.to_be_bytes());
         self.write(batch)
     }
 
     /// Removes every entry up to and including `upto`.
     pub fn purge(&self, upto: u64) -> io::Result<()> {
-        let (log, meta) = (self.db.family(LOG)?, self.db.family(META)?);
+        let (log, meta) = (self.family(LOG)?, self.family(META)?);
         let from = self.purged()?.map_or(0, |purged| purged + 1);
         if upto < from {
             return Ok(());
         }
-        let mut batch = self.db.batch();
-        batch.delete_range(&log, from.to_be_bytes(), (upto + 1).to_be_bytes());
-        batch.put(&meta, PURGED, upto.to_be_bytes());
+        let mut batch = WriteBatch::default();
+        batch.delete_range_cf(&log, from.to_be_bytes(), (upto + 1).to_be_bytes());
+        batch.put_cf(&meta, PURGED, upto.to_be_bytes());
         self.write(batch)
     }
 
     pub fn meta(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        self.db.get(&self.db.family(META)?, key)
+        self.db.get_cf(&self.family(META)?, key).map_err(broken)
     }
 
     /// Durable with the next flush.
     pub fn put_meta(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
-        let mut batch = self.db.batch();
-        batch.put(&self.db.family(META)?, key, value);
+        let mut batch = WriteBatch::default();
+        batch.put_cf(&self.family(META)?, key, value);
         self.write(batch)
     }
 
@@ -300,8 +291,16 @@ impl Store {
         key: &[u8],
         value: &[u8],
     ) -> impl Future<Output = io::Result<()>> + Send + use<> {
-        let written = self.put_meta(key, value).map(|()| self.flush());
-        async move { written?.await }
+        let synced = !mutant("vote-not-synced");
+        let written = self
+            .put_meta(key, value)
+            .map(|()| synced.then(|| self.flush()));
+        async move {
+            match written? {
+                Some(flushed) => flushed.await,
+                None => Ok(()),
+            }
+        }
     }
 
     /// Resolves once everything written so far is durable.
@@ -333,18 +332,18 @@ impl Store {
 
     /// Writes a batch and meta rows as one, unsynced.
     pub fn commit(&self, rows: StateBatch, meta_rows: &[(&[u8], Vec<u8>)]) -> io::Result<()> {
-        let (state, meta) = (self.db.family(STATE)?, self.db.family(META)?);
+        let (state, meta) = (self.family(STATE)?, self.family(META)?);
         let generation = rows.generation();
-        let mut batch = self.db.batch();
+        let mut batch = WriteBatch::default();
         for (key, value) in rows.into_changes() {
             let key = row_key(generation, &key);
             match value {
-                Some(value) => batch.put(&state, key, value),
-                None => batch.delete(&state, key),
+                Some(value) => batch.put_cf(&state, key, value),
+                None => batch.delete_cf(&state, key),
             }
         }
         for (key, value) in meta_rows {
-            batch.put(&meta, key, value);
+            batch.put_cf(&meta, key, value);
         }
         self.write(batch)
     }
@@ -356,31 +355,45 @@ impl Store {
         rows: impl Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>>,
         meta_rows: &[(&[u8], Vec<u8>)],
     ) -> io::Result<()> {
-        let (state, meta) = (self.db.family(STATE)?, self.db.family(META)?);
+        let (state, meta) = (self.family(STATE)?, self.family(META)?);
         let old = *self.generation();
-        let new = old ^ 1;
-        let mut batch = self.db.batch();
+        let new = if mutant("snapshot-install-not-atomic") {
+            old
+        } else {
+            old ^ 1
+        };
+        let mut batch = WriteBatch::default();
         // What an installation that did not finish left.
-        batch.delete_range(&state, [new], [new + 1]);
+        batch.delete_range_cf(&state, [new], [new + 1]);
         for (count, row) in rows.enumerate() {
             let (key, value) = row?;
-            batch.put(&state, row_key(new, &key), value);
+            batch.put_cf(&state, row_key(new, &key), value);
             if count % INSTALL_ROWS == INSTALL_ROWS - 1 {
-                self.write(std::mem::replace(&mut batch, self.db.batch()))?;
+                self.write(std::mem::take(&mut batch))?;
             }
         }
-        batch.put(&meta, GENERATION, [new]);
+        batch.put_cf(&meta, GENERATION, [new]);
         for (key, value) in meta_rows {
-            batch.put(&meta, key, value);
+            batch.put_cf(&meta, key, value);
         }
-        batch.delete_range(&state, [old], [old + 1]);
+        batch.delete_range_cf(&state, [old], [old + 1]);
         {
             let mut generation = self.generation_mut();
             self.write(batch)?;
             *generation = new;
         }
-        self.db
-            .flush()
-            .inspect_err(|error| self.options.failed(&self.place, "a flush", error))
+        self.db.flush_wal(true).map_err(|error| {
+            let error = broken(error);
+            self.options.failed(&self.dir, "a flush", &error);
+            error
+        })
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// One of RocksDB's counters.
+    pub(super) fn counter(&self, name: &str) -> u64 {
+        super::tests::counter(self.db.property_value("rocksdb.options-statistics"), name)
     }
 }

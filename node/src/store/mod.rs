@@ -7,23 +7,20 @@
 
 mod bodies;
 mod disk;
-mod engine;
 mod flusher;
 mod ledger;
 mod mark;
-mod place;
-#[cfg(test)]
-pub(crate) mod simulated;
 mod state;
 #[cfg(test)]
 mod tests;
+mod wal;
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use place::Place;
+use holdfast_mail::mutant;
 
 pub use bodies::{BodyStore, End, Reader, Writer};
 pub use disk::{Space, disk_space};
@@ -56,26 +53,32 @@ pub enum StoreError {
     )]
     Poisoned { path: PathBuf, why: String },
     #[error(
-        "{path} ends at entry {found}, but entry {mark} was durable before: entries are missing. This node must not \
-         vote. Remove it (holdfast cluster leave), empty its data directory and join with a new token"
+        "{path} ends at write {found}, but write {mark} was durable before: entries or a vote are missing. This node \
+         must not vote. Remove it (holdfast cluster leave), empty its data directory and join with a new token"
     )]
-    LogShorterThanMark {
+    ShorterThanMark {
         path: PathBuf,
         found: u64,
         mark: u64,
     },
+    #[error(
+        "{path}, which tells how far this node's database must reach, is missing or damaged: whether entries are missing \
+         too cannot be told, so this node must not vote. Its copies on the other nodes are safe. Remove it (holdfast \
+         cluster leave), empty its data directory and join with a new token"
+    )]
+    MarkLost { path: PathBuf },
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: io::Error },
 }
 
 impl Options {
-    /// A write or flush in `place` has failed: nothing more may be acknowledged, and the process
+    /// A write or flush in `dir` has failed: nothing more may be acknowledged, and the process
     /// ends. The directory is poisoned too, unless the disk is merely full: what was called
     /// durable is still there then, and disks that fill together must not cost every copy.
-    fn failed(&self, place: &Place, what: &str, error: &io::Error) {
-        let why = format!("{what} in {} failed: {error}", place.path().display());
+    fn failed(&self, dir: &Path, what: &str, error: &io::Error) {
+        let why = format!("{what} in {} failed: {error}", dir.display());
         if !is_disk_full(error) {
-            place.poison(&why);
+            poison(dir, &why);
         }
         (self.fatal)(why);
     }
@@ -141,10 +144,18 @@ fn database_options() -> rocksdb::Options {
     options.set_wal_recovery_mode(rocksdb::DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_paranoid_checks(true);
+    if mutant("truncate-on-corruption") {
+        options.set_wal_recovery_mode(rocksdb::DBRecoveryMode::PointInTime);
+        options.set_track_and_verify_wals_in_manifest(false);
+    }
+    #[cfg(test)]
+    options.enable_statistics();
     options.set_manual_wal_flush(true);
     options.set_max_open_files(256);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(4);
+    // The ledger's is read whole for its mark, each time it has grown.
+    options.set_max_manifest_file_size(1 << 20);
     options
 }
 

@@ -8,16 +8,18 @@ use std::io;
 use std::sync::Arc;
 
 use holdfast_ledger::{Kv, KvError, KvRead};
+use rocksdb::{Direction, IteratorMode, ReadOptions, SnapshotWithThreadMode};
 use self_cell::self_cell;
 
-use super::engine::{Engine, Frozen, Row};
-use super::ledger::STATE;
+use super::ledger::{Database, META, STATE};
+
+type Snap<'a> = SnapshotWithThreadMode<'a, Database>;
 
 self_cell!(
-    struct Moment {
-        owner: Arc<Engine>,
+    struct Frozen {
+        owner: Arc<Database>,
         #[covariant]
-        dependent: Frozen,
+        dependent: Snap,
     }
 );
 
@@ -25,12 +27,16 @@ self_cell!(
 /// of rows on disk.
 #[derive(Clone)]
 pub struct View {
-    moment: Arc<Moment>,
+    frozen: Arc<Frozen>,
     generation: u8,
 }
 
 fn wrong(error: impl std::fmt::Display) -> KvError {
     KvError(error.to_string())
+}
+
+fn no_rows() -> KvError {
+    KvError("the database has no rows of state".into())
 }
 
 pub(super) fn row_key(generation: u8, key: &[u8]) -> Vec<u8> {
@@ -42,7 +48,7 @@ pub(super) fn row_key(generation: u8, key: &[u8]) -> Vec<u8> {
 
 /// Rows of one generation with `prefix`, from `from` on.
 fn scan(
-    iterator: impl Iterator<Item = io::Result<Row>>,
+    iterator: impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>>,
     generation: u8,
     prefix: &[u8],
 ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), KvError>> {
@@ -60,11 +66,21 @@ fn start(generation: u8, prefix: &[u8], from: &[u8]) -> Vec<u8> {
 }
 
 impl View {
-    pub(super) fn new(db: Arc<Engine>, generation: u8) -> Self {
+    pub(super) fn new(db: Arc<Database>, generation: u8) -> Self {
         Self {
-            moment: Arc::new(Moment::new(db, |db| db.freeze())),
+            frozen: Arc::new(Frozen::new(db, |db| db.snapshot())),
             generation,
         }
+    }
+
+    /// A meta row as it was at the same moment.
+    pub fn meta(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let family = self.frozen.borrow_owner().cf_handle(META);
+        let family = family.ok_or_else(|| io::Error::other("the database has no meta rows"))?;
+        self.frozen
+            .borrow_dependent()
+            .get_cf(&family, key)
+            .map_err(super::broken)
     }
 
     /// Every row, in key order, read in pages.
@@ -94,11 +110,15 @@ impl View {
 
 impl KvRead for View {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        let family = self.moment.borrow_owner().family(STATE).map_err(wrong)?;
+        let cf = self
+            .frozen
+            .borrow_owner()
+            .cf_handle(STATE)
+            .ok_or_else(no_rows)?;
         let key = row_key(self.generation, key);
-        self.moment
+        self.frozen
             .borrow_dependent()
-            .get(&family, &key)
+            .get_cf(&cf, key)
             .map_err(wrong)
     }
 
@@ -108,22 +128,27 @@ impl KvRead for View {
         from: &[u8],
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, KvError> {
-        let family = self.moment.borrow_owner().family(STATE).map_err(wrong)?;
+        let cf = self
+            .frozen
+            .borrow_owner()
+            .cf_handle(STATE)
+            .ok_or_else(no_rows)?;
         let start = start(self.generation, prefix, from);
-        let rows = self.moment.borrow_dependent().scan(&family, &start);
+        let mode = IteratorMode::From(&start, Direction::Forward);
+        let rows = self.frozen.borrow_dependent().iterator_cf(&cf, mode);
         scan(rows, self.generation, prefix).take(limit).collect()
     }
 }
 
 /// Changes on their way into one write, over what is stored.
 pub struct StateBatch {
-    db: Arc<Engine>,
+    db: Arc<Database>,
     generation: u8,
     changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
 impl StateBatch {
-    pub(super) fn new(db: Arc<Engine>, generation: u8) -> Self {
+    pub(super) fn new(db: Arc<Database>, generation: u8) -> Self {
         Self {
             db,
             generation,
@@ -145,9 +170,9 @@ impl KvRead for StateBatch {
         if let Some(changed) = self.changes.get(key) {
             return Ok(changed.clone());
         }
-        let family = self.db.family(STATE).map_err(wrong)?;
+        let cf = self.db.cf_handle(STATE).ok_or_else(no_rows)?;
         self.db
-            .get(&family, &row_key(self.generation, key))
+            .get_cf(&cf, row_key(self.generation, key))
             .map_err(wrong)
     }
 
@@ -157,9 +182,13 @@ impl KvRead for StateBatch {
         from: &[u8],
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, KvError> {
-        let family = self.db.family(STATE).map_err(wrong)?;
+        let cf = self.db.cf_handle(STATE).ok_or_else(no_rows)?;
         let first = start(self.generation, prefix, from);
-        let rows = self.db.scan(&family, &first);
+        let rows = self.db.iterator_cf_opt(
+            &cf,
+            ReadOptions::default(),
+            IteratorMode::From(&first, Direction::Forward),
+        );
         let mut stored = scan(rows, self.generation, prefix).peekable();
         let mut changed = self
             .changes

@@ -66,7 +66,6 @@ fn an_empty_log_has_no_bounds_even_after_a_purge_of_all() {
     store.purge(4).unwrap();
     assert_eq!(store.log_bounds().unwrap(), None);
     drop(store);
-    // The log is shorter than its mark here, on purpose: the purge is remembered.
     assert_eq!(open(dir.path()).log_bounds().unwrap(), None);
 }
 
@@ -99,24 +98,39 @@ fn callbacks_fire_in_the_order_of_the_writes() {
     assert_eq!(*fired.lock().unwrap(), (0..200).collect::<Vec<_>>());
 }
 
+/// The longest write-ahead log.
+fn wal(dir: &Path) -> PathBuf {
+    std::fs::read_dir(dir)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ext| ext == "log"))
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap()
+}
+
 #[test]
-fn a_log_that_lost_entries_does_not_open() {
+fn a_database_that_lost_its_last_writes_does_not_open() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     append(&store, 0..10);
-    std::thread::sleep(Duration::from_millis(1100));
-    append(&store, 10..12);
-    append(&store, 12..14);
+    futures::executor::block_on(store.put_meta_durable(b"vote", b"seven")).unwrap();
     drop(store);
-    // What bit-rot under a careless recovery mode does: the log ends early, and nobody says so.
-    let other = tempfile::tempdir().unwrap();
-    let shorter = open(other.path());
-    append(&shorter, 0..3);
-    drop(shorter);
-    std::fs::copy(dir.path().join("MARK"), other.path().join("MARK")).unwrap();
-    let error = Store::open(other.path(), options()).err().unwrap();
+    // What a careless recovery calls a torn tail; only the vote lay in it.
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(wal(dir.path()))
+        .unwrap();
+    file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+    let error = Store::open(dir.path(), options()).err().unwrap();
     assert!(
-        matches!(error, StoreError::LogShorterThanMark { found: 2, .. }),
+        matches!(
+            error,
+            StoreError::ShorterThanMark {
+                found: 10,
+                mark: 11,
+                ..
+            }
+        ),
         "{error}"
     );
 }
@@ -152,14 +166,13 @@ fn a_failed_write_poisons_the_directory_but_a_full_disk_does_not() {
         },
     };
     let dir = tempfile::tempdir().unwrap();
-    let place = super::Place::Directory(dir.path().to_owned());
     let full = std::io::Error::other(
         "IO error: No space left on device: While appending to file: 000004.log",
     );
-    options.failed(&place, "a write", &full);
+    options.failed(dir.path(), "a write", &full);
     assert!(super::refuse_poisoned(dir.path()).is_ok());
     let lost = std::io::Error::other("IO error: Input/output error: While fsync: 000004.log");
-    options.failed(&place, "a flush", &lost);
+    options.failed(dir.path(), "a flush", &lost);
     assert!(super::refuse_poisoned(dir.path()).is_err());
     assert_eq!(told.lock().unwrap().len(), 2, "the process ends either way");
 }
@@ -279,12 +292,12 @@ fn bodies_of_every_size_come_back_and_go() {
             "{len}"
         );
     }
-    assert_eq!(store.ids(Some(id(1)), 3).unwrap(), [id(2), id(3), id(4)]);
+    assert_eq!(store.ids(Some(id(5)), 3).unwrap(), [id(4), id(3), id(2)]);
     store.delete(&[id(2), id(6)]).unwrap();
     assert!(!store.present(id(6)).unwrap());
     assert_eq!(
         store.ids(None, 99).unwrap(),
-        [id(0), id(1), id(3), id(4), id(5)]
+        [id(5), id(4), id(3), id(1), id(0)]
     );
 }
 
@@ -305,16 +318,271 @@ fn a_body_without_its_end_is_not_present() {
 fn a_changed_byte_is_noticed_before_the_last_chunk_is_handed_out() {
     let dir = tempfile::tempdir().unwrap();
     let store = BodyStore::open(dir.path(), options()).unwrap();
-    let bytes = content(1, 600_000);
-    let mut writer = store.begin(id(1));
-    writer.write(&bytes).unwrap();
     let (tx, rx) = mpsc::channel();
-    let mut digest = writer.digest();
-    digest[0] ^= 1;
-    writer.finish(bytes.len() as u64, digest, move |_| tx.send(()).unwrap());
+    put_body(&store, 1, 600_000, move || tx.send(()).unwrap());
     rx.recv().unwrap();
+    store.spoil(id(1));
     let error = read_body(&store, 1).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+}
+
+#[test]
+fn a_body_that_is_not_what_was_written_of_it_gets_no_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = BodyStore::open(dir.path(), options()).unwrap();
+    for (len, flip) in [(3, 1), (4, 0), (2, 0)] {
+        let mut writer = store.begin(id(1));
+        writer.write(b"abc").unwrap();
+        let mut digest = writer.digest();
+        digest[0] ^= flip;
+        let (tx, rx) = mpsc::channel();
+        writer.finish(len, digest, move |result| tx.send(result).unwrap());
+        assert!(rx.recv().unwrap().is_err(), "{len} {flip}");
+        assert!(!store.present(id(1)).unwrap());
+    }
+}
+
+#[test]
+fn listing_bodies_reads_none_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = BodyStore::open(dir.path(), options()).unwrap();
+    for n in 0..4 {
+        let (tx, rx) = mpsc::channel();
+        put_body(&store, n, 600_000, move || tx.send(()).unwrap());
+        rx.recv().unwrap();
+    }
+    store.settle();
+    let read = || store.counter("rocksdb.blobdb.blob.file.bytes.read");
+    assert_eq!(read_body(&store, 1).unwrap(), content(1, 600_000));
+    let before = read();
+    assert!(before >= 600_000, "the counter counts");
+    assert_eq!(store.ids(None, 9).unwrap(), [id(3), id(2), id(1), id(0)]);
+    assert_eq!(read(), before);
+}
+
+/// A number of RocksDB's own statistics.
+pub(super) fn counter(statistics: Result<Option<String>, rocksdb::Error>, name: &str) -> u64 {
+    let statistics = statistics.unwrap().unwrap();
+    let line = statistics.lines().find(|line| line.starts_with(name));
+    let count = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    count.unwrap_or_else(|| panic!("no counter {name}"))
+}
+
+/// The directory as a process that is killed now leaves it.
+fn as_if_killed(dir: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    copy
+}
+
+#[test]
+fn an_entry_is_in_the_files_and_synced_before_its_callback() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let synced = store.counter("rocksdb.wal.synced");
+    let (tx, rx) = mpsc::channel();
+    let path = dir.path().to_owned();
+    store
+        .append(vec![(0, "0")], move |result| {
+            result.unwrap();
+            tx.send(as_if_killed(&path)).unwrap();
+        })
+        .unwrap();
+    let killed = rx.recv().unwrap();
+    assert_eq!(indexes(&open(killed.path())), [0]);
+    assert!(store.counter("rocksdb.wal.synced") > synced);
+}
+
+#[test]
+fn a_vote_is_in_the_files_and_synced_when_it_is_called_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let synced = store.counter("rocksdb.wal.synced");
+    futures::executor::block_on(store.put_meta_durable(b"vote", b"seven")).unwrap();
+    let killed = as_if_killed(dir.path());
+    let vote = open(killed.path()).meta(b"vote").unwrap();
+    assert_eq!(vote.as_deref(), Some(&b"seven"[..]));
+    assert!(store.counter("rocksdb.wal.synced") > synced);
+}
+
+#[test]
+fn a_body_is_in_the_files_and_synced_when_it_is_called_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = BodyStore::open(dir.path(), options()).unwrap();
+    let synced = store.counter("rocksdb.wal.synced");
+    let (tx, rx) = mpsc::channel();
+    let path = dir.path().to_owned();
+    put_body(&store, 1, 1000, move || {
+        tx.send(as_if_killed(&path)).unwrap()
+    });
+    let killed = rx.recv().unwrap();
+    let copy = BodyStore::open(killed.path(), options()).unwrap();
+    assert_eq!(read_body(&copy, 1).unwrap(), content(1, 1000));
+    assert!(store.counter("rocksdb.wal.synced") > synced);
+}
+
+#[test]
+fn the_mark_is_written_when_nothing_more_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let marked = || {
+        let mark = super::mark::Mark::open(&dir.path().join("MARK"), true);
+        mark.unwrap().unwrap().reached().write
+    };
+    let store = open(dir.path());
+    append(&store, 0..10);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(marked(), 10, "after a while");
+    append(&store, 10..12);
+    drop(store);
+    assert_eq!(marked(), 12, "at the end");
+}
+
+#[test]
+fn a_log_whose_mark_is_missing_or_damaged_does_not_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    append(&store, 0..3);
+    drop(store);
+    let mark = dir.path().join("MARK");
+    let whole = std::fs::read(&mark).unwrap();
+    for damaged in [None, Some(vec![]), Some(vec![0; whole.len()])] {
+        match damaged {
+            None => std::fs::remove_file(&mark).unwrap(),
+            Some(bytes) => std::fs::write(&mark, bytes).unwrap(),
+        }
+        let error = Store::open(dir.path(), options()).err().unwrap();
+        assert!(matches!(error, StoreError::MarkLost { .. }), "{error}");
+    }
+    // Half a mark, of a directory that never became a database.
+    let young = tempfile::tempdir().unwrap();
+    std::fs::write(young.path().join("MARK"), b"torn").unwrap();
+    append(&open(young.path()), 0..1);
+    std::fs::write(&mark, whole).unwrap();
+    assert_eq!(indexes(&open(dir.path())), [0, 1, 2]);
+}
+
+#[test]
+fn one_of_the_marks_two_slots_is_enough() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    append(&store, 0..3);
+    drop(store);
+    let path = dir.path().join("MARK");
+    let whole = std::fs::read(&path).unwrap();
+    for slot in [0, 4096] {
+        let mut torn = whole.clone();
+        torn[slot] ^= 1;
+        std::fs::write(&path, torn).unwrap();
+        assert_eq!(indexes(&open(dir.path())), [0, 1, 2]);
+    }
+}
+
+#[test]
+fn a_log_with_a_flipped_bit_is_whole_or_does_not_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for index in 0..40 {
+        append(&store, index..index + 1);
+    }
+    drop(store);
+    let wal = wal(dir.path());
+    let whole = std::fs::read(&wal).unwrap();
+    assert!(whole.len() > 1000, "the entries lie in the write-ahead log");
+    let mut refused = 0;
+    for place in (0..whole.len()).step_by(97) {
+        let copy = as_if_killed(dir.path());
+        let mut flipped = whole.clone();
+        flipped[place] ^= 4;
+        std::fs::write(copy.path().join(wal.file_name().unwrap()), flipped).unwrap();
+        match Store::open(copy.path(), options()) {
+            Ok(store) => assert_eq!(indexes(&store), (0..40).collect::<Vec<_>>()),
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > 10, "{refused}");
+}
+
+#[test]
+fn garbage_behind_a_log_that_rocksdb_would_read_for_ever_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    append(&store, 0..3);
+    drop(store);
+    let current = std::fs::read_to_string(dir.path().join("CURRENT")).unwrap();
+    for log in [wal(dir.path()), dir.path().join(current.trim_end())] {
+        let whole = std::fs::read(&log).unwrap();
+        for kind in [5, 6, 7, 8, 11, 131] {
+            let record = [&[0x55, 0x55, 0x55, 0x55, 0x2a, 0x01, kind][..], &[0x55; 57]].concat();
+            std::fs::write(&log, [&whole[..], &record].concat()).unwrap();
+            let error = Store::open(dir.path(), options()).err().unwrap();
+            assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+        }
+        std::fs::write(&log, whole).unwrap();
+    }
+    assert_eq!(indexes(&open(dir.path())), [0, 1, 2]);
+}
+
+#[test]
+fn whatever_was_done_to_a_file_the_log_is_whole_or_the_damage_is_noticed() {
+    const TRIALS: u64 = 120;
+    let dir = tempfile::tempdir().unwrap();
+    for life in 0..3 {
+        let store = open(dir.path());
+        for index in life * 20..(life + 1) * 20 {
+            append(&store, index..index + 1);
+        }
+        futures::executor::block_on(store.put_meta_durable(b"vote", &[life as u8])).unwrap();
+    }
+    let all: Vec<u64> = (0..60).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.is_file() && path.metadata().unwrap().len() > 0)
+        // Text for people, and options that are given anew.
+        .filter(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            !name.starts_with("LOG") && !name.starts_with("OPTIONS")
+        })
+        .collect();
+    files.sort();
+    let mut random = holdfast_fuzz::Random::new(holdfast_fuzz::seed());
+    let (mut refused, mut unharmed) = (0, 0);
+    for trial in 0..TRIALS * holdfast_fuzz::times() {
+        let file = random.pick(&files).unwrap();
+        let name = file.file_name().unwrap().to_owned();
+        let whole = std::fs::read(file).unwrap();
+        let (mut damaged, at) = (whole.clone(), random.below(whole.len()));
+        let how = random.below(5);
+        match how {
+            0 => damaged[at] ^= 1 << random.below(8),
+            1 => damaged.truncate(at),
+            2 => damaged[at..].iter_mut().take(64).for_each(|byte| *byte = 0),
+            3 => damaged.extend((0..64).map(|_| random.draw() as u8)),
+            _ => damaged = (0..whole.len()).map(|_| random.draw() as u8).collect(),
+        }
+        let copy = as_if_killed(dir.path());
+        std::fs::write(copy.path().join(&name), damaged).unwrap();
+        match Store::open(copy.path(), options()) {
+            Err(_) => refused += 1,
+            // Damage within a table is met when the row is read.
+            Ok(store) => match store.log_limited(0, u64::MAX, usize::MAX) {
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::InvalidData),
+                Ok(rows) => {
+                    unharmed += 1;
+                    let found: Vec<u64> = rows.into_iter().map(|(index, _)| index).collect();
+                    assert_eq!(found, all, "{trial}: {name:?} {how} at {at}");
+                    let vote = store.meta(b"vote").unwrap();
+                    assert_eq!(vote, Some(vec![2]), "{trial}: {name:?} {how} at {at}");
+                }
+            },
+        }
+    }
+    assert!(
+        refused > 20 && unharmed > 5,
+        "{refused} refused, {unharmed} unharmed"
+    );
 }
 
 /// Set in the child of [`what_was_called_durable_survives_kill_9`].

@@ -260,7 +260,7 @@ impl Line {
             match until(deadline, turn).await {
                 Some(Ok(Turn::Wrote(count))) if count > 0 => written += count,
                 Some(Ok(Turn::Read(count))) if count > 0 => {
-                    self.session.receive(&self.input[..count]);
+                    self.session.receive_while_writing(&self.input[..count]);
                 }
                 Some(Ok(_)) => self.session.disconnected(),
                 Some(Err(_)) => self.last_words(stream).await,

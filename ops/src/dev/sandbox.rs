@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::cli::DomainWithPrimary;
+use crate::cli::DomainChange;
 use crate::client::{self, Client};
 use crate::cluster::follow;
 use crate::dev::layout::{self, Plan};
@@ -268,9 +268,10 @@ impl Sandbox {
 
     /// Tells the cluster the sandbox's domain.
     async fn protect(&self) -> Result<(), Failure> {
-        let asked = DomainWithPrimary {
+        let asked = DomainChange {
             name: self.plan.domain.clone(),
-            primary: self.plan.primary.clone(),
+            primary: Some(self.plan.primary.clone()),
+            policy: crate::cli::Policy::default(),
             dry_run: false,
         };
         let deadline = Instant::now() + START_TIME_MAX;

@@ -3,7 +3,7 @@
 //! RFC 5321 section 4.2.5 makes a `4xx` after the final dot a promise too: the sender keeps
 //! the message, and a copy delivered later would be a second one.
 
-use holdfast_mail::MessageId;
+use holdfast_mail::{MessageId, mutant};
 
 use super::mark::{self, Mark};
 use super::{Logged, refuse};
@@ -27,7 +27,9 @@ pub(super) fn cancel(
     if mark::is_stale(message, when.at) {
         return refuse(Refusal::Stale);
     }
-    mark::put(kv, when, message, &Mark::Cancelled);
+    if !mutant("cancel-leaves-no-mark") {
+        mark::put(kv, when, message, &Mark::Cancelled);
+    }
     effects.push(Effect::BodyReleased { body: message });
     Ok(Reply::Cancelled)
 }

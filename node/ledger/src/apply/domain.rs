@@ -1,10 +1,10 @@
-//! SetDomain and RemoveDomain: whose mail is held, and for which server.
+//! SetDomain, SetPolicy and RemoveDomain: whose mail is held, for which server, and how.
 
 use holdfast_mail::Domain;
 use holdfast_proto::ledger as proto;
 
-use super::{Logged, refuse};
-use crate::{Effect, Kv, KvError, Primary, Refusal, Reply, query, row, tables, wire};
+use super::{Logged, recipients, refuse};
+use crate::{Effect, Kv, KvError, PolicyChange, Primary, Refusal, Reply, query, row, tables, wire};
 
 pub(super) fn set(
     kv: &mut dyn Kv,
@@ -27,9 +27,33 @@ pub(super) fn set(
         created_at_ms: old.map_or(when.at, |old| old.created_at).0,
     };
     row::put(kv, &tables::domain(domain), &row);
+    // Another server has proved nothing yet.
+    kv.delete(&tables::health(domain));
     effects.push(Effect::DomainChanged {
         domain: domain.clone(),
     });
+    Ok(Reply::Done)
+}
+
+pub(super) fn set_policy(
+    kv: &mut dyn Kv,
+    domain: &Domain,
+    change: PolicyChange,
+    effects: &mut Vec<Effect>,
+) -> Result<Reply, KvError> {
+    if !row::exists(kv, &tables::domain(domain))? {
+        return refuse(Refusal::UnknownDomain);
+    }
+    let key = tables::policy(domain);
+    let old: proto::PolicyRow = row::get(kv, &key)?.unwrap_or_default();
+    let old = old.policy.unwrap_or_default();
+    let new = change.upon(old);
+    if new != old {
+        row::put(kv, &key, &proto::PolicyRow { policy: Some(new) });
+        effects.push(Effect::PolicyChanged {
+            domain: domain.clone(),
+        });
+    }
     Ok(Reply::Done)
 }
 
@@ -47,6 +71,9 @@ pub(super) fn remove(
     }
     let leased = row::exists(kv, &tables::lease(domain))?;
     kv.delete(&tables::domain(domain));
+    kv.delete(&tables::policy(domain));
+    recipients::forget(kv, domain)?;
+    kv.delete(&tables::health(domain));
     effects.push(Effect::DomainChanged {
         domain: domain.clone(),
     });

@@ -3,10 +3,10 @@
 //! A member's id is the index of the log entry that let it in, and a removed id is remembered:
 //! a node that was removed can never speak, vote or hold a lease as its successor.
 
-use holdfast_mail::{NodeId, Timestamp};
+use holdfast_mail::{NodeId, Timestamp, mutant};
 use holdfast_proto::ledger as proto;
 
-use super::{Logged, TOKENS_MAX, lease, refuse};
+use super::{Logged, TOKENS_MAX, lease, post, refuse};
 use crate::{Effect, Kv, KvError, Member, Refusal, Reply, query, row, tables, wire};
 
 pub(super) fn bootstrap(
@@ -75,10 +75,14 @@ pub(super) fn redeem(
         return refuse(Refusal::NameTaken);
     }
     // One id per entry; and the first member's id was not given by the log.
-    let id = NodeId(when.index);
+    let mut id = NodeId(when.index);
+    if mutant("node-id-reused") {
+        let last = query::members(kv)?.last().map_or(0, |member| member.id.0);
+        id = NodeId(last + 1);
+    }
     if when.position != 0
         || row::exists(kv, &tables::member(id))?
-        || row::exists(kv, &tables::removed(id))?
+        || (row::exists(kv, &tables::removed(id))? && !mutant("node-id-reused"))
     {
         return refuse(Refusal::TryAgain);
     }
@@ -109,6 +113,7 @@ pub(super) fn remove(
         return refuse(Refusal::LastMember);
     }
     lease::end_all_of(kv, node, effects)?;
+    post::end_of(kv, node)?;
     kv.delete(&tables::member(node));
     let removed = proto::RemovedRow { at_ms: when.at.0 };
     row::put(kv, &tables::removed(node), &removed);

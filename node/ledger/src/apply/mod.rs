@@ -3,17 +3,29 @@
 mod accept;
 mod cancel;
 mod counts;
+mod dispose;
 mod domain;
 mod flush;
 mod lease;
 mod mark;
 mod member;
+mod owe;
+mod place;
+mod post;
+mod recipients;
 mod record;
+mod report;
+mod review;
 mod sweep;
+
+pub use dispose::DISPOSE_MAX;
+pub use recipients::RECIPIENTS_PER_COMMAND_MAX;
+pub use report::REPORT_KEPT;
+pub use review::REVIEW_MAX;
 
 use std::time::Duration;
 
-use holdfast_mail::Timestamp;
+use holdfast_mail::{Timestamp, mutant};
 use holdfast_proto::ledger as proto;
 
 use crate::{Batch, Command, Effect, Kv, KvError, Refusal, Reply, Seq, row, tables};
@@ -148,9 +160,71 @@ pub fn apply(
             node,
             epoch,
             outcomes,
-        } => record::record(kv, when, domain, *node, *epoch, outcomes, effects),
+        } => {
+            let lease = (domain, *node, *epoch);
+            let kept = record::Refusals::Kept;
+            record::record(kv, when, seq, lease, outcomes, &kept, effects)
+        }
         Command::Flush { domain, .. } => flush::flush(kv, domain, effects),
         Command::Sweep => sweep::sweep(kv, when),
+        Command::Settle {
+            domain,
+            node,
+            epoch,
+            outcomes,
+        } => {
+            let lease = (domain, *node, *epoch);
+            let judged = record::Refusals::Judged;
+            record::record(kv, when, seq, lease, outcomes, &judged, effects)
+        }
+        Command::TakePost {
+            node,
+            ttl_ms,
+            epoch,
+        } => post::take(kv, when, seq, *node, *ttl_ms, *epoch),
+        Command::Report {
+            node,
+            epoch,
+            about,
+            kind,
+            version,
+            envelope,
+        } => {
+            let about = report::About {
+                message: *about,
+                kind: *kind,
+                version: *version,
+            };
+            report::report(kv, when, seq, (*node, *epoch), &about, envelope, effects)
+        }
+        Command::SettleReports {
+            node,
+            epoch,
+            outcomes,
+        } => report::settle(kv, when, (*node, *epoch), outcomes, effects),
+        Command::Dispose {
+            domain,
+            how,
+            messages,
+            held,
+            by,
+        } => {
+            let order = dispose::Order {
+                how: *how,
+                messages,
+                held: *held,
+                by,
+            };
+            dispose::dispose(kv, when, seq, domain, &order, effects)
+        }
+        Command::Review { domain, seqs } => review::review(kv, when, seq, domain, seqs, effects),
+        Command::SetRecipients {
+            domain,
+            add,
+            remove,
+            clear,
+        } => recipients::set(kv, when, domain, add, remove, *clear),
+        Command::SetPolicy { domain, change } => domain::set_policy(kv, domain, *change, effects),
     }
 }
 
@@ -165,7 +239,7 @@ fn advance(kv: &mut dyn Kv, at: Timestamp) -> Result<Timestamp, KvError> {
                 clock.format
             )));
         }
-        if clock.at_ms >= at.0 {
+        if clock.at_ms >= at.0 && !mutant("time-runs-back") {
             return Ok(Timestamp(clock.at_ms));
         }
     }

@@ -1,177 +1,258 @@
-//! Record: what became of delivery attempts.
+//! Record and Settle: what became of delivery attempts.
 //!
 //! Fenced by the lease's epoch. Outcomes of what is already settled are passed over, so a
 //! batch repeated because its reply was lost does no harm; the primary got those messages, and
 //! nothing here could take them back.
+//!
+//! Settle judges refusals (see [`crate::probation`]); Record, which older versions wrote, keeps
+//! all mail that was refused.
 
 use std::collections::BTreeMap;
 
-use holdfast_mail::{Domain, Envelope, MessageId, NodeId};
+use holdfast_mail::dsn::Kind;
+use holdfast_mail::{Domain, MessageId, NodeId, Timestamp, mutant};
 use holdfast_proto::ledger as proto;
 
 use super::counts::{self, Change};
-use super::mark::{self, Mark};
-use super::{Logged, REPLY_TEXT_OCTETS_MAX, lease, refuse};
-use crate::query::envelope_of;
-use crate::{Effect, Kv, KvError, KvRead, Outcome, Refusal, Reply, Seq, Verdict, row, tables};
+use super::owe::{self, owe};
+use super::place::{Left, Place, answer, set_answer, shortened};
+use super::{Logged, lease, refuse};
+use crate::policy::Probation;
+use crate::probation::{Before, Health, Judgement, judge};
+use crate::{Effect, Kv, KvError, Outcome, Refusal, Reply, Seq, Verdict, query, row, tables};
+
+/// What a refusal is worth.
+pub(super) enum Refusals {
+    /// All that was refused is kept.
+    Kept,
+    Judged,
+}
+
+/// The bench that judges the refusals of one entry.
+struct Bench {
+    seq: Seq,
+    probation: Probation,
+    health: Health,
+    remote: String,
+}
 
 pub(super) fn record(
     kv: &mut dyn Kv,
     when: Logged,
-    domain: &Domain,
-    node: NodeId,
-    epoch: u64,
+    seq: Seq,
+    (domain, node, epoch): (&Domain, NodeId, u64),
     outcomes: &[Outcome],
+    refusals: &Refusals,
     effects: &mut Vec<Effect>,
 ) -> Result<Reply, KvError> {
     if lease::held_by(kv, domain, node, epoch)?.is_none() {
         return refuse(Refusal::Fenced);
     }
+    let mut bench = match refusals {
+        Refusals::Kept => None,
+        Refusals::Judged => Some(Bench::open(kv, when, seq, domain, outcomes)?),
+    };
     let mut by_message: BTreeMap<MessageId, Vec<&Outcome>> = BTreeMap::new();
     for outcome in outcomes {
         by_message.entry(outcome.message).or_default().push(outcome);
     }
     let (mut in_domain, mut total) = (Change::default(), Change::default());
     for (id, outcomes) in by_message {
-        let Some(left) = settle(kv, when, domain, id, &outcomes, effects)? else {
-            continue;
-        };
+        let left = settle(kv, when, domain, id, &outcomes, bench.as_mut(), effects)?;
         in_domain.take(left.domain);
         total.take(left.cluster);
+        if mutant("counts-freed-twice") {
+            total.take(left.cluster);
+        }
     }
     counts::change(kv, &tables::counts(domain), in_domain)?;
     counts::change(kv, tables::TOTAL, total)?;
+    if let Some(bench) = bench {
+        bench.close(kv, domain)?;
+    }
     Ok(Reply::Done)
 }
 
-/// What left the counts.
-#[derive(Default)]
-struct Left {
-    domain: Change,
-    cluster: Change,
+impl Bench {
+    /// What the primary took counts before what it refused is judged.
+    fn open(
+        kv: &dyn Kv,
+        when: Logged,
+        seq: Seq,
+        domain: &Domain,
+        outcomes: &[Outcome],
+    ) -> Result<Self, KvError> {
+        let mut health = query::health(kv, domain)?;
+        let taken = outcomes.iter().filter(|o| o.verdict == Verdict::Delivered);
+        let taken = taken.count() as u64;
+        if taken > 0 {
+            health.took(when.at, taken);
+        }
+        Ok(Self {
+            seq,
+            probation: query::policy(kv, domain)?.probation,
+            health,
+            remote: query::domain(kv, domain)?.map_or(String::new(), |d| d.primary.host),
+        })
+    }
+
+    fn close(self, kv: &mut dyn Kv, domain: &Domain) -> Result<(), KvError> {
+        if self.health != query::health(kv, domain)? {
+            let health = proto::HealthRow {
+                since_ms: self.health.since.0,
+                last_ms: self.health.last.0,
+                taken: self.health.taken,
+                refused: self.health.refused,
+            };
+            row::put(kv, &tables::health(domain), &health);
+        }
+        Ok(())
+    }
 }
 
-/// Settles one message in one domain; `None` where nothing of it was waiting.
+/// Settles one message in one domain.
 fn settle(
     kv: &mut dyn Kv,
     when: Logged,
     domain: &Domain,
     id: MessageId,
     outcomes: &[&Outcome],
+    bench: Option<&mut Bench>,
     effects: &mut Vec<Effect>,
-) -> Result<Option<Left>, KvError> {
-    let message_key = tables::message(id);
-    let Some(message) = row::get::<proto::MessageRow>(kv, &message_key)? else {
-        return Ok(None);
+) -> Result<Left, KvError> {
+    let Some(mut place) = Place::find(kv, domain, id)? else {
+        return Ok(Left::default());
     };
-    let seq = Seq(message.seq);
-    let held_key = tables::held(domain, seq);
-    let Some(mut held) = row::get::<proto::QueueRow>(kv, &held_key)? else {
-        return Ok(None);
-    };
-    let refused_key = tables::refused(domain, seq);
-    let mut refused: Option<proto::QueueRow> = row::get(kv, &refused_key)?;
-
-    let attempts = held.attempts.saturating_add(1);
-    let (mut answered, mut newly_refused) = (false, false);
+    let attempts = place.held.attempts.saturating_add(1);
+    let mut failed = Vec::new();
+    let mut late = Vec::new();
+    let mut answered = false;
+    let mut bench = bench;
     for outcome in outcomes {
-        let Some(place) = held
+        let Some(at) = place
+            .held
             .recipients
             .iter()
             .position(|recipient| *recipient == outcome.recipient)
         else {
+            if outcome.verdict == Verdict::Delivered {
+                late.push(outcome.recipient);
+            }
             continue;
         };
         answered = true;
+        let reply = shortened(&outcome.reply);
+        let before = answer(&place.held, outcome.recipient);
+        let now = proto::Answer {
+            recipient: outcome.recipient,
+            reply: reply.clone(),
+            at_ms: when.at.0,
+            ..before
+        };
         match outcome.verdict {
-            Verdict::Deferred => held.last_reply = shortened(&outcome.reply),
+            Verdict::Deferred => {
+                place.held.last_reply = reply;
+                if bench.is_some() {
+                    set_answer(&mut place.held, now);
+                }
+            }
             Verdict::Delivered => {
-                held.recipients.remove(place);
+                place.held.recipients.remove(at);
+            }
+            Verdict::Refused if mutant("refused-mail-is-dropped") => {
+                place.held.recipients.remove(at);
             }
             Verdict::Refused => {
-                newly_refused = true;
-                let row = refused.get_or_insert_with(|| proto::QueueRow {
-                    message: held.message.clone(),
-                    ..proto::QueueRow::default()
-                });
-                row.recipients.push(held.recipients.remove(place));
-                row.recipients.sort_unstable();
-                row.attempts = attempts;
-                row.last_reply = shortened(&outcome.reply);
+                place.held.recipients.remove(at);
+                place.refused.attempts = attempts;
+                match bench.as_deref_mut() {
+                    None => {
+                        place.refused.recipients.push(outcome.recipient);
+                        place.refused.recipients.sort_unstable();
+                        place.refused.last_reply = reply;
+                    }
+                    Some(bench) => match bench.judge(when, &now) {
+                        Judgement::Believed => failed.push(proto::OwedRecipient {
+                            recipient: outcome.recipient,
+                            why: proto::OwedWhy::Refused.into(),
+                            reply,
+                            at_ms: when.at.0,
+                            remote: bench.remote.clone(),
+                        }),
+                        Judgement::Kept { retry_at } => place.refuse(
+                            proto::Answer {
+                                refusals: now.refusals.saturating_add(1),
+                                first_refused_ms: if now.refusals == 0 {
+                                    when.at.0
+                                } else {
+                                    now.first_refused_ms
+                                },
+                                ..now
+                            },
+                            retry_at,
+                        ),
+                    },
+                }
             }
         }
     }
+    // Delivered after all, while it was being given up: whoever was not told yet never is.
+    let withdrawn = bench.is_some()
+        && !late.is_empty()
+        && owe::withdraw(kv, &place.envelope, Kind::Failed, &late)?;
     if !answered {
-        return Ok(None);
-    }
-
-    if newly_refused && let Some(row) = &refused {
-        row::put(kv, &refused_key, row);
-    }
-    if !held.recipients.is_empty() {
-        held.attempts = attempts;
-        row::put(kv, &held_key, &held);
-        return Ok(Some(Left::default()));
-    }
-    kv.delete(&held_key);
-    let mut left = Left {
-        domain: Change::default().and_pending(1),
-        cluster: Change::default(),
-    };
-    if refused.is_some() {
-        return Ok(Some(left));
-    }
-    let envelope = envelope_of(&message_key, message)?;
-    let message = Change::one_message(envelope.body.len);
-    left.domain = message.and_pending(1);
-    if !waits_elsewhere(kv, &envelope, seq, domain)? {
-        left.cluster = message;
-        kv.delete(&message_key);
-        mark::put(kv, when, id, &Mark::Completed { seq });
-        effects.push(Effect::BodyReleased { body: id });
-    }
-    Ok(Some(left))
-}
-
-/// Anything of the message is held or refused in another domain.
-fn waits_elsewhere(
-    kv: &dyn KvRead,
-    envelope: &Envelope,
-    seq: Seq,
-    but: &Domain,
-) -> Result<bool, KvError> {
-    let mut seen = std::collections::BTreeSet::from([but]);
-    for recipient in &envelope.recipients {
-        let Some(domain) = recipient.address.domain() else {
-            continue;
+        return if withdrawn {
+            release(kv, when, &place, effects)
+        } else {
+            Ok(Left::default())
         };
-        if seen.insert(domain)
-            && (row::exists(kv, &tables::held(domain, seq))?
-                || row::exists(kv, &tables::refused(domain, seq))?)
-        {
-            return Ok(true);
+    }
+    if !place.held.recipients.is_empty() {
+        place.held.attempts = attempts;
+    }
+    if let Some(bench) = bench {
+        if place.held.delay_told {
+            let settled: Vec<u32> = outcomes
+                .iter()
+                .filter(|outcome| outcome.verdict == Verdict::Delivered)
+                .map(|outcome| outcome.recipient)
+                .collect();
+            owe::withdraw(kv, &place.envelope, Kind::Delayed, &settled)?;
         }
+        owe(
+            kv,
+            bench.seq,
+            &place.envelope,
+            Kind::Failed,
+            failed,
+            when.at,
+            effects,
+        )?;
     }
-    Ok(false)
+    place.put(kv, when, effects)
 }
 
-/// Cut at a character's border.
-fn shortened(reply: &str) -> String {
-    let mut end = reply.len().min(REPLY_TEXT_OCTETS_MAX);
-    while !reply.is_char_boundary(end) {
-        end -= 1;
+/// Nothing is queued here, and something owed went.
+fn release(
+    kv: &mut dyn Kv,
+    when: Logged,
+    place: &Place<'_>,
+    effects: &mut Vec<Effect>,
+) -> Result<Left, KvError> {
+    let mut left = Left::default();
+    if super::place::let_go(kv, when, &place.envelope, place.seq, effects)? {
+        left.cluster = Change::one_message(place.envelope.body.len);
     }
-    reply[..end].to_owned()
+    Ok(left)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_reply_is_cut_between_characters() {
-        assert_eq!(shortened("250 ok"), "250 ok");
-        let long = format!("{}é", "x".repeat(REPLY_TEXT_OCTETS_MAX - 1));
-        assert_eq!(shortened(&long), "x".repeat(REPLY_TEXT_OCTETS_MAX - 1));
+impl Bench {
+    fn judge(&mut self, when: Logged, answer: &proto::Answer) -> Judgement {
+        let before = Before {
+            refusals: answer.refusals,
+            first: Timestamp(answer.first_refused_ms),
+        };
+        self.health.refused = self.health.refused.saturating_add(1);
+        judge(self.probation, self.health, before, when.at)
     }
 }

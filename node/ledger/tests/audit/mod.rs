@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holdfast_ledger::query::{self, Counts, Held};
+use holdfast_ledger::query::{self, Counts, Held, Owed};
 use holdfast_ledger::{KvRead, Seq};
-use holdfast_mail::{Domain, Envelope, MessageId};
+use holdfast_mail::{Domain, Envelope, MessageId, ReversePath, dsn};
 
-/// Counts by counting: every message that is held or refused, in the cluster and in each domain.
+/// Counts by counting: every message that is held, refused, owed a word about or on its way back,
+/// in the cluster; those held or refused in each domain.
 pub(crate) fn audit(kv: &dyn KvRead) {
     let all = usize::MAX;
     let envelopes: BTreeMap<MessageId, Envelope> = query::bodies(kv, None, all)
@@ -46,10 +47,34 @@ pub(crate) fn audit(kv: &dyn KvRead) {
         query::held_domains(kv, None, all),
         Ok(with_something_to_deliver)
     );
+    for owed in query::owed(kv, None, all).unwrap() {
+        is_owed_to_a_sender(
+            &owed,
+            envelopes.get(&owed.about).expect("it has an envelope"),
+        );
+        queued.insert(owed.about);
+    }
+    for report in query::reports(kv, None, all).unwrap() {
+        let envelope = envelopes.get(&report.message).expect("it has an envelope");
+        assert_eq!(
+            envelope.reverse_path,
+            ReversePath::Null,
+            "no answer to an answer"
+        );
+        assert!(queued.insert(report.message), "a report is in no queue");
+    }
     assert!(
         envelopes.keys().eq(&queued),
-        "an envelope is kept exactly as long as something of it is queued"
+        "an envelope is kept exactly as long as something of it is queued or owed"
     );
+}
+
+fn is_owed_to_a_sender(owed: &Owed, envelope: &Envelope) {
+    assert!(!owed.recipients.is_empty(), "nothing is owed about nobody");
+    for who in &owed.recipients {
+        let recipient = &envelope.recipients[who.recipient as usize];
+        assert!(dsn::is_owed(&envelope.reverse_path, recipient, owed.kind));
+    }
 }
 
 fn counted<'a>(envelopes: impl Iterator<Item = &'a Envelope>) -> Counts {

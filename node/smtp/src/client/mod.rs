@@ -27,7 +27,7 @@ use std::collections::VecDeque;
 
 use content::{Content, Framing};
 use extensions::Extensions;
-use holdfast_mail::BodyType;
+use holdfast_mail::{BodyType, mutant};
 use reply::{Replies, Reply, Severity};
 use transaction::{Transaction, fate};
 
@@ -140,6 +140,9 @@ pub struct Session {
     dirty: bool,
     /// `quit` was asked for, or MAILMAX is reached.
     leaving: bool,
+    /// The reply that comes next began before everything was written, so that it cannot be an
+    /// answer to the end of a message.
+    premature: bool,
     /// Transactions begun in this session.
     mails: u64,
     wait_number: u64,
@@ -212,6 +215,7 @@ impl Session {
             outcome: None,
             dirty: false,
             leaving: false,
+            premature: false,
             mails: 0,
             wait_number: 0,
         }
@@ -282,15 +286,28 @@ impl Session {
 
     /// Bytes of the primary, cut however they came.
     pub fn receive(&mut self, bytes: &[u8]) {
+        self.hear(bytes);
+        self.premature &= !self.replies.is_empty();
+    }
+
+    /// The same while the bytes of [`Step::Write`] are not all written: whatever this says is
+    /// no answer to the end of the message.
+    pub fn receive_while_writing(&mut self, bytes: &[u8]) {
+        self.premature = true;
+        self.receive(bytes);
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
         if self.is_closed() {
             return;
         }
+        self.premature |= self.phase != Phase::Ending || !self.out.is_empty();
         self.replies.push(bytes);
         while !self.is_closed() {
             if self.phase == Phase::Upgrading {
                 // RFC 3207 section 6 and CVE-2011-0411: whatever a man in the middle puts
                 // behind the 220 would be taken for an answer given under TLS.
-                if !self.replies.is_empty() {
+                if !self.replies.is_empty() && !mutant("replies-kept-at-starttls") {
                     self.fail(Violation::Injected.into());
                 }
                 return;
@@ -310,7 +327,9 @@ impl Session {
         if self.phase == Phase::Upgrading {
             self.encrypted = true;
             self.offered = Extensions::default();
-            self.replies = Replies::default();
+            if !mutant("replies-kept-at-starttls") {
+                self.replies = Replies::default();
+            }
             self.phase = Phase::Opening;
             self.ehlo();
         }
@@ -356,8 +375,8 @@ impl Session {
         let Some(content) = &mut self.content else {
             return;
         };
-        if content.push(chunk, &mut self.out).is_err() {
-            self.abandon("it is longer than its envelope says");
+        if let Err(fault) = content.push(chunk, &mut self.out) {
+            self.abandon(&fault.to_string());
         } else if content.is_complete() {
             self.end();
         }
@@ -371,8 +390,8 @@ impl Session {
         let Some(content) = &mut self.content else {
             return;
         };
-        if content.end(&mut self.out).is_err() {
-            self.abandon("it is shorter than its envelope says");
+        if let Err(fault) = content.end(&mut self.out) {
+            self.abandon(&fault.to_string());
         } else {
             self.end();
         }
@@ -493,6 +512,9 @@ impl Session {
     fn answer_end(&mut self, reply: &Reply) {
         if reply.severity() == Severity::GoOn {
             return self.unexpected(Awaited::End, reply);
+        }
+        if self.premature && reply.severity() == Severity::Done {
+            return self.fail(Violation::Unasked { code: reply.code }.into());
         }
         if let Some(transaction) = &mut self.transaction {
             transaction.settle(fate(reply), &reply.recorded());
@@ -688,7 +710,12 @@ impl Session {
             return;
         }
         if let Some(mut transaction) = self.transaction.take() {
-            transaction.settle(Fate::Deferred, &why.to_string());
+            let fate = if transaction.sent && mutant("delivered-before-250") {
+                Fate::Delivered
+            } else {
+                Fate::Deferred
+            };
+            transaction.settle(fate, &why.to_string());
             let in_doubt = transaction.sent;
             self.outcome = Some(transaction.into_outcome(in_doubt, true));
         }

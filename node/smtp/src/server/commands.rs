@@ -1,6 +1,6 @@
 //! Commands: their order, and what the session answers by itself.
 
-use holdfast_mail::Recipient;
+use holdfast_mail::{Recipient, mutant};
 
 use super::content::too_large;
 use super::{AfterData, Question, Session, State};
@@ -201,7 +201,7 @@ impl Session {
             self.error(sequence("TLS is active already"));
         } else if !self.options.tls {
             self.error(Reply::new(502, 5, 1, "STARTTLS is not offered"));
-        } else if !self.input.is_empty() {
+        } else if !self.input.is_empty() && !mutant("buffer-kept-at-starttls") {
             // RFC 3207 section 6 and CVE-2011-0411: what was sent in clear behind STARTTLS would
             // be taken for something said under TLS.
             let text = "nothing may be sent behind STARTTLS before the handshake";
@@ -272,7 +272,7 @@ impl Session {
             self.refuse_data(sequence("BDAT has begun; DATA and BDAT do not mix"));
         } else if self.transaction.recipients == 0 {
             self.refuse_data(Reply::new(554, 5, 1, "no valid recipients"));
-        } else if self.input.is_empty() {
+        } else if self.input.is_empty() || mutant("data-does-not-wait") {
             self.ask(Question::Content);
         } else {
             self.out_of_step();

@@ -22,7 +22,7 @@ mod content;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use holdfast_mail::Recipient;
+use holdfast_mail::{Recipient, mutant};
 
 use crate::body::{Content, Octets};
 use crate::limits::{
@@ -270,7 +270,9 @@ impl Session {
         if !matches!(self.state, State::StartTls) {
             return;
         }
-        self.input.clear();
+        if !mutant("buffer-kept-at-starttls") {
+            self.input.clear();
+        }
         self.secure = true;
         self.helo = None;
         self.extended = false;

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use holdfast_fuzz::ENDS_OF_DATA;
 use holdfast_smtp::server::Options;
 
 use super::*;
@@ -174,6 +175,58 @@ async fn a_message_travels_under_tls_and_nothing_is_remembered_from_before() {
         ["body hi\\r\\n", "message by ESMTPS"],
         "{lines:?}"
     );
+}
+
+/// The reduced table: the whole one, without sockets, is in `smtp/tests/smuggling.rs`.
+#[tokio::test]
+async fn no_variant_of_the_end_of_data_smuggles_a_message_through_tls() {
+    for variant in ENDS_OF_DATA {
+        for cut in [1, 11, 4096] {
+            let mut server = Server::start(Diary::default()).await;
+            server.ask("STARTTLS\r\n").await;
+            let Stream::Plain(plain) = server.client else {
+                panic!()
+            };
+            let mut client = tls::client_opportunistic(plain, "mx.example")
+                .await
+                .unwrap();
+            let mut heard = vec![0; 4096];
+            for line in ["EHLO c", "MAIL FROM:<>", "RCPT TO:<a@b.example>", "DATA"] {
+                client
+                    .write_all(format!("{line}\r\n").as_bytes())
+                    .await
+                    .unwrap();
+                assert!(client.read(&mut heard).await.unwrap() > 0);
+            }
+            let smuggled = b"MAIL FROM:<smuggled@example.org>\r\n.\r\n";
+            let content = [b"first", variant, smuggled].concat();
+            for record in content.chunks(cut) {
+                // The server may have hung up already: that is what it is for.
+                let _refused = client.write_all(record).await;
+                let _refused = client.flush().await;
+            }
+            drop(client);
+            let _reset = server.served.await.unwrap();
+            let lines = server.diary.lines();
+            let messages = lines.iter().filter(|line| line.starts_with("message"));
+            // The last one holds a true end, and then a NUL.
+            let whole = variant == b"\r\n.\r\n\0";
+            assert_eq!(
+                messages.count(),
+                usize::from(whole),
+                "{variant:?}: {lines:?}"
+            );
+            let refused = if whole { "refused 500" } else { "refused 550" };
+            assert!(
+                lines.iter().any(|line| line == refused),
+                "{variant:?}: {lines:?}"
+            );
+            assert!(
+                !lines.iter().any(|line| line.contains("smuggled")),
+                "{lines:?}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

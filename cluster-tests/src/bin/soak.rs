@@ -1,0 +1,233 @@
+//! `soak`: runs the tests with real nodes over and over, each time with a fresh seed, and writes
+//! down what they came to.
+//!
+//! It judges nothing itself: a run failed if its test did, and the figures are the test's own.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use holdfast_cluster_tests::figures::{FIGURES_VARIABLE, Figures, percentile};
+use holdfast_cluster_tests::random::{Random, SEED_VARIABLE};
+
+/// Seconds that faults go on in one run; chosen anew for each.
+const FAULT_SECONDS: (u64, u64) = (20, 90);
+/// A run that takes longer hangs, which is a failure.
+const RUN_TIME_MAX: Duration = Duration::from_secs(1500);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What the shell script gives.
+struct Task {
+    /// The executable of the tests.
+    tests: PathBuf,
+    time: Duration,
+    /// For outputs and the report.
+    folder: PathBuf,
+    seed: u64,
+    /// Only tests whose names contain this.
+    filter: String,
+}
+
+/// All runs of one test.
+#[derive(Default)]
+struct Tally {
+    runs: usize,
+    not_run: usize,
+    /// Seeds.
+    failed: Vec<u64>,
+    seconds: f64,
+    figures: Figures,
+}
+
+fn main() -> ExitCode {
+    let Some(task) = Task::from_arguments() else {
+        eprintln!("usage: soak TESTS HOURS FOLDER SEED [FILTER]");
+        return ExitCode::from(2);
+    };
+    match task.run() {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("soak: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Task {
+    fn from_arguments() -> Option<Self> {
+        let mut words = std::env::args().skip(1);
+        let tests = words.next()?.into();
+        let hours: f64 = words.next()?.parse().ok()?;
+        let folder = words.next()?.into();
+        let seed = words.next()?.parse().ok()?;
+        Some(Self {
+            tests,
+            time: Duration::try_from_secs_f64(hours * 3600.0).ok()?,
+            folder,
+            seed,
+            filter: words.next().unwrap_or_default(),
+        })
+    }
+
+    /// Runs until the time is over, every test at least once; gives the number of failures.
+    fn run(&self) -> io::Result<usize> {
+        fs::create_dir_all(&self.folder)?;
+        let names = self.names()?;
+        let mut random = Random::new(self.seed);
+        let mut tallies: BTreeMap<&str, Tally> = BTreeMap::new();
+        let begun = Instant::now();
+        for round in 0.. {
+            for name in &names {
+                if round > 0 && begun.elapsed() > self.time {
+                    return Ok(tallies.values().map(|tally| tally.failed.len()).sum());
+                }
+                let (seed, seconds) = (
+                    random.draw() >> 16,
+                    random.between(FAULT_SECONDS.0, FAULT_SECONDS.1),
+                );
+                let tally = tallies.entry(name).or_default();
+                self.run_one(name, seed, seconds, tally)?;
+                let report = report(&tallies, begun.elapsed(), self.seed);
+                fs::write(self.folder.join("report.md"), report)?;
+            }
+        }
+        Ok(0)
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let listed = Command::new(&self.tests)
+            .args(["--list", "--format", "terse", &self.filter])
+            .output()?;
+        let names: Vec<String> = String::from_utf8_lossy(&listed.stdout)
+            .lines()
+            .filter_map(|line| line.strip_suffix(": test").map(str::to_owned))
+            .collect();
+        if names.is_empty() {
+            return Err(io::Error::other(format!(
+                "{} has no such tests",
+                self.tests.display()
+            )));
+        }
+        Ok(names)
+    }
+
+    fn run_one(&self, name: &str, seed: u64, seconds: u64, tally: &mut Tally) -> io::Result<()> {
+        let figures = self.folder.join("figures.jsonl");
+        // It may not be there.
+        drop(fs::remove_file(&figures));
+        let output = self
+            .folder
+            .join(format!("{}.{seed}.log", name.replace("::", ".")));
+        let begun = Instant::now();
+        let file = File::create(&output)?;
+        let child = Command::new(&self.tests)
+            .args([name, "--exact", "--nocapture", "--test-threads=1"])
+            .env(SEED_VARIABLE, seed.to_string())
+            .env("HOLDFAST_TEST_SECONDS", seconds.to_string())
+            .env(FIGURES_VARIABLE, &figures)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()?;
+        let passed = wait(child)?.is_some_and(|how| how.success());
+        let took = begun.elapsed().as_secs_f64();
+        let said = fs::read_to_string(&output).unwrap_or_default();
+        tally.seconds += took;
+        if passed && said.contains("NOT RUN") {
+            tally.not_run += 1;
+        } else {
+            tally.runs += 1;
+        }
+        if passed {
+            fs::remove_file(&output)?;
+        } else {
+            tally.failed.push(seed);
+        }
+        for line in fs::read_to_string(&figures).unwrap_or_default().lines() {
+            tally.figures.add(&serde_json::from_str(line)?);
+        }
+        let verdict = if passed { "ok" } else { "FAILED" };
+        eprintln!("{name}: {verdict}, seed {seed}, {took:.0} s");
+        Ok(())
+    }
+}
+
+/// None: it took too long and was killed.
+fn wait(mut child: std::process::Child) -> io::Result<Option<ExitStatus>> {
+    let begun = Instant::now();
+    loop {
+        if let Some(how) = child.try_wait()? {
+            return Ok(Some(how));
+        }
+        if begun.elapsed() > RUN_TIME_MAX {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        sleep(LOOK_EVERY);
+    }
+}
+
+fn report(tallies: &BTreeMap<&str, Tally>, time: Duration, seed: u64) -> String {
+    let mut all = Figures::default();
+    let (mut runs, mut failed) = (0, 0);
+    let mut table = String::from(
+        "| test | runs | failed | not run | messages | s a run |\n|---|---|---|---|---|---|\n",
+    );
+    let mut failures = String::new();
+    for (name, tally) in tallies {
+        all.add(&tally.figures);
+        runs += tally.runs;
+        failed += tally.failed.len();
+        let count = (tally.runs + tally.not_run).max(1);
+        table += &format!(
+            "| {} | {} | {} | {} | {} | {:.0} |\n",
+            name.replace('_', " "),
+            tally.runs,
+            tally.failed.len(),
+            tally.not_run,
+            tally.figures.acknowledged,
+            tally.seconds / count as f64,
+        );
+        for seed in &tally.failed {
+            failures += &format!("- `{SEED_VARIABLE}={seed}` {name}\n");
+        }
+    }
+    let mut text = format!(
+        "# Soak of {:.2} h, first seed {seed}\n\n{runs} runs, {failed} failed. {} messages \
+         acknowledged, {} deliveries, {} recipients got a copy twice (each with a cause), {} \
+         comparisons of replicas at the same entry.\n\n{table}\n",
+        time.as_secs_f64() / 3600.0,
+        all.acknowledged,
+        all.delivered,
+        all.duplicates,
+        all.states_compared,
+    );
+    text += "| fault | times | mail again after, p50 | p99 | max |\n|---|---|---|---|---|\n";
+    for (fault, count) in &all.faults {
+        let times = all.recoveries.get(fault).map(Vec::as_slice);
+        let times = times.unwrap_or_default();
+        let seconds = |percent| match times {
+            [] => "-".to_owned(),
+            _ => format!("{:.1} s", percentile(times, percent)),
+        };
+        text += &format!(
+            "| {fault} | {count} | {} | {} | {} |\n",
+            seconds(50),
+            seconds(99),
+            seconds(100)
+        );
+    }
+    if !failures.is_empty() {
+        text += &format!("\nFailed, with what repeats them:\n\n{failures}");
+    }
+    for broken in &all.broken {
+        text += &format!("- {broken}\n");
+    }
+    text
+}

@@ -1,0 +1,89 @@
+//! Far more clients than a node serves, and worse ones; others go on being served.
+
+use std::time::{Duration, Instant};
+
+use holdfast_cluster_tests::harness::{DISK_BYTES, DOMAINS, Flood, Run, in_its_own_world};
+use holdfast_cluster_tests::history::Fault;
+
+use crate::{ALWAYS_TRIED, alone, test_time};
+
+/// Twice what a node serves at once.
+const SILENT: usize = 2000;
+/// Of each kind of worse ones, at every node.
+const OF_EACH: usize = 6;
+const RECOVERY_TIME_MAX: Duration = Duration::from_secs(30);
+/// What a node may use while it is flooded, with its databases' caches.
+const RESIDENT_BYTES_MAX: u64 = 512 << 20;
+/// So many honest messages are taken within that time, also on a slow machine that makes the flood
+/// itself.
+const HONEST_MIN: usize = 20;
+const HONEST_TIME_MAX: Duration = Duration::from_secs(60);
+/// While the flood lasts, an honest sender waits for his 250 at most so long.
+const HONEST_WAIT_MAX: f64 = 30.0;
+
+#[test]
+fn a_flood_at_one_node_takes_little_from_anybody_else() {
+    let _alone = alone();
+    in_its_own_world(|| {
+        let mut run = Run::on_machines(3, 4 * DISK_BYTES);
+        run.disguise_floods();
+        run.primaries_come_up();
+        run.send(6);
+        run.wait_for_acknowledged(50);
+        let names = run.sandbox.names();
+        let flooded = run.leader();
+        run.began(Fault::Flood, &names);
+        let floods: Vec<Flood> = names
+            .iter()
+            .map(|name| {
+                let silent = if *name == flooded { SILENT } else { 0 };
+                let node = run.sandbox.machine(name).flood_address();
+                Flood::start(node, DOMAINS[0], silent, OF_EACH)
+            })
+            .collect();
+        let (begun, before) = (Instant::now(), run.recorder.acknowledged());
+        let from = run.load.next_attempt();
+        run.wait_for_recovery(Fault::Flood, RECOVERY_TIME_MAX);
+        let mut resident = 0;
+        let served = |run: &Run| run.recorder.acknowledged() - before;
+        while begun.elapsed() < test_time(20)
+            || (served(&run) < HONEST_MIN && begun.elapsed() < HONEST_TIME_MAX)
+        {
+            std::thread::sleep(Duration::from_millis(500));
+            for name in &names {
+                assert_eq!(run.sandbox.ended(name), None, "{name} ended in the flood");
+                resident = resident.max(run.sandbox.resident_bytes(name));
+            }
+        }
+        let acknowledged = served(&run);
+        let mut waits = run.recorder.history().waits_since(from);
+        waits.sort_by(f64::total_cmp);
+        let p99 = waits
+            .get(waits.len() * 99 / 100)
+            .copied()
+            .unwrap_or_default();
+        eprintln!(
+            "  flood: {} connections, {} MiB sent; meanwhile {acknowledged} honest messages, \
+             p50 {:.2} s, p99 {p99:.2} s; a node used at most {} MiB",
+            floods.iter().map(Flood::connections).sum::<u64>(),
+            floods.iter().map(Flood::bytes).sum::<u64>() >> 20,
+            waits.get(waits.len() / 2).copied().unwrap_or_default(),
+            resident >> 20,
+        );
+        drop(floods);
+        run.ended(Fault::Flood, &names);
+        assert!(
+            acknowledged >= HONEST_MIN,
+            "honest senders were hardly served"
+        );
+        assert!(p99 <= HONEST_WAIT_MAX, "honest senders waited {p99} s");
+        assert!(
+            resident <= RESIDENT_BYTES_MAX,
+            "a node used {resident} bytes"
+        );
+        run.wait_for_acknowledged(20);
+        run.stop_sending();
+        run.drain();
+        run.judge(ALWAYS_TRIED);
+    });
+}

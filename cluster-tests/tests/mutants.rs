@@ -1,0 +1,51 @@
+//! The list of deliberate bugs and the bugs themselves are the same ones. `ops/mutants` runs them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Fewer would prove little.
+const MUTANTS_MIN: usize = 15;
+
+#[test]
+fn every_mutant_in_the_sources_is_listed_with_a_test_and_the_other_way_round() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(here.join("mutants.txt")).unwrap();
+    let mut listed = BTreeSet::new();
+    for line in text.lines() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let parts: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [name, kind, test, why] = parts[..] else {
+            panic!("four columns are expected: {line}");
+        };
+        assert!(["pure", "node", "real"].contains(&kind), "{line}");
+        assert!(test.starts_with("-p holdfast-"), "{line}");
+        assert!(!why.is_empty(), "{line}");
+        assert!(listed.insert(name.to_owned()), "{name} is listed twice");
+    }
+    let mut found = BTreeSet::new();
+    for file in sources(&here.join("../node")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let text: String = text.split_whitespace().collect();
+        for (at, call) in text.match_indices("mutant(\"") {
+            let name = text[at + call.len()..].split('"').next().unwrap();
+            found.insert(name.to_owned());
+        }
+    }
+    assert_eq!(found, listed);
+    assert!(found.len() >= MUTANTS_MIN);
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for path in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+        if path.is_dir() && !path.ends_with("target") {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}

@@ -1,0 +1,16 @@
+//! The files of the node's `replica` that its targets need, without the database that the whole
+//! room stands on.
+
+#[path = "../../../src/replica/codec.rs"]
+pub(crate) mod codec;
+#[path = "../../../src/replica/fuzz.rs"]
+pub(crate) mod fuzz;
+#[path = "../../../src/replica/snapshot.rs"]
+pub(crate) mod snapshot;
+#[path = "../../../src/replica/types.rs"]
+pub(crate) mod types;
+
+/// Named by an alias in `types`, and not used here.
+pub(crate) mod state_machine {
+    pub(crate) struct StateMachine;
+}

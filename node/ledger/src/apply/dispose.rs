@@ -1,0 +1,179 @@
+//! Dispose: somebody decides about mail by hand. Every decision leaves an audit row.
+
+use holdfast_mail::dsn::Kind;
+use holdfast_mail::{Domain, MessageId};
+use holdfast_proto::ledger as proto;
+
+use super::owe::owe;
+use super::place::{Place, answer};
+use super::{Logged, refuse};
+use crate::row::unreadable;
+use crate::{Disposal, Effect, Kv, KvError, Refusal, Reply, Seq, query, row, tables, wire};
+
+/// Messages that one Dispose does something with, so that it does not delay the Accepts behind
+/// it.
+pub const DISPOSE_MAX: usize = 256;
+
+/// Audit rows kept: years of decisions by hand, in a few MiB.
+const AUDIT_KEPT: usize = 10_000;
+
+/// What is asked, and by whom.
+pub(super) struct Order<'a> {
+    pub(super) how: Disposal,
+    pub(super) messages: &'a [MessageId],
+    pub(super) held: bool,
+    pub(super) by: &'a str,
+}
+
+pub(super) fn dispose(
+    kv: &mut dyn Kv,
+    when: Logged,
+    seq: Seq,
+    domain: &Domain,
+    order: &Order<'_>,
+    effects: &mut Vec<Effect>,
+) -> Result<Reply, KvError> {
+    if !row::exists(kv, &tables::domain(domain))? {
+        return refuse(Refusal::UnknownDomain);
+    }
+    if order.messages.len() > DISPOSE_MAX || order.held && order.how == Disposal::Requeue {
+        return refuse(Refusal::Malformed);
+    }
+    let (messages, more) = if order.messages.is_empty() {
+        all(kv, domain, order.held)?
+    } else {
+        (order.messages.to_vec(), false)
+    };
+    let mut done = Vec::new();
+    for id in messages {
+        let Some(mut place) = Place::find(kv, domain, id)? else {
+            continue;
+        };
+        if place.refused.recipients.is_empty() && (!order.held || place.held.recipients.is_empty())
+        {
+            continue;
+        }
+        match order.how {
+            Disposal::Requeue => {
+                // A fresh start: what was refused before is forgotten.
+                for answer in &mut place.refused.answers {
+                    answer.refusals = 0;
+                    answer.first_refused_ms = 0;
+                }
+                place.requeue(effects);
+            }
+            Disposal::Discard => {
+                take(&mut place, order.held);
+            }
+            Disposal::Bounce => {
+                let remote = query::domain(kv, domain)?.map_or(String::new(), |d| d.primary.host);
+                let returned = take(&mut place, order.held)
+                    .into_iter()
+                    .map(|(answer, was_refused)| owed(answer, was_refused, &remote))
+                    .collect();
+                owe(
+                    kv,
+                    seq,
+                    &place.envelope,
+                    Kind::Failed,
+                    returned,
+                    when.at,
+                    effects,
+                )?;
+            }
+        }
+        place.put_and_count(kv, when, effects)?;
+        done.push(id);
+    }
+    if !done.is_empty() {
+        note(kv, when, seq, domain, order, &done)?;
+    }
+    Ok(Reply::Disposed {
+        messages: done.len() as u64,
+        more,
+    })
+}
+
+/// The first messages of the domain that the order is about.
+fn all(kv: &dyn Kv, domain: &Domain, held: bool) -> Result<(Vec<MessageId>, bool), KvError> {
+    let mut found = Vec::new();
+    let also = held.then_some(tables::HELD);
+    for table in [tables::REFUSED].into_iter().chain(also) {
+        for (key, value) in kv.scan(&tables::of_domain(table, domain), &[], DISPOSE_MAX)? {
+            let queued: proto::QueueRow = row::decode(&key, &value)?;
+            let id = wire::message_id(&queued.message).map_err(|e| unreadable(&key, e))?;
+            if !found.contains(&id) {
+                found.push(id);
+            }
+        }
+    }
+    let more = found.len() >= DISPOSE_MAX;
+    found.truncate(DISPOSE_MAX);
+    Ok((found, more))
+}
+
+/// Takes recipients out of their rows, with what was last said of each and whether it was
+/// refused.
+fn take(place: &mut Place<'_>, held: bool) -> Vec<(proto::Answer, bool)> {
+    let refused = std::mem::take(&mut place.refused);
+    let mut taken: Vec<_> = refused
+        .recipients
+        .iter()
+        .map(|recipient| (answer(&refused, *recipient), true))
+        .collect();
+    if held {
+        let held = std::mem::take(&mut place.held);
+        taken.extend(held.recipients.iter().map(|r| (answer(&held, *r), false)));
+    }
+    taken
+}
+
+fn owed(answer: proto::Answer, was_refused: bool, remote: &str) -> proto::OwedRecipient {
+    proto::OwedRecipient {
+        recipient: answer.recipient,
+        why: if was_refused {
+            proto::OwedWhy::Refused
+        } else {
+            proto::OwedWhy::Returned
+        }
+        .into(),
+        reply: answer.reply,
+        at_ms: answer.at_ms,
+        remote: remote.to_owned(),
+    }
+}
+
+fn note(
+    kv: &mut dyn Kv,
+    when: Logged,
+    seq: Seq,
+    domain: &Domain,
+    order: &Order<'_>,
+    done: &[MessageId],
+) -> Result<(), KvError> {
+    let rows = kv.scan(tables::AUDIT, &[], AUDIT_KEPT)?;
+    for (key, _) in rows
+        .iter()
+        .take((rows.len() + 1).saturating_sub(AUDIT_KEPT))
+    {
+        kv.delete(key);
+    }
+    let what = match order.how {
+        Disposal::Requeue => "requeue",
+        Disposal::Discard => "discard",
+        Disposal::Bounce => "bounce",
+    };
+    let entry = proto::AuditRow {
+        at_ms: when.at.0,
+        by: order.by.to_owned(),
+        what: what.to_owned(),
+        domain: domain.to_string(),
+        messages: done.len() as u64,
+        ids: done
+            .iter()
+            .map(|id| id.to_bytes().to_vec().into())
+            .collect(),
+    };
+    row::put(kv, &tables::audit(seq), &entry);
+    Ok(())
+}

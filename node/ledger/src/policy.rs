@@ -1,0 +1,167 @@
+//! What a domain's owner wants done with its mail.
+
+use std::time::Duration;
+
+use holdfast_mail::Timestamp;
+use holdfast_proto::ledger as proto;
+
+/// How long mail is held unless the owner says otherwise: what RFC 5321 section 4.5.4.1 grants
+/// every sender, "at least 4-5 days".
+pub(crate) const HOLD_DEFAULT: Duration = Duration::from_secs(5 * 24 * 3600);
+
+/// How long a primary must have been taking mail before its refusals are believed, unless the
+/// owner says otherwise: long enough for somebody who restores a server to see that it refuses
+/// mail, short enough that the sender of a mistyped address soon hears of it.
+pub(crate) const PROBATION_DEFAULT: Duration = Duration::from_secs(10 * 60);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// How long a message is held before it is given back; `None`: for ever.
+    pub hold: Option<Duration>,
+    /// After how long its sender is told that it is late; `None`: never.
+    pub delay: Option<Duration>,
+    pub probation: Probation,
+    /// Mail that may be held at once, bytes; `None`: no limit.
+    pub quota_bytes: Option<u64>,
+    /// Mail that may be held at once, messages; `None`: no limit.
+    pub quota_messages: Option<u64>,
+    /// A full domain sends mail back for good (552) instead of asking for patience (452).
+    pub full_for_good: bool,
+    /// Mail for others than the listed recipients is refused.
+    pub listed_only: bool,
+    /// Parts a recipient's name from a sub-address, as in `joe+lists`; `None`: nothing does.
+    pub delimiter: Option<char>,
+}
+
+/// When a primary's refusals are believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probation {
+    /// Once it has been taking mail for this long.
+    For(Duration),
+    /// Never: refused mail is kept until somebody decides, or until it expires.
+    Endless,
+}
+
+/// What is to be changed of a policy; `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyChange {
+    /// Zero: for ever.
+    pub hold_ms: Option<u64>,
+    /// Zero: never.
+    pub delay_ms: Option<u64>,
+    /// Zero: every refusal is believed; [`u64::MAX`]: none is.
+    pub probation_ms: Option<u64>,
+    /// Zero: no limit.
+    pub quota_bytes: Option<u64>,
+    /// Zero: no limit.
+    pub quota_messages: Option<u64>,
+    pub full_for_good: Option<bool>,
+    pub listed_only: Option<bool>,
+    /// Zero: none.
+    pub delimiter: Option<u32>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self::from_proto(&proto::Policy::default())
+    }
+}
+
+impl Policy {
+    pub(crate) fn from_proto(policy: &proto::Policy) -> Self {
+        let span = |ms: u64| (ms > 0).then(|| Duration::from_millis(ms));
+        let limit = |number: Option<u64>| number.filter(|number| *number > 0);
+        Self {
+            hold: policy.hold_ms.map_or(Some(HOLD_DEFAULT), span),
+            delay: policy.delay_ms.and_then(span),
+            probation: match policy.probation_ms {
+                None => Probation::For(PROBATION_DEFAULT),
+                Some(u64::MAX) => Probation::Endless,
+                Some(ms) => Probation::For(Duration::from_millis(ms)),
+            },
+            quota_bytes: limit(policy.quota_bytes),
+            quota_messages: limit(policy.quota_messages),
+            full_for_good: policy.full_for_good.unwrap_or(false),
+            listed_only: policy.listed_only.unwrap_or(false),
+            delimiter: policy.delimiter.map_or(Some('+'), |point| {
+                char::from_u32(point).filter(|c| *c != '\0')
+            }),
+        }
+    }
+
+    /// When a message that was received then is given back.
+    #[must_use]
+    pub fn expires_at(&self, received_at: Timestamp) -> Option<Timestamp> {
+        self.hold.map(|hold| received_at.plus(hold))
+    }
+
+    /// Whether a message of `len` bytes has room beside what is held already.
+    #[must_use]
+    pub fn has_room(&self, messages: u64, bytes: u64, len: u64) -> bool {
+        self.quota_messages
+            .is_none_or(|quota| messages.saturating_add(1) <= quota)
+            && self
+                .quota_bytes
+                .is_none_or(|quota| bytes.saturating_add(len) <= quota)
+    }
+}
+
+impl PolicyChange {
+    pub(crate) fn to_proto(self) -> proto::Policy {
+        proto::Policy {
+            hold_ms: self.hold_ms,
+            delay_ms: self.delay_ms,
+            probation_ms: self.probation_ms,
+            quota_bytes: self.quota_bytes,
+            quota_messages: self.quota_messages,
+            full_for_good: self.full_for_good,
+            listed_only: self.listed_only,
+            delimiter: self.delimiter,
+        }
+    }
+
+    pub(crate) fn from_proto(policy: &proto::Policy) -> Self {
+        Self {
+            hold_ms: policy.hold_ms,
+            delay_ms: policy.delay_ms,
+            probation_ms: policy.probation_ms,
+            quota_bytes: policy.quota_bytes,
+            quota_messages: policy.quota_messages,
+            full_for_good: policy.full_for_good,
+            listed_only: policy.listed_only,
+            delimiter: policy.delimiter,
+        }
+    }
+
+    /// The policy's row with the change in it.
+    pub(crate) fn upon(self, old: proto::Policy) -> proto::Policy {
+        proto::Policy {
+            hold_ms: self.hold_ms.or(old.hold_ms),
+            delay_ms: self.delay_ms.or(old.delay_ms),
+            probation_ms: self.probation_ms.or(old.probation_ms),
+            quota_bytes: self.quota_bytes.or(old.quota_bytes),
+            quota_messages: self.quota_messages.or(old.quota_messages),
+            full_for_good: self.full_for_good.or(old.full_for_good),
+            listed_only: self.listed_only.or(old.listed_only),
+            delimiter: self.delimiter.or(old.delimiter),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_is_full_with_the_last_message_that_fits() {
+        let policy = Policy {
+            quota_bytes: Some(100),
+            quota_messages: Some(2),
+            ..Policy::default()
+        };
+        assert!(policy.has_room(1, 60, 40));
+        assert!(!policy.has_room(1, 61, 40));
+        assert!(!policy.has_room(2, 0, 1));
+        assert!(Policy::default().has_room(u64::MAX, u64::MAX, u64::MAX));
+    }
+}

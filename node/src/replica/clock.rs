@@ -1,0 +1,158 @@
+//! The cluster's clock: what most of the voters' clocks say.
+//!
+//! Logged time decides when mail expires and when a lease ends, and it never runs back: one leader
+//! whose clock stands in another year would give back all mail that is held. So a leader hears
+//! with every heartbeat's answer what the others' clocks say, and a batch whose stamp is far from
+//! the median gets the median.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_mail::{NodeId, Timestamp};
+use tokio::time::Instant;
+
+/// How far a stamp may be from the median, milliseconds: more than an answer is under way, less
+/// than any span that the ledger measures.
+const SKEW_MAX_MS: u64 = 2_000;
+
+/// What was heard of a clock counts this long.
+const KEPT: Duration = Duration::from_secs(60);
+
+/// Between two complaints about the same clocks.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// What the others' clocks say, by how much they differ from this node's.
+#[derive(Default)]
+pub(crate) struct Clock {
+    heard: Mutex<Heard>,
+}
+
+#[derive(Default)]
+struct Heard {
+    /// Milliseconds that a node's clock is ahead of ours, and when that was heard.
+    ahead: BTreeMap<u64, (i64, Instant)>,
+    /// The last logged time seen, and when.
+    logged: Option<(Timestamp, Instant)>,
+    complained: Option<Instant>,
+}
+
+impl Clock {
+    /// A node's clock says `theirs`. Zero, from a version that does not tell, is no time.
+    pub(crate) fn heard(&self, node: u64, theirs: Timestamp) {
+        if theirs.0 == 0 {
+            return;
+        }
+        let ahead = difference(theirs, now());
+        let mut heard = self.lock();
+        heard.ahead.insert(node, (ahead, Instant::now()));
+    }
+
+    /// An entry with this time was applied.
+    pub(crate) fn logged(&self, at: Timestamp) {
+        let mut heard = self.lock();
+        if heard.logged.is_none_or(|(last, _)| at > last) {
+            heard.logged = Some((at, Instant::now()));
+        }
+    }
+
+    /// The stamp to log instead of `stamp`, which `node` made, if that is far off.
+    pub(crate) fn correction(&self, stamp: Timestamp, node: NodeId) -> Option<Timestamp> {
+        let own = now();
+        let mut heard = self.lock();
+        heard.ahead.retain(|_, (_, at)| at.elapsed() < KEPT);
+        let others: Vec<i64> = heard.ahead.values().map(|(ahead, _)| *ahead).collect();
+        let expected = heard
+            .logged
+            .map(|(at, since)| difference(at.plus(since.elapsed()), own));
+        let agreed = shifted(own, median(others, expected));
+        if agreed.0.abs_diff(stamp.0) <= SKEW_MAX_MS {
+            return None;
+        }
+        let due = |at: Instant| at.elapsed() >= COMPLAIN_EVERY;
+        if heard.complained.is_none_or(due) {
+            heard.complained = Some(Instant::now());
+            tracing::warn!(
+                %node,
+                seconds = difference(stamp, agreed) / 1000,
+                "the clock of this node is ahead of the others', or behind if negative; mail is \
+                 dated by the others. Set its clock right, and keep it so with NTP"
+            );
+        }
+        Some(agreed)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// This node's own clock.
+#[must_use]
+pub fn now() -> Timestamp {
+    crate::world::now()
+}
+
+/// The median of our own clock, which is 0, and the others'. Between two that differ, the one
+/// nearer to what is expected from the log counts, and the earlier where nothing is: mail that
+/// expires late does less harm than mail that expires early.
+fn median(mut clocks: Vec<i64>, expected: Option<i64>) -> i64 {
+    clocks.push(0);
+    clocks.sort_unstable();
+    let upper = clocks[clocks.len() / 2];
+    if clocks.len() % 2 == 1 {
+        return upper;
+    }
+    let lower = clocks[clocks.len() / 2 - 1];
+    match expected {
+        Some(expected) if expected.abs_diff(upper) < expected.abs_diff(lower) => upper,
+        _ => lower,
+    }
+}
+
+/// Milliseconds that `left` is ahead of `right`.
+fn difference(left: Timestamp, right: Timestamp) -> i64 {
+    let apart = i64::try_from(left.0.abs_diff(right.0)).unwrap_or(i64::MAX);
+    if left < right { -apart } else { apart }
+}
+
+fn shifted(at: Timestamp, by: i64) -> Timestamp {
+    Timestamp(at.0.saturating_add_signed(by))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const YEAR: i64 = 365 * 24 * 3600 * 1000;
+
+    #[test]
+    fn one_wild_clock_of_three_has_no_say() {
+        assert_eq!(median(vec![20, YEAR], None), 20);
+        assert_eq!(median(vec![-YEAR, -5], None), -5);
+        // Ours is the wild one: both others are a year behind it.
+        assert_eq!(median(vec![-YEAR, -YEAR + 20], None), -YEAR + 20);
+    }
+
+    #[test]
+    fn between_two_clocks_the_log_decides_and_without_it_the_earlier() {
+        assert_eq!(median(vec![YEAR], None), 0);
+        assert_eq!(median(vec![YEAR], Some(YEAR - 5)), YEAR);
+        assert_eq!(median(vec![-YEAR], Some(3)), 0);
+        assert_eq!(median(vec![-YEAR], None), -YEAR);
+        assert_eq!(median(vec![], Some(YEAR)), 0, "a sole voter has its own");
+    }
+
+    #[test]
+    fn a_stamp_that_is_far_off_is_corrected_and_a_fair_one_is_kept() {
+        let clock = Clock::default();
+        let now = now();
+        clock.heard(2, now);
+        clock.heard(3, now.plus(Duration::from_millis(300)));
+        assert_eq!(clock.correction(now, NodeId(1)), None);
+        let wild = now.plus(Duration::from_secs(86_400));
+        let corrected = clock.correction(wild, NodeId(1)).expect("it is far off");
+        assert!(corrected.0.abs_diff(now.0) <= SKEW_MAX_MS);
+        assert!(clock.correction(Timestamp(5), NodeId(1)).is_some());
+    }
+}
