@@ -36,7 +36,9 @@ pub fn random<const N: usize>() -> [u8; N] {
 }
 
 /// Runs work that waits for a disk where it holds up nobody.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
     #[cfg(test)]
     if simulated::is_here() {
         return Ok(work());
@@ -118,7 +120,10 @@ pub(crate) mod simulated {
         /// The next 64 bits (SplitMix64).
         pub(crate) fn roll(&self) -> u64 {
             const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-            mix(self.dice.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP))
+            mix(self
+                .dice
+                .fetch_add(STEP, Ordering::Relaxed)
+                .wrapping_add(STEP))
         }
     }
 
@@ -146,7 +151,9 @@ pub(crate) mod simulated {
         let machine = here()?;
         let since = u64::try_from(machine.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let skew = machine.skew.load(Ordering::Relaxed);
-        Some(Timestamp((machine.wall + since).saturating_add_signed(skew)))
+        Some(Timestamp(
+            (machine.wall + since).saturating_add_signed(skew),
+        ))
     }
 
     /// Fills `bytes` from the machine's dice, if this thread has one.

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
+use crate::world::select;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use crate::world::select;
 
 #[derive(Clone, Debug)]
 pub(super) struct Lease {

@@ -203,7 +203,11 @@ impl Switch {
             tokio::time::sleep(Duration::from_millis(10)).await;
             let to = {
                 let inner = lock(&self.0);
-                inner.hosts.keys().copied().find(|host| address(*host) == target)
+                inner
+                    .hosts
+                    .keys()
+                    .copied()
+                    .find(|host| address(*host) == target)
             };
             let to = to.ok_or(io::ErrorKind::NotFound)?;
             if let Some(pipe) = self.connection(from, to) {
@@ -308,7 +312,10 @@ impl AsyncWrite for Pipe {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        Poll::Ready(self.send(Bytes::copy_from_slice(bytes)).map(|()| bytes.len()))
+        Poll::Ready(
+            self.send(Bytes::copy_from_slice(bytes))
+                .map(|()| bytes.len()),
+        )
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -755,6 +755,14 @@ pub struct BodyReader {
     bodies: Bodies,
 }
 
+#[cfg(test)]
+impl Bodies {
+    /// What a disk that lies does to this node's copy.
+    pub(crate) fn spoil(&self, id: MessageId) {
+        self.0.store.spoil(id);
+    }
+}
+
 impl BodyReader {
     /// The next chunk; `None` after the last.
     pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {

@@ -387,8 +387,7 @@ impl wire::members_server::Members for Service {
         let cluster = Cluster(self.cluster.clone());
         let mut standing = cluster.standing();
         if !standing.voter {
-            let counting =
-                world::blocking(move || cluster.bodies().missing(&cluster.view()));
+            let counting = world::blocking(move || cluster.bodies().missing(&cluster.view()));
             standing.bodies_missing = counting.await.map_err(broken)?.map_err(broken)?;
         }
         Ok(Response::new(standing))

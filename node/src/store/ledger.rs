@@ -392,6 +392,11 @@ impl Store {
 
 #[cfg(test)]
 impl Store {
+    /// Hands what is pending to the kernel, as a process that dies may have done.
+    pub(crate) fn write_out(&self) {
+        self.db.flush_wal(false).unwrap();
+    }
+
     /// One of RocksDB's counters.
     pub(super) fn counter(&self, name: &str) -> u64 {
         super::tests::counter(self.db.property_value("rocksdb.options-statistics"), name)
