@@ -158,7 +158,6 @@ impl History {
 
 struct Host {
     dir: PathBuf,
-    identity: Identity,
     life: u64,
     running: Option<(Runtime, Arc<Machine>)>,
     cluster: Arc<Mutex<Option<Cluster>>>,
@@ -870,6 +869,7 @@ fn old_seeds() -> impl Iterator<Item = u64> {
 }
 
 #[test]
+#[ignore = "never run yet: the simulation compiles and is untried"]
 fn no_seed_loses_mail() {
     let begun = std::time::Instant::now();
     let asked = std::env::var("HOLDFAST_SEEDS").ok();
@@ -907,6 +907,7 @@ fn no_seed_loses_mail() {
 }
 
 #[test]
+#[ignore = "never run yet: the simulation compiles and is untried"]
 fn the_same_seed_goes_the_same_way() {
     let template = template();
     for seed in [3, 4] {
