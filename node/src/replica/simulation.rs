@@ -404,7 +404,6 @@ fn run(template: &Template, seed: u64, faults: &[Fault]) -> Run {
             switch.host(host, (identity.node_id, identity.cluster_id));
             Host {
                 dir: dir.path().join(host.to_string()),
-                identity: identity.clone(),
                 life: 0,
                 running: None,
                 cluster: Arc::default(),
