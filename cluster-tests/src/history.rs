@@ -60,10 +60,12 @@ pub enum Fault {
     Membership,
     /// More clients, or worse ones, than anybody serves.
     Flood,
+    /// A wall clock is set to another time.
+    ClockJump,
 }
 
 impl Fault {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Kill,
         Self::Pause,
         Self::PowerCut,
@@ -76,6 +78,7 @@ impl Fault {
         Self::Replaced,
         Self::Membership,
         Self::Flood,
+        Self::ClockJump,
     ];
 }
 
@@ -152,6 +155,27 @@ pub enum Event {
         domain: String,
         holder: String,
         epoch: u64,
+    },
+    /// From now on no more than so many messages may be held for the domain.
+    Quota {
+        domain: String,
+        messages: usize,
+    },
+    /// The reply to this try, which follows, says that a domain's quota is used up.
+    OverQuota {
+        attempt: AttemptId,
+    },
+    /// The domain holds mail for so long, from the beginning.
+    Hold {
+        domain: String,
+        seconds: f64,
+    },
+    /// `sender` was told that a message was not delivered to `recipient`.
+    Bounced {
+        /// By the bytes of the message that came with it.
+        attempt: Option<AttemptId>,
+        sender: String,
+        recipient: String,
     },
     /// Something that explains the rest to a reader: a kill, a restart.
     Note {
@@ -442,6 +466,29 @@ impl History {
         waits
     }
 
+    /// When each try began.
+    #[must_use]
+    pub fn begun(&self) -> BTreeMap<AttemptId, f64> {
+        self.timed()
+            .filter_map(|(at, event)| match event {
+                Event::Attempt { attempt, .. } => Some((*attempt, at)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Seconds that the domain holds mail, where the run has set that.
+    #[must_use]
+    pub fn hold(&self, domain: &str) -> Option<f64> {
+        self.events.iter().find_map(|event| match event {
+            Event::Hold {
+                domain: held,
+                seconds,
+            } if held == domain => Some(*seconds),
+            _ => None,
+        })
+    }
+
     /// How often each fault began.
     #[must_use]
     pub fn faults(&self) -> BTreeMap<Fault, usize> {
@@ -461,6 +508,12 @@ impl History {
             .filter(|a_try| a_try.end == End::Acknowledged)
             .count()
     }
+}
+
+/// The domain of an address.
+#[must_use]
+pub fn domain_of(address: &str) -> &str {
+    address.rsplit('@').next().unwrap_or_default()
 }
 
 /// The times at which what a node has seen may not have been recorded by its cluster.

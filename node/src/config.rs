@@ -22,12 +22,18 @@ pub struct Config {
     pub name: String,
     /// What fails together: no region should hold a majority of the voters.
     pub region: String,
+    /// Only in a sandbox: the file that says how many milliseconds this node's clock runs ahead.
+    /// `holdfast dev clock` writes it.
+    #[serde(default)]
+    pub sandbox_clock: Option<PathBuf>,
     pub smtp: Smtp,
     pub cluster: Cluster,
     #[serde(default)]
     pub admin: Admin,
     #[serde(default)]
     pub metrics: Metrics,
+    #[serde(default)]
+    pub finger: Finger,
     #[serde(default)]
     pub wan_profile: WanProfile,
     #[serde(default)]
@@ -78,6 +84,14 @@ pub struct Admin {
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
     /// Absent: no metrics are served.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finger {
+    /// Absent: held mail cannot be asked for by finger. The protocol's port is 79.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
 }
@@ -242,6 +256,7 @@ impl Config {
             &mut self.smtp.tls_cert,
             &mut self.smtp.tls_key,
             &mut self.admin.socket,
+            &mut self.sandbox_clock,
         ]
         .into_iter()
         .flatten()
@@ -802,6 +817,7 @@ address = "fra1.holdfast.example:7400"
             cluster = { listen = "127.0.0.1:7401", address = "b.example:7401" }
             admin = { socket = "s" }
             metrics = { listen = "127.0.0.1:9100" }
+            finger = { listen = "127.0.0.1:7979" }
             limits = { connections_max = 7, connections_per_client_max = 6, message_bytes_max = 70000, disk_free_min_bytes = 5 }
             courier = { connections_max = 3 }
             log = { format = "json", level = "trace" }

@@ -3,9 +3,13 @@
 pub mod admin;
 pub mod config;
 pub mod courier;
+pub mod failpoint;
+pub mod finger;
 pub mod intake;
+pub mod listing;
 pub mod net;
 pub mod observe;
+pub mod release;
 pub mod replica;
 pub mod run;
 pub mod store;

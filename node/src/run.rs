@@ -1,11 +1,12 @@
 //! One node, from start to stop: the table of contents.
 //!
-//! Started in this order: log, configuration, admin socket, replica, courier, intake, metrics;
+//! Started in this order: log, configuration, admin socket, replica, courier, intake, finger, metrics;
 //! stopped in reverse, so that no new mail is taken while what is held is put in order.
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -23,9 +24,9 @@ use crate::admin::{self, Ask, Belongs};
 use crate::config::{Config, ConfigError, difference};
 use crate::net::dns::Resolver;
 use crate::net::listen::Listener;
-use crate::observe::{self, Metrics};
+use crate::observe::{self, Check, Metrics};
 use crate::replica::{self, Cluster, StartError, Stores, membership};
-use crate::{courier, intake};
+use crate::{courier, finger, intake, release};
 
 /// How long transactions in progress may take to finish when the node stops. Below the 90 s
 /// after which systemd kills.
@@ -57,6 +58,11 @@ pub enum ServeError {
     Start(#[from] StartError),
     #[error("{0}")]
     Tls(String),
+    #[error("cannot read the sandbox's clock {path}: {error}")]
+    Clock {
+        path: PathBuf,
+        error: std::io::Error,
+    },
     #[error("no DNS resolver: {0}")]
     Dns(std::io::Error),
     #[error(
@@ -70,6 +76,9 @@ pub enum ServeError {
 pub async fn serve(path: &Path) -> Result<(), ServeError> {
     let config = Config::read(path)?;
     observe::start_log(&config.log);
+    if let Some(path) = config.sandbox_clock.clone() {
+        replica::follow_clock(path.clone()).map_err(|error| ServeError::Clock { path, error })?;
+    }
     let node = Node::prepare(path, config)?;
     node.run().await
 }
@@ -82,7 +91,10 @@ struct Node {
     asks: mpsc::Receiver<Ask>,
     cluster_listener: Option<Listener>,
     smtp_listeners: Vec<Listener>,
+    finger_listener: Option<Listener>,
     metrics: Metrics,
+    /// Set when the node was told to stop: whoever balances load must send it nothing more.
+    stopping: Arc<AtomicBool>,
 }
 
 /// What runs once the node belongs to a cluster.
@@ -93,7 +105,50 @@ struct Rooms {
     intake_stop: watch::Sender<bool>,
     courier_stop: CancellationToken,
     intake: JoinHandle<()>,
+    finger: Option<JoinHandle<()>>,
     courier: JoinHandle<()>,
+}
+
+/// What must be so for senders to be sent to this node.
+fn readiness(belongs: &Belongs, stopping: bool) -> Vec<Check> {
+    let mut checks = vec![
+        Check::that("running", !stopping, "the node is stopping"),
+        Check::that(
+            "open",
+            !matches!(belongs, Belongs::Opening),
+            "the node has not opened its data yet",
+        ),
+        Check::that(
+            "member",
+            !matches!(belongs, Belongs::Nowhere),
+            "the node belongs to no cluster; it waits for init or join",
+        ),
+    ];
+    if let Belongs::To(cluster) = belongs {
+        checks.extend([
+            Check::that(
+                "staying",
+                !cluster.is_retiring(),
+                "the node is being removed from the cluster",
+            ),
+            Check::that(
+                "quorum",
+                cluster.has_quorum(),
+                "no leader that has a quorum was heard from; mail is refused for now (4xx)",
+            ),
+            Check::that(
+                "current",
+                cluster.is_current(),
+                "the node still catches up with the log",
+            ),
+            Check::that(
+                "disk",
+                !cluster.disk_low(),
+                "less is free than limits.disk_free_min_bytes; no new mail is taken",
+            ),
+        ]);
+    }
+    checks
 }
 
 async fn until(mut stop: watch::Receiver<bool>) {
@@ -126,11 +181,16 @@ impl Node {
             .iter()
             .map(|address| bind(*address))
             .collect::<Result<_, _>>()?;
+        let finger_listener = config.finger.listen.map(bind).transpose()?;
         let metrics = Metrics::default();
-        if let Some(address) = config.metrics.listen {
-            metrics.clone().serve(bind(address)?);
-        }
         let belongs = Arc::new(ArcSwap::from_pointee(Belongs::Opening));
+        let stopping = Arc::new(AtomicBool::new(false));
+        if let Some(address) = config.metrics.listen {
+            let (belongs, stopping) = (belongs.clone(), stopping.clone());
+            metrics.clone().serve(bind(address)?, move || {
+                readiness(&belongs.load(), stopping.load(Ordering::Relaxed))
+            });
+        }
         let (asks_tx, asks) = mpsc::channel(1);
         let socket = config.admin_socket();
         admin::serve(&socket, belongs.clone(), asks_tx).map_err(|error| ServeError::Admin {
@@ -144,7 +204,9 @@ impl Node {
             asks,
             cluster_listener: Some(cluster_listener),
             smtp_listeners,
+            finger_listener,
             metrics,
+            stopping,
         })
     }
 
@@ -215,6 +277,7 @@ impl Node {
                 },
             }
         }
+        self.stopping.store(true, Ordering::Relaxed);
         tracing::info!("stopping: transactions in progress are finished first");
         if let Some(rooms) = rooms {
             rooms.stop().await;
@@ -287,11 +350,11 @@ impl Node {
         self.metrics
             .register(|registry| courier_options.counters.register(registry));
         let courier_stop = CancellationToken::new();
-        let resolver = Arc::new(Resolver::system().map_err(ServeError::Dns)?);
+        let resolver = Resolver::system().map_err(ServeError::Dns)?;
         let courier = courier::run(
             courier_options.clone(),
             cluster.clone(),
-            resolver,
+            Arc::new(resolver.clone()),
             courier_stop.clone(),
         );
         let courier_ended = CancellationToken::new();
@@ -306,13 +369,21 @@ impl Node {
         let (intake_stop, stopped) = watch::channel(false);
         let intake_options = Arc::new(ArcSwap::from_pointee(intake_options(&config)?));
         let listeners = std::mem::take(&mut self.smtp_listeners);
+        let release = Arc::new(release::Desk::default());
         let intake = tokio::spawn(intake::run(
             intake_options.clone(),
             cluster.clone(),
+            release.clone(),
+            resolver,
             listeners,
             self.metrics.clone(),
             until(stopped),
         ));
+
+        let finger = self
+            .finger_listener
+            .take()
+            .map(|listener| tokio::spawn(finger::run(cluster.clone(), release, listener)));
 
         // A node about to be removed takes no new mail and hands back its leases.
         tokio::spawn({
@@ -334,6 +405,7 @@ impl Node {
             intake_stop,
             courier_stop,
             intake,
+            finger,
             courier,
         })
     }
@@ -415,6 +487,9 @@ fn intake_options(config: &Config) -> Result<intake::Options, ServeError> {
 impl Rooms {
     /// Stops in reverse order of starting.
     async fn stop(self) {
+        if let Some(finger) = self.finger {
+            finger.abort();
+        }
         self.intake_stop.send_replace(true);
         wait_for("intake", self.intake).await;
         self.courier_stop.cancel();

@@ -147,6 +147,14 @@ pub(crate) enum Domain {
     Show { name: String },
     /// List a domain's recipients, one a line; or change the list
     Recipients(Recipients),
+    /// Say who may ask for a domain's held mail with ETRN or finger: `anybody`, `nobody`, or the
+    /// clients in some networks. It goes to the primary, whoever asks
+    Askers {
+        name: String,
+        /// `anybody`, `nobody`, or networks such as 192.0.2.0/24
+        #[arg(required = true)]
+        who: Vec<String>,
+    },
     /// Stop accepting mail for a domain; refused while mail is held for it (then see `mail
     /// requeue`, `mail bounce` and `mail discard`)
     Remove {
@@ -261,6 +269,14 @@ fn probation(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Milliseconds.
+fn passing(text: &str) -> Result<u64, String> {
+    match span_or(text, "0s", 0, Duration::from_secs(1)) {
+        Ok(ms) if ms > 0 => Ok(ms),
+        _ => Err("not a time span such as 5d, 12h or 30m, up to 400d".to_owned()),
+    }
+}
+
 /// Milliseconds, or `number` for `word`.
 fn span_or(text: &str, word: &str, number: u64, least: Duration) -> Result<u64, String> {
     if text == word {
@@ -333,16 +349,8 @@ fn messages(text: &str) -> Result<u64, String> {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Mail {
-    /// The mail held for a domain, oldest first
-    List {
-        #[arg(long)]
-        domain: String,
-        /// Only what the primary refused (5xx) and is kept
-        #[arg(long)]
-        refused: bool,
-        #[arg(long, value_name = "N", default_value_t = 100)]
-        limit: u64,
-    },
+    /// A domain's mail, oldest first: what waits, was refused, is kept back or was deleted
+    List(ListMail),
     /// Try now to deliver what is held for a domain, without waiting for the next automatic try
     #[command(alias = "flush")]
     Deliver {
@@ -355,8 +363,48 @@ pub(crate) enum Mail {
     Discard(WhichHeld),
     /// Give refused mail back to its senders
     Bounce(WhichHeld),
+    /// Keep mail back: it is neither delivered nor given back until it is released
+    Hold(Which),
+    /// Deliver mail that is kept back
+    Release(Which),
+    /// Delete mail; nobody is told, and for 24 h it can be had back
+    Delete(Which),
+    /// Have deleted mail back
+    Undelete(Which),
     /// What was decided about mail by hand
     Audit,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ListMail {
+    #[arg(long)]
+    pub(crate) domain: String,
+    /// Only what waits for delivery; these four can be combined
+    #[arg(long)]
+    pub(crate) held: bool,
+    /// Only what the primary refused (5xx) and is kept
+    #[arg(long)]
+    pub(crate) refused: bool,
+    /// Only what somebody keeps back
+    #[arg(long)]
+    pub(crate) aside: bool,
+    /// Only what somebody deleted and can be had back
+    #[arg(long)]
+    pub(crate) deleted: bool,
+    /// Only from senders whose address contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) from: Option<String>,
+    /// Only to recipients whose address contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) to: Option<String>,
+    /// Only what was received longer ago: 30m, 2h, 3d, …
+    #[arg(long = "older", value_name = "TIME", value_parser = passing)]
+    pub(crate) older_ms: Option<u64>,
+    /// Only messages of at least so many bytes: 100kB, 5MB, …
+    #[arg(long, value_name = "BYTES", value_parser = octets)]
+    pub(crate) larger: Option<u64>,
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) limit: u64,
 }
 
 #[derive(Args, Debug)]
@@ -364,7 +412,7 @@ pub(crate) struct Which {
     /// Messages, as `mail list` shows them
     #[arg(value_name = "ID", required_unless_present = "domain")]
     pub(crate) ids: Vec<String>,
-    /// All refused mail of a domain; with IDs, only for its recipients
+    /// All such mail of a domain; with IDs, only for its recipients
     #[arg(long)]
     pub(crate) domain: Option<String>,
     /// Only say how many messages it would be
@@ -385,7 +433,16 @@ pub(crate) struct WhichHeld {
 const NODES_MAX: u64 = 7;
 
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Dev {
+    #[command(subcommand)]
+    pub(crate) verb: Option<InSandbox>,
+    #[command(flatten)]
+    pub(crate) sandbox: Option<Sandbox>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Sandbox {
     /// Where the nodes' configurations, logs and data live; an existing sandbox is started again
     #[arg(long)]
     pub(crate) dir: PathBuf,
@@ -401,6 +458,31 @@ pub(crate) struct Dev {
     /// The domain's primary
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:2600")]
     pub(crate) primary: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InSandbox {
+    /// Let time pass in a sandbox
+    Clock(Clock),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Clock {
+    /// The sandbox's folder
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    #[command(subcommand)]
+    pub(crate) verb: MoveClock,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MoveClock {
+    /// Move the clocks of all nodes on: held mail grows older, is tried again, is given back
+    Advance {
+        /// By how much: 5d, 12h, 30m, …
+        #[arg(value_name = "TIME", value_parser = passing)]
+        time_ms: u64,
+    },
 }
 
 #[derive(Args, Debug)]

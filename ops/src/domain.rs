@@ -1,7 +1,8 @@
 //! `holdfast domain …`: the customers' domains.
 
 use holdfast_proto::admin::{
-    Domain as Shown, DomainName, DomainSetRequest, Empty, Policy, RecipientsSetRequest,
+    AskersSetRequest, Domain as Shown, DomainName, DomainSetRequest, Empty, Policy,
+    RecipientsSetRequest,
 };
 use serde_json::{Value, json};
 
@@ -69,6 +70,24 @@ pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Res
             }
         }
         Domain::Recipients(asked) => recipients(&mut client, asked, output).await?,
+        Domain::Askers { name, who } => {
+            let failed = format!("who may ask for {name} was not changed");
+            let request = AskersSetRequest {
+                domain: name.clone(),
+                anybody: who == ["anybody"],
+                networks: match &who[..] {
+                    [word] if word == "anybody" || word == "nobody" => Vec::new(),
+                    networks => networks.to_vec(),
+                },
+            };
+            client::answer(&failed, client.askers_set(client::request(request))).await?;
+            if output.is_json() {
+                output.json("domain-askers/v1", &json!({"name": name, "who": who}))?;
+            } else {
+                let who = who.join(", ");
+                output.line(format!("Asking for the held mail of {name}: {who}."))?;
+            }
+        }
         Domain::Remove { name, dry_run } => {
             let failed = format!("{name} was not removed");
             let asked = DomainName {

@@ -5,7 +5,7 @@ use holdfast_proto::admin::{
 };
 use serde_json::json;
 
-use crate::cli::{Global, Mail, Which, WhichHeld};
+use crate::cli::{Global, ListMail, Mail, Which, WhichHeld};
 use crate::client::{self, Client};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
@@ -13,17 +13,10 @@ use crate::output::{self, Output};
 pub(crate) async fn run(global: &Global, command: Mail, output: Output) -> Result<Exit, Failure> {
     let mut client = client::connect(global).await?;
     match command {
-        Mail::List {
-            domain,
-            refused,
-            limit,
-        } => {
+        Mail::List(which) => {
             let failed = "the mail could not be listed";
-            let asked = MailListRequest {
-                domain: domain.clone(),
-                limit,
-                refused,
-            };
+            let (domain, limit) = (which.domain.clone(), which.limit);
+            let asked = MailListRequest::from(which);
             let mut list = client
                 .mail_list(client::request(asked))
                 .await
@@ -58,10 +51,7 @@ pub(crate) async fn run(global: &Global, command: Mail, output: Output) -> Resul
                 return Ok(Exit::Done);
             }
             if table.is_empty() {
-                eprintln!(
-                    "Nothing is {} for {domain}.",
-                    if refused { "kept as refused" } else { "held" }
-                );
+                eprintln!("There is no such mail for {domain}.");
             } else {
                 output.table(&table)?;
             }
@@ -90,6 +80,10 @@ pub(crate) async fn run(global: &Global, command: Mail, output: Output) -> Resul
                 ))?;
             }
         }
+        Mail::Hold(which) => dispose(&mut client, "hold", which, false, output).await?,
+        Mail::Release(which) => dispose(&mut client, "release", which, false, output).await?,
+        Mail::Delete(which) => dispose(&mut client, "delete", which, false, output).await?,
+        Mail::Undelete(which) => dispose(&mut client, "undelete", which, false, output).await?,
         Mail::Requeue(which) => dispose(&mut client, "requeue", which, false, output).await?,
         Mail::Discard(WhichHeld { which, held }) => {
             dispose(&mut client, "discard", which, held, output).await?;
@@ -100,6 +94,27 @@ pub(crate) async fn run(global: &Global, command: Mail, output: Output) -> Resul
         Mail::Audit => audit(&mut client, output).await?,
     }
     Ok(Exit::Done)
+}
+
+impl From<ListMail> for MailListRequest {
+    fn from(which: ListMail) -> Self {
+        let states = [
+            (which.held, "held"),
+            (which.refused, "refused"),
+            (which.aside, "aside"),
+            (which.deleted, "deleted"),
+        ];
+        let states = states.into_iter().filter(|(wanted, _)| *wanted);
+        Self {
+            domain: which.domain,
+            limit: which.limit,
+            states: states.map(|(_, name)| name.to_owned()).collect(),
+            from: which.from.unwrap_or_default(),
+            to: which.to.unwrap_or_default(),
+            older_than_ms: which.older_ms.unwrap_or_default(),
+            larger_than: which.larger.unwrap_or_default(),
+        }
+    }
 }
 
 async fn dispose(
@@ -120,10 +135,11 @@ async fn dispose(
             .or_else(|_| std::env::var("USER"))
             .unwrap_or_default(),
     };
-    let failed = format!(
-        "the mail could not be {how}ed",
-        how = how.trim_end_matches('e')
-    );
+    let done = match how {
+        "hold" => "kept back".to_owned(),
+        how => format!("{}ed", how.trim_end_matches('e')),
+    };
+    let failed = format!("the mail could not be {done}");
     let reply = client::answer(&failed, client.mail_dispose(client::request(asked))).await?;
     if output.is_json() {
         let value = json!({"how": how, "messages": reply.messages, "dry_run": which.dry_run});
@@ -132,14 +148,18 @@ async fn dispose(
     }
     let count = output::count(reply.messages, "message");
     if reply.messages == 0 && named > 0 {
-        return Err(Failure::new(failed, "nothing of it is kept as refused")
+        return Err(Failure::new(failed, "nothing of it is in a state for that")
             .exit(Exit::NotFound)
-            .fix("see `holdfast mail list --domain D --refused`; --held means what waits too"));
+            .fix("see STATE in `holdfast mail list --domain D`; discard and bounce take what waits only with --held"));
     }
     if which.dry_run {
         output.line(format!("It would be {count}. Nothing was changed."))?;
     } else {
         output.line(match how {
+            "hold" => format!("{count} kept back until released; never given back by itself."),
+            "release" => format!("{count} will be delivered."),
+            "delete" => format!("{count} deleted; `mail undelete` has it back for 24 h."),
+            "undelete" => format!("{count} had back."),
             "requeue" => format!("{count} will be tried again now."),
             "discard" => format!("{count} discarded; nobody is told."),
             _ => format!("{count} will be given back to the sender."),
@@ -204,9 +224,10 @@ fn as_row(mail: &Shown) -> Vec<String> {
         },
         to,
         mail.attempts.to_string(),
-        match mail.retry_at_ms {
-            0 => mail.state.clone(),
-            at => format!("{}, again in {}", mail.state, output::until(at)),
+        match (mail.retry_at_ms, mail.discard_at_ms) {
+            (0, 0) => mail.state.clone(),
+            (0, at) => format!("{}, gone in {}", mail.state, output::until(at)),
+            (at, _) => format!("{}, again in {}", mail.state, output::until(at)),
         },
         output::plain(&mail.last_reply),
     ]
@@ -223,6 +244,7 @@ fn as_json(mail: &Shown) -> serde_json::Value {
         "attempts": mail.attempts,
         "last_reply": mail.last_reply,
         "state": mail.state,
+        "discard_at": (mail.discard_at_ms != 0).then(|| output::rfc3339(mail.discard_at_ms)),
         "retry_at": (mail.retry_at_ms != 0).then(|| output::rfc3339(mail.retry_at_ms)),
     })
 }

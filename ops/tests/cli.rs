@@ -52,6 +52,9 @@ fn wrong_usage_exits_with_2() {
         &["domain", "add", "example.org"],
         &["cluster", "invite", "--ttl", "1y"],
         &["dev", "--dir", "/tmp/x", "--nodes", "0"],
+        &["dev"],
+        &["dev", "clock", "advance", "5d"],
+        &["dev", "clock", "--dir", "/tmp/x", "advance", "yesterday"],
         &["launch"],
     ] {
         let ran = holdfast(arguments);
@@ -61,6 +64,16 @@ fn wrong_usage_exits_with_2() {
             "{arguments:?}"
         );
     }
+}
+
+#[test]
+fn time_cannot_be_moved_outside_of_a_sandbox() {
+    let folder = folder("no-sandbox");
+    let dir = folder.to_str().expect("a path");
+    let ran = holdfast(&["dev", "clock", "--dir", dir, "advance", "5d"]);
+    assert_eq!(ran.status.code(), Some(5));
+    assert!(text(&ran.stderr).contains("holds no sandbox"));
+    assert!(std::fs::read_dir(&folder).expect("it").next().is_none());
 }
 
 #[test]

@@ -18,6 +18,8 @@ use holdfast_cluster_tests::random::{Random, SEED_VARIABLE};
 const FAULT_SECONDS: (u64, u64) = (20, 90);
 /// A run that takes longer hangs, which is a failure.
 const RUN_TIME_MAX: Duration = Duration::from_secs(1500);
+/// What `ops/mutants` said, if it was run; its last line is the sum.
+const MUTANTS: &str = "mutants.txt";
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What the shell script gives.
@@ -92,7 +94,8 @@ impl Task {
                 );
                 let tally = tallies.entry(name).or_default();
                 self.run_one(name, seed, seconds, tally)?;
-                let report = report(&tallies, begun.elapsed(), self.seed);
+                let mutants = fs::read_to_string(self.folder.join(MUTANTS)).unwrap_or_default();
+                let report = report(&tallies, begun.elapsed(), self.seed, &mutants);
                 fs::write(self.folder.join("report.md"), report)?;
             }
         }
@@ -173,7 +176,7 @@ fn wait(mut child: std::process::Child) -> io::Result<Option<ExitStatus>> {
     }
 }
 
-fn report(tallies: &BTreeMap<&str, Tally>, time: Duration, seed: u64) -> String {
+fn report(tallies: &BTreeMap<&str, Tally>, time: Duration, seed: u64, mutants: &str) -> String {
     let mut all = Figures::default();
     let (mut runs, mut failed) = (0, 0);
     let mut table = String::from(
@@ -201,20 +204,26 @@ fn report(tallies: &BTreeMap<&str, Tally>, time: Duration, seed: u64) -> String 
     let mut text = format!(
         "# Soak of {:.2} h, first seed {seed}\n\n{runs} runs, {failed} failed. {} messages \
          acknowledged, {} deliveries, {} recipients got a copy twice (each with a cause), {} \
-         comparisons of replicas at the same entry.\n\n{table}\n",
+         comparisons of replicas at the same entry. {}.\n\n{table}\n",
         time.as_secs_f64() / 3600.0,
         all.acknowledged,
         all.delivered,
         all.duplicates,
         all.states_compared,
+        mutants.lines().last().unwrap_or("Mutants were not run"),
     );
     text += "| fault | times | mail again after, p50 | p99 | max |\n|---|---|---|---|---|\n";
-    for (fault, count) in &all.faults {
-        let times = all.recoveries.get(fault).map(Vec::as_slice);
-        let times = times.unwrap_or_default();
-        let seconds = |percent| match times {
-            [] => "-".to_owned(),
-            _ => format!("{:.1} s", percentile(times, percent)),
+    let every: Vec<f64> = all.recoveries.values().flatten().copied().collect();
+    let sum = ("all".to_owned(), all.faults.values().sum());
+    for (fault, count) in all.faults.iter().chain([(&sum.0, &sum.1)]) {
+        let times = match all.recoveries.get(fault) {
+            Some(times) => times,
+            None if *fault == sum.0 => &every,
+            None => &Vec::new(),
+        };
+        let seconds = |percent| match times.is_empty() {
+            true => "-".to_owned(),
+            false => format!("{:.1} s", percentile(times, percent)),
         };
         text += &format!(
             "| {fault} | {count} | {} | {} | {} |\n",

@@ -112,6 +112,17 @@ pub(crate) fn opened(arrived: &[u8]) -> (Option<AttemptId>, &[u8]) {
     (attempt, rest)
 }
 
+/// What a notification of failed delivery says: the try by its header, and whom it did not reach.
+pub(crate) fn reported(arrived: &[u8]) -> (Option<AttemptId>, Vec<String>) {
+    let text = String::from_utf8_lossy(arrived);
+    let fields = |name: &'static str| text.lines().filter_map(move |line| line.strip_prefix(name));
+    let attempt = fields(ATTEMPT_HEADER).find_map(|number| number.trim().parse().ok());
+    let failed = text.contains("Action: failed");
+    let recipients = fields("Final-Recipient: rfc822;").filter(|_| failed);
+    let recipients = recipients.map(|to| to.trim().to_owned()).collect();
+    (attempt.map(AttemptId), recipients)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,7 +132,7 @@ mod tests {
     #[test]
     fn a_letter_follows_from_its_seed_and_number() {
         assert_eq!(Letter::new(1, 5, &DOMAINS), Letter::new(1, 5, &DOMAINS));
-        let letters: Vec<Letter> = (0..500)
+        let letters: Vec<Letter> = (0..3000)
             .map(|number| Letter::new(1, number, &DOMAINS))
             .collect();
         assert!(letters.iter().any(|letter| letter.reverse_path.is_empty()));

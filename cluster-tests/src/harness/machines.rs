@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::disk::Disk;
 use super::network::{cluster_address, flood_address, namespace, smtp_address};
@@ -57,7 +57,13 @@ pub(crate) fn prepare(folder: &Path) {
 ///
 /// # Panics
 /// If it cannot be made.
-pub(crate) fn new(folder: &Path, number: u8, wan_profile: &str, disk_bytes: u64) -> Node {
+pub(crate) fn new(
+    folder: &Path,
+    number: u8,
+    wan_profile: &str,
+    disk_bytes: u64,
+    reports_via: SocketAddr,
+) -> Node {
     let name = format!("n{number}");
     let disks = folder.join("disks");
     let disk = Disk::new(
@@ -79,16 +85,26 @@ pub(crate) fn new(folder: &Path, number: u8, wan_profile: &str, disk_bytes: u64)
             disk,
         }),
     };
-    fs::write(&node.config, configuration(&node, number, wan_profile)).expect("a configuration");
+    fs::write(
+        &node.config,
+        configuration(&node, number, wan_profile, reports_via),
+    )
+    .expect("a configuration");
     node
 }
 
-fn configuration(node: &Node, number: u8, wan_profile: &str) -> String {
+/// By how many milliseconds a node's clock is off; beside its configuration.
+pub(super) fn clock_file(config: &Path) -> PathBuf {
+    config.with_extension("clock")
+}
+
+fn configuration(node: &Node, number: u8, wan_profile: &str, reports_via: SocketAddr) -> String {
     format!(
         r#"data_dir = "{data}"
 name = "{name}"
 region = "{region}"
 wan_profile = "{wan_profile}"
+sandbox_clock = "{clock}"
 [smtp]
 listen = ["{smtp}", "{flood}"]
 name = "{name}.holdfast.test"
@@ -99,6 +115,8 @@ address = "{cluster}"
 [admin]
 # Not on the node's disk, which comes and goes.
 socket = "{name}.sock"
+[courier]
+reports_via = "{reports_via}"
 [metrics]
 listen = "127.0.0.1:9400"
 [limits]
@@ -106,6 +124,7 @@ disk_free_min_bytes = {DISK_FREE_MIN_BYTES}
 "#,
         data = node.data_dir.display(),
         name = node.name,
+        clock = clock_file(&node.config).display(),
         region = REGIONS[usize::from(number - 1) % REGIONS.len()],
         smtp = node.smtp,
         flood = flood_address(number),

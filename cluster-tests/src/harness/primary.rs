@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::letter::opened;
+use super::letter::{opened, reported};
 use super::ports;
 use super::wire::Wire;
 use crate::history::{Digest, Event, Recorder};
@@ -22,6 +22,9 @@ const RECIPIENT_DEFERRED_ONE_IN: u64 = 20;
 const MESSAGE_DEFERRED_ONE_IN: u64 = 15;
 /// and after one in so many that was taken, the answer never comes.
 const ANSWER_LOST_ONE_IN: u64 = 40;
+
+/// The domain of those who send; its server takes notifications.
+pub(super) const SENDERS: &str = "sender.test";
 
 /// How a primary treats its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,6 +345,17 @@ impl Visit {
         let mail = std::mem::take(&mut self.mail);
         if self.slips(MESSAGE_DEFERRED_ONE_IN) {
             return self.wire.write(b"451 4.3.0 not now\r\n");
+        }
+        if self.domain == SENDERS {
+            let (attempt, recipients) = reported(&mail.text);
+            for recipient in recipients {
+                self.recorder.record(Event::Bounced {
+                    attempt,
+                    sender: mail.recipients.join(","),
+                    recipient,
+                });
+            }
+            return self.wire.write(b"250 2.0.0 taken\r\n");
         }
         let (attempt, text) = opened(&mail.text);
         let number = self.recorder.next_delivery();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 use super::machines::DISK_BYTES;
 use super::network::{HOME, Network};
-use super::primary::{Mood, Primary};
+use super::primary::{Mood, Primary, SENDERS};
 use super::relay::Quality;
 use super::sandbox::{Sandbox, signal};
 use super::sender::Load;
@@ -49,6 +50,8 @@ pub struct Run {
     disk_bytes: u64,
     minority: BTreeSet<String>,
     primaries: Vec<Primary>,
+    /// Takes the notifications of nodes on machines.
+    reports: Option<Primary>,
     senders: Vec<JoinHandle<()>>,
     watch: Option<Watch>,
 }
@@ -78,10 +81,15 @@ impl Run {
 
     fn in_network(count: u8, network: Network, disk_bytes: u64) -> Self {
         let (recorder, primaries) = surroundings(HOME.into());
-        let sandbox = Sandbox::on_machines(count, &network, disk_bytes);
+        let mut reports = Primary::new(SENDERS, HOME.into(), seed(), Arc::clone(&recorder));
+        reports.behave(Mood::Willing);
+        reports.come_up();
+        let sandbox = Sandbox::on_machines(count, &network, disk_bytes, reports.address());
         let first = primaries[0].address().to_string();
         sandbox.must("n1", &["domain", "add", DOMAINS[0], "--primary", &first]);
-        Self::with(recorder, primaries, sandbox, Some(network), disk_bytes)
+        let mut run = Self::with(recorder, primaries, sandbox, Some(network), disk_bytes);
+        run.reports = Some(reports);
+        run
     }
 
     fn with(
@@ -117,6 +125,7 @@ impl Run {
             disk_bytes,
             minority: BTreeSet::new(),
             primaries,
+            reports: None,
             senders: Vec::new(),
             watch: None,
         }
@@ -182,6 +191,35 @@ impl Run {
                 self.ended(fault, std::slice::from_ref(node));
             }
         }
+    }
+
+    /// Starts a node that was killed with another binary, or in another environment.
+    pub fn restart_as(&mut self, node: &str, binary: &Path, environment: &[(&str, String)]) {
+        self.note_minority_with(&[node.to_owned()]);
+        self.sandbox.restart_as(node, binary, environment);
+        for fault in [Fault::Kill, Fault::PowerCut] {
+            self.ended(fault, &[node.to_owned()]);
+        }
+    }
+
+    /// Lets a domain hold at most so many messages.
+    pub fn limit(&self, domain: &'static str, messages: usize) {
+        let count = messages.to_string();
+        self.sandbox
+            .must("n1", &["domain", "set", domain, "--quota-messages", &count]);
+        let domain = domain.to_owned();
+        self.recorder.record(Event::Quota { domain, messages });
+    }
+
+    /// Lets a domain hold mail for so many minutes only.
+    pub fn hold_for_minutes(&self, domain: &'static str, minutes: u32) {
+        let time = format!("{minutes}m");
+        self.sandbox
+            .must("n1", &["domain", "set", domain, "--hold", &time]);
+        self.recorder.record(Event::Hold {
+            domain: domain.to_owned(),
+            seconds: f64::from(minutes) * 60.0,
+        });
     }
 
     /// Cuts the power of these nodes at one moment. What they had not synced is gone.
@@ -392,6 +430,14 @@ impl Run {
     pub fn primaries_behave(&self, mood: Mood) {
         for primary in &self.primaries {
             primary.behave(mood);
+        }
+    }
+
+    pub fn primary_comes_up(&mut self, domain: &str) {
+        for primary in &mut self.primaries {
+            if primary.domain() == domain {
+                primary.come_up();
+            }
         }
     }
 

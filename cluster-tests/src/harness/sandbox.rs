@@ -2,7 +2,7 @@
 //! machine of its own.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,8 @@ use super::world::attempt;
 const BINARY_VARIABLE: &str = "HOLDFAST_BIN";
 const START_TIME_MAX: Duration = Duration::from_secs(90);
 const STOP_TIME_MAX: Duration = Duration::from_secs(20);
+/// A node looks at its clock's file several times a second.
+const CLOCK_NOTICED: Duration = Duration::from_secs(1);
 const DEATH_TIME_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, Deserialize)]
@@ -57,6 +59,8 @@ pub struct Sandbox {
     /// Whose disk has no power.
     dark: BTreeSet<String>,
     paused: BTreeSet<String>,
+    /// Where the nodes of machines send notifications.
+    reports_via: Option<SocketAddr>,
 }
 
 impl Sandbox {
@@ -106,7 +110,7 @@ impl Sandbox {
             Err(_) => {
                 drop(dev.kill());
                 let kept = folder.keep();
-                let errors = std::fs::read_to_string(errors).unwrap_or_default();
+                let errors = fs::read_to_string(errors).unwrap_or_default();
                 panic!("no cluster came up in {}:\n{errors}", kept.display());
             }
         };
@@ -118,16 +122,22 @@ impl Sandbox {
             dead: BTreeSet::new(),
             dark: BTreeSet::new(),
             paused: BTreeSet::new(),
+            reports_via: None,
         }
     }
 
-    /// Starts a cluster with each of its nodes on a machine of its own in `network`. It needs a
-    /// world of its own.
+    /// Starts a cluster with each of its nodes on a machine of its own in `network`, which send
+    /// notifications to `reports_via`. It needs a world of its own.
     ///
     /// # Panics
     /// If it does not come up: the test cannot go on.
     #[must_use]
-    pub fn on_machines(count: u8, network: &Network, disk_bytes: u64) -> Self {
+    pub fn on_machines(
+        count: u8,
+        network: &Network,
+        disk_bytes: u64,
+        reports_via: SocketAddr,
+    ) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("holdfast-test-")
             .tempdir()
@@ -141,6 +151,7 @@ impl Sandbox {
             dead: BTreeSet::new(),
             dark: BTreeSet::new(),
             paused: BTreeSet::new(),
+            reports_via: Some(reports_via),
         };
         for number in 1..=count {
             sandbox.add_machine(number, network, disk_bytes);
@@ -155,7 +166,9 @@ impl Sandbox {
     /// If it does not.
     pub fn add_machine(&mut self, number: u8, network: &Network, disk_bytes: u64) {
         let folder = self.folder().expect("the sandbox's folder").to_owned();
-        let node = machines::new(&folder, number, network.wan_profile(), disk_bytes);
+        let profile = network.wan_profile();
+        let reports_via = self.reports_via.expect("a sandbox of machines");
+        let node = machines::new(&folder, number, profile, disk_bytes, reports_via);
         let name = node.name.clone();
         self.nodes.push(node);
         self.restart(&name);
@@ -232,6 +245,21 @@ impl Sandbox {
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_ref().map(TempDir::path)
+    }
+
+    /// Sets a node's clock so far off, in milliseconds, and waits until it has noticed. Only for
+    /// nodes on machines.
+    ///
+    /// # Panics
+    /// If its file cannot be written.
+    pub fn set_clock(&self, name: &str, ahead_ms: i64) {
+        let file = machines::clock_file(&self.node(name).config);
+        // At once: the node must not read half of it.
+        let fresh = file.with_extension("new");
+        fs::write(&fresh, ahead_ms.to_string())
+            .and_then(|()| fs::rename(&fresh, &file))
+            .expect("a clock's file");
+        thread::sleep(CLOCK_NOTICED);
     }
 
     /// SIGKILL, and waits until the process is gone.
@@ -318,7 +346,7 @@ impl Sandbox {
     #[must_use]
     pub fn resident_bytes(&self, name: &str) -> u64 {
         let file = format!("/proc/{}/status", self.pid(name));
-        let status = std::fs::read_to_string(file).unwrap_or_default();
+        let status = fs::read_to_string(file).unwrap_or_default();
         let kibibytes = status
             .lines()
             .find_map(|line| line.strip_prefix("VmHWM:"))
@@ -338,6 +366,14 @@ impl Sandbox {
     /// # Panics
     /// If the binary cannot be started.
     pub fn restart(&mut self, name: &str) {
+        self.restart_as(name, &binary(), &[]);
+    }
+
+    /// The same with another binary, or in another environment.
+    ///
+    /// # Panics
+    /// If the binary cannot be started.
+    pub fn restart_as(&mut self, name: &str, binary: &Path, environment: &[(&str, String)]) {
         self.restore_power(name);
         let node = self.node(name);
         let log = File::options()
@@ -346,17 +382,19 @@ impl Sandbox {
             .open(&node.log)
             .expect("the node's log");
         let mut command = match &node.machine {
-            None => Command::new(binary()),
+            None => Command::new(binary),
             Some(machine) => {
                 let mut command = Command::new("nsenter");
                 command.arg(format!("--net=/run/netns/{}", machine.namespace));
-                command.arg(binary());
+                command.arg(binary);
                 command
             }
         };
         let child = command
-            .args(["serve", "--config"])
+            // A test that is killed leaves nobody behind.
+            .args(["serve", "--die-with-parent", "--config"])
             .arg(&node.config)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("the node's log"))
             .stderr(log)
@@ -364,6 +402,12 @@ impl Sandbox {
             .expect("the holdfast binary starts");
         self.dead.remove(name);
         self.ours.insert(name.to_owned(), child);
+    }
+
+    /// Whether it stands still, by a signal or by itself.
+    #[must_use]
+    pub fn is_halted(&self, name: &str) -> bool {
+        state_of(self.pid(name)).is_some_and(|state| state == "T")
     }
 
     /// The exit code of a node that was started again and has ended.
@@ -374,7 +418,7 @@ impl Sandbox {
 
     #[must_use]
     pub fn log(&self, name: &str) -> String {
-        std::fs::read_to_string(&self.node(name).log).unwrap_or_default()
+        fs::read_to_string(&self.node(name).log).unwrap_or_default()
     }
 
     /// Runs a client command against one node.
@@ -491,17 +535,23 @@ pub(crate) fn signal(name: &str, pid: u32) {
 
 /// A zombie that its parent has not looked at yet does not run any more.
 fn is_running(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        let state = stat
-            .rsplit(')')
-            .next()
-            .and_then(|rest| rest.split_whitespace().next());
-        !matches!(state, Some("Z" | "X"))
-    })
+    state_of(pid).is_some_and(|state| state != "Z" && state != "X")
+}
+
+/// The kernel's letter for it: T is stopped, Z a zombie.
+fn state_of(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let behind_its_name = stat.rsplit(')').next()?;
+    let state = behind_its_name.split_whitespace().next()?;
+    Some(state.to_owned())
 }
 
 /// The binary under test: beside the folder that this test's executable is in.
-pub(crate) fn binary() -> PathBuf {
+///
+/// # Panics
+/// If it is not there: the test cannot go on.
+#[must_use]
+pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
         return path.into();
     }

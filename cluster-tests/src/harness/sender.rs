@@ -144,6 +144,8 @@ pub struct Session {
     wire: Wire,
     node: String,
     letters: u32,
+    /// The last refusal said that a quota is used up.
+    over_quota: bool,
 }
 
 /// A message of which all but the end has been sent.
@@ -172,6 +174,7 @@ impl Session {
             wire,
             node: node.to_owned(),
             letters: 0,
+            over_quota: false,
         })
     }
 
@@ -189,6 +192,7 @@ impl Session {
                 wire,
                 node,
                 letters,
+                over_quota: false,
             },
         ))
     }
@@ -244,11 +248,12 @@ impl Session {
         // Odd tries go by BDAT, even ones by DATA.
         let by_chunk = attempt.0 % 2 == 1;
         let mut stage = Stage::BeforeTheDot;
-        let ended = (|| {
+        let ended: io::Result<u16> = (|| {
             let code = self.envelope(letter)?;
             if code >= 300 {
                 return Ok(code);
             }
+            self.over_quota = false;
             let payload = if by_chunk {
                 [format!("BDAT {} LAST\r\n", text.len()).as_bytes(), text].concat()
             } else {
@@ -266,10 +271,15 @@ impl Session {
             // An error means that at least the last byte was never handed to the network.
             self.wire.write(&payload)?;
             stage = Stage::AfterTheDot;
-            self.wire.reply()
+            let code = self.wire.reply()?;
+            self.over_quota = says_over_quota(&self.wire.said);
+            Ok(code)
         })();
         match ended {
             Ok(code) => {
+                if self.over_quota {
+                    recorder.record(Event::OverQuota { attempt });
+                }
                 recorder.record(Event::Replied {
                     attempt,
                     stage,
@@ -303,14 +313,21 @@ impl Session {
         self.wire.write(commands.as_bytes())?;
         let mut refused = None;
         let mut last = 250;
+        self.over_quota = false;
         for _ in 0..=letter.recipients.len() {
             last = self.wire.reply()?;
-            if last >= 300 {
-                refused.get_or_insert(last);
+            if last >= 300 && refused.is_none() {
+                refused = Some(last);
+                self.over_quota = says_over_quota(&self.wire.said);
             }
         }
         Ok(refused.unwrap_or(last))
     }
+}
+
+/// RFC 3463 section 3.3: "X.2.2 Mailbox full".
+fn says_over_quota(reply: &str) -> bool {
+    reply.starts_with("452 4.2.2 ") || reply.starts_with("552 5.2.2 ")
 }
 
 impl Unfinished {

@@ -9,14 +9,21 @@ const SILENCE_MAX: Duration = Duration::from_secs(90);
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 const LINE_BYTES_MAX: u64 = 8 << 10;
 
-pub(crate) struct Wire(BufReader<TcpStream>);
+pub(crate) struct Wire {
+    stream: BufReader<TcpStream>,
+    /// The last line of the reply that was read last.
+    pub(crate) said: String,
+}
 
 impl Wire {
     pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SILENCE_MAX))?;
         stream.set_write_timeout(Some(SILENCE_MAX))?;
-        Ok(Self(BufReader::new(stream)))
+        Ok(Self {
+            stream: BufReader::new(stream),
+            said: String::new(),
+        })
     }
 
     pub(crate) fn connect(address: SocketAddr) -> io::Result<Self> {
@@ -24,13 +31,13 @@ impl Wire {
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.get_mut().write_all(bytes)
+        self.stream.get_mut().write_all(bytes)
     }
 
     /// A line with its end; `None` at the end of the stream.
     pub(crate) fn line(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
-        (&mut self.0)
+        (&mut self.stream)
             .take(LINE_BYTES_MAX)
             .read_until(b'\n', &mut line)?;
         match line.last() {
@@ -43,13 +50,13 @@ impl Wire {
     pub(crate) fn exact(&mut self, count: usize, into: &mut Vec<u8>) -> io::Result<()> {
         let start = into.len();
         into.resize(start + count, 0);
-        self.0.read_exact(&mut into[start..])
+        self.stream.read_exact(&mut into[start..])
     }
 
     /// Ends the connection for every handle of it.
     pub(crate) fn hang_up(&self) {
         // It may have ended already.
-        drop(self.0.get_ref().shutdown(Shutdown::Both));
+        drop(self.stream.get_ref().shutdown(Shutdown::Both));
     }
 
     /// The code of the next reply.
@@ -61,6 +68,7 @@ impl Wire {
                 .and_then(|code| code.parse().ok())
                 .ok_or(io::ErrorKind::InvalidData)?;
             if line.get(3) != Some(&b'-') {
+                self.said = String::from_utf8_lossy(&line).into_owned();
                 return Ok(code);
             }
         }

@@ -36,6 +36,19 @@ pub fn in_its_own_world(body: impl FnOnce()) {
     assert!(how.success(), "{name}, in a world of its own: {how}");
 }
 
+/// The same for a test that needs no more of it than that no other program takes its ports: where
+/// there can be no world of its own, it runs in this one.
+///
+/// # Panics
+/// If the body does.
+pub fn apart(body: impl FnOnce()) {
+    if is_inside() || obstacle().is_none() {
+        in_its_own_world(body);
+    } else {
+        body();
+    }
+}
+
 /// Runs this executable with `arguments` in a new world.
 ///
 /// # Panics

@@ -1,18 +1,35 @@
-//! A message that got 250 to its final dot reaches every one of its recipients.
+//! A message that got 250 to its final dot reaches every one of its recipients, or its sender hears
+//! that it did not. Whether he may be told that is another rule's question.
 
 use std::collections::HashSet;
 
 use super::Verdict;
-use crate::history::{AttemptId, End, History};
+use crate::history::{AttemptId, End, Event, History, Try, domain_of};
 
 #[must_use]
 pub fn check(history: &History) -> Verdict {
-    let arrived: HashSet<(AttemptId, &str)> = history
+    let mut arrived: HashSet<(AttemptId, &str)> = history
         .deliveries()
         .into_iter()
         .filter_map(|delivery| Some((delivery.attempt?, delivery.recipients)))
         .flat_map(|(attempt, recipients)| recipients.iter().map(move |to| (attempt, to.as_str())))
         .collect();
+    arrived.extend(history.events.iter().filter_map(|event| match event {
+        Event::Bounced {
+            attempt, recipient, ..
+        } => Some(((*attempt)?, recipient.as_str())),
+        _ => None,
+    }));
+    let (begun, end) = (history.begun(), history.times.last().copied());
+    // Mail without a sender ends with its time, and nobody is told.
+    let is_over = |a_try: &Try<'_>, to: &str| {
+        let since = end.zip(begun.get(&a_try.attempt));
+        let hold = history.hold(domain_of(to));
+        a_try.reverse_path.is_empty()
+            && since
+                .zip(hold)
+                .is_some_and(|((end, begun), hold)| end - begun >= hold)
+    };
     let mut promised = 0;
     let mut lost = Vec::new();
     for a_try in history
@@ -22,7 +39,7 @@ pub fn check(history: &History) -> Verdict {
     {
         for to in a_try.recipients {
             promised += 1;
-            if !arrived.contains(&(a_try.attempt, to.as_str())) {
+            if !arrived.contains(&(a_try.attempt, to.as_str())) && !is_over(a_try, to) {
                 lost.push(format!(
                     "attempt {} of letter {}, acknowledged by {}, never reached {to}",
                     a_try.attempt.0, a_try.letter, a_try.node

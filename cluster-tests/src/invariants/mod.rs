@@ -12,6 +12,8 @@
 //! | [`acknowledged_before_the_sync`] | you said 250, and the power went |
 //! | [`two_lease_holders`] | two of you deliver my mail at once |
 //! | [`replicas_disagree`] | which of your nodes is right? |
+//! | [`quota_not_exact`] | you hold more than I pay for, or refused what I had room for |
+//! | [`early_or_missing_bounce`] | my sender was told too early, or never |
 //! | [`refused_for_good`] | you told my sender to give up |
 //! | [`duplicates_without_cause`] | it came twice, and nothing had happened |
 //! | [`duplicates`] | it came twice |
@@ -24,7 +26,9 @@ pub mod delivered_although_refused;
 pub mod delivered_to_someone_else;
 pub mod duplicates;
 pub mod duplicates_without_cause;
+pub mod early_or_missing_bounce;
 pub mod envelope_changed;
+pub mod quota_not_exact;
 pub mod refused_for_good;
 pub mod replicas_disagree;
 pub mod two_lease_holders;
@@ -90,6 +94,8 @@ pub const RULES: &[(&str, Rule)] = &[
     ),
     ("two lease holders", two_lease_holders::check),
     ("replicas disagree", replicas_disagree::check),
+    ("quota not exact", quota_not_exact::check),
+    ("early or missing bounce", early_or_missing_bounce::check),
     ("refused for good", refused_for_good::check),
     ("duplicates without cause", duplicates_without_cause::check),
     ("duplicates", duplicates::check),
@@ -190,6 +196,8 @@ mod tests {
             "acknowledged before the sync",
             "two lease holders",
             "replicas disagree",
+            "quota not exact",
+            "early or missing bounce",
         ];
         for (name, _) in RULES {
             let is_tried = !without_faults.contains(name);

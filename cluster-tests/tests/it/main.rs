@@ -1,7 +1,10 @@
 //! Real nodes under real kills. One binary, one test at a time: each has three nodes of its own,
 //! and two at once would take each other's time.
 
+mod bounces;
+mod clocks;
 mod disks;
+mod failpoints;
 mod floods;
 mod kills;
 mod members;
@@ -9,6 +12,7 @@ mod partitions;
 mod power;
 mod primaries;
 mod quorum;
+mod quotas;
 mod strangers;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,9 +24,24 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The soak says how long faults go on.
+const SECONDS_VARIABLE: &str = "HOLDFAST_TEST_SECONDS";
+
+fn is_soak() -> bool {
+    std::env::var_os(SECONDS_VARIABLE).is_some()
+}
+
+/// True, and says so, where a test that takes `minutes` is not run because this is not the soak.
+fn is_left_to_soak(minutes: u32) -> bool {
+    if !is_soak() {
+        eprintln!("NOT RUN: it takes {minutes} minutes, so only ops/soak runs it");
+    }
+    !is_soak()
+}
+
 /// How long faults go on in a test: `seconds`, or what the soak asks for.
 fn test_time(seconds: u64) -> Duration {
-    let asked = std::env::var("HOLDFAST_TEST_SECONDS");
+    let asked = std::env::var(SECONDS_VARIABLE);
     Duration::from_secs(asked.map_or(seconds, |text| {
         text.parse().expect("HOLDFAST_TEST_SECONDS is a number")
     }))

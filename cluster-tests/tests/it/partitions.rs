@@ -6,7 +6,7 @@ use holdfast_cluster_tests::harness::{DISK_BYTES, Quality, Run, in_its_own_world
 use holdfast_cluster_tests::history::Fault;
 use holdfast_cluster_tests::partition::{SHAPES, Shape, some_quorum_is_left};
 
-use crate::{ALWAYS_TRIED, alone};
+use crate::{ALWAYS_TRIED, alone, is_left_to_soak};
 
 /// With a quorum left somewhere, or all healed, mail is accepted again within that time.
 const RECOVERY_TIME_MAX: Duration = Duration::from_secs(30);
@@ -29,12 +29,18 @@ fn three_nodes_survive_every_shape_of_partition() {
 #[test]
 fn five_nodes_survive_every_shape_of_partition() {
     let _alone = alone();
+    if is_left_to_soak(2) {
+        return;
+    }
     in_its_own_world(|| fall_apart(Run::on_machines(5, DISK_BYTES), 5));
 }
 
 #[test]
 fn nodes_on_three_continents_survive_stalls_and_one_way_cuts() {
     let _alone = alone();
+    if is_left_to_soak(1) {
+        return;
+    }
     in_its_own_world(|| {
         let mut run = Run::over_relays(3, "global");
         run.set_quality(FAR);

@@ -51,7 +51,7 @@ fn power_cuts_of_one_node_lose_nothing() {
         run.send(4);
         run.wait_for_acknowledged(10);
         let begun = Instant::now();
-        while begun.elapsed() < test_time(25) {
+        while begun.elapsed() < test_time(15) {
             sleep(Duration::from_millis(random.between(200, 1500)));
             let names = run.sandbox.names();
             let victim = names[random.between(0, 2) as usize].clone();
@@ -60,7 +60,7 @@ fn power_cuts_of_one_node_lose_nothing() {
             sleep(Duration::from_millis(random.between(0, 1500)));
             run.restart(&victim);
             run.sandbox.wait_until_healthy(HEAL_TIME_MAX);
-            if begun.elapsed() > test_time(25) / 2 {
+            if begun.elapsed() > test_time(15) / 2 {
                 run.primaries_come_up();
             }
         }
@@ -78,13 +78,13 @@ fn power_cuts_of_all_nodes_at_once_lose_nothing() {
         run.send(4);
         run.wait_for_acknowledged(10);
         let begun = Instant::now();
-        while begun.elapsed() < test_time(25) {
+        while begun.elapsed() < test_time(15) {
             sleep(Duration::from_millis(random.between(200, 2000)));
             run.cut_power(&names);
             run.restart_all(&names);
             run.wait_for_recovery(Fault::PowerCut, RECOVERY_TIME_MAX);
             run.wait_for_acknowledged(5);
-            if begun.elapsed() > test_time(25) / 2 {
+            if begun.elapsed() > test_time(15) / 2 {
                 run.primaries_come_up();
             }
         }

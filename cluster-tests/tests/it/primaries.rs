@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use holdfast_cluster_tests::harness::{DOMAINS, Mood, Run};
+use holdfast_cluster_tests::harness::{DOMAINS, Mood, Run, apart};
 use holdfast_cluster_tests::random::Random;
 
 use crate::{ALWAYS_TRIED, alone, test_time};
@@ -14,40 +14,44 @@ const NEIGHBOUR_TIME_MAX: Duration = Duration::from_secs(30);
 #[test]
 fn a_primary_that_flaps_stalls_lies_and_hangs_up_gets_everything_once_it_behaves() {
     let _alone = alone();
-    let mut run = Run::start();
-    let mut random = Random::new(run.seed);
-    run.watch();
-    run.send(3);
-    run.wait_for_acknowledged(30);
-    run.primaries_behave(Mood::Bad);
-    let begun = Instant::now();
-    while begun.elapsed() < test_time(20) {
+    apart(|| {
+        let mut run = Run::start();
+        let mut random = Random::new(run.seed);
+        run.watch();
+        run.send(3);
+        run.wait_for_acknowledged(30);
+        run.primaries_behave(Mood::Bad);
+        let begun = Instant::now();
+        while begun.elapsed() < test_time(10) {
+            run.primaries_come_up();
+            sleep(Duration::from_millis(random.between(200, 4000)));
+            run.primaries_go_down();
+            sleep(Duration::from_millis(random.between(100, 1000)));
+        }
+        run.stop_sending();
+        run.primaries_behave(Mood::Human);
         run.primaries_come_up();
-        sleep(Duration::from_millis(random.between(200, 4000)));
-        run.primaries_go_down();
-        sleep(Duration::from_millis(random.between(100, 1000)));
-    }
-    run.stop_sending();
-    run.primaries_behave(Mood::Human);
-    run.primaries_come_up();
-    run.drain();
-    run.judge(ALWAYS_TRIED);
+        run.drain();
+        run.judge(ALWAYS_TRIED);
+    });
 }
 
 #[test]
 fn a_primary_that_never_answers_holds_up_no_other() {
     let _alone = alone();
-    let mut run = Run::start();
-    run.send(3);
-    run.wait_for_acknowledged(60);
-    run.stop_sending();
-    run.primary_behaves(DOMAINS[0], Mood::Silent);
-    run.primaries_come_up();
-    run.wait_until_delivered(DOMAINS[1], NEIGHBOUR_TIME_MAX);
-    // It comes to its senses; its clients find that out when they hang up or are hung up on.
-    run.primaries_go_down();
-    run.primary_behaves(DOMAINS[0], Mood::Human);
-    run.primaries_come_up();
-    run.drain();
-    run.judge(ALWAYS_TRIED);
+    apart(|| {
+        let mut run = Run::start();
+        run.send(3);
+        run.wait_for_acknowledged(60);
+        run.stop_sending();
+        run.primary_behaves(DOMAINS[0], Mood::Silent);
+        run.primaries_come_up();
+        run.wait_until_delivered(DOMAINS[1], NEIGHBOUR_TIME_MAX);
+        // It comes to its senses; its clients find that out when they hang up or are hung up on.
+        run.primaries_go_down();
+        run.primary_behaves(DOMAINS[0], Mood::Human);
+        run.primaries_come_up();
+        run.drain();
+        run.judge(ALWAYS_TRIED);
+    });
 }

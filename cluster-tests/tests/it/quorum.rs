@@ -3,7 +3,7 @@
 use std::thread::{ScopedJoinHandle, scope};
 use std::time::Duration;
 
-use holdfast_cluster_tests::harness::{Run, Session, Unfinished, wait_for};
+use holdfast_cluster_tests::harness::{Run, Session, Unfinished, apart, wait_for};
 
 use crate::{ALWAYS_TRIED, alone};
 
@@ -16,35 +16,37 @@ const HALF_SENT: usize = 4;
 #[test]
 fn without_a_quorum_mail_is_deferred_and_never_delivered_later() {
     let _alone = alone();
-    let mut run = Run::start();
+    apart(|| {
+        let mut run = Run::start();
 
-    // The leader alone: what it proposed may be in its log, and without a quorum nothing can be
-    // cancelled, so it may have to leave the sender without an answer. It acknowledges nothing.
-    let leader = run.leader();
-    let codes = lose_all_but(&mut run, &leader, Finish::AtOnce);
-    assert!(
-        !codes.iter().any(|code| matches!(code, Some(0..400))),
-        "acknowledged without a quorum: {codes:?}"
-    );
-    regain(&mut run);
+        // The leader alone: what it proposed may be in its log, and without a quorum nothing can be
+        // cancelled, so it may have to leave the sender without an answer. It acknowledges nothing.
+        let leader = run.leader();
+        let codes = lose_all_but(&mut run, &leader, Finish::AtOnce);
+        assert!(
+            !codes.iter().any(|code| matches!(code, Some(0..400))),
+            "acknowledged without a quorum: {codes:?}"
+        );
+        regain(&mut run);
 
-    // A follower that knows that it is alone: it proposes nothing, so it can say so.
-    let leader = run.leader();
-    let mut names = run.sandbox.names().into_iter();
-    let follower = names.find(|name| *name != leader).expect("three nodes");
-    let codes = lose_all_but(&mut run, &follower, Finish::Later);
-    assert!(
-        codes.iter().all(|code| matches!(code, Some(400..500))),
-        "a node that proposed nothing tells its senders to come again: {codes:?}"
-    );
-    regain(&mut run);
+        // A follower that knows that it is alone: it proposes nothing, so it can say so.
+        let leader = run.leader();
+        let mut names = run.sandbox.names().into_iter();
+        let follower = names.find(|name| *name != leader).expect("three nodes");
+        let codes = lose_all_but(&mut run, &follower, Finish::Later);
+        assert!(
+            codes.iter().all(|code| matches!(code, Some(400..500))),
+            "a node that proposed nothing tells its senders to come again: {codes:?}"
+        );
+        regain(&mut run);
 
-    run.primaries_come_up();
-    run.send(2);
-    run.wait_for_acknowledged(20);
-    run.stop_sending();
-    run.drain();
-    run.judge(&[ALWAYS_TRIED, &["delivered although refused"]].concat());
+        run.primaries_come_up();
+        run.send(2);
+        run.wait_for_acknowledged(20);
+        run.stop_sending();
+        run.drain();
+        run.judge(&[ALWAYS_TRIED, &["delivered although refused"]].concat());
+    });
 }
 
 /// When the half-sent messages end.

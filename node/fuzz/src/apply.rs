@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 
 use holdfast_ledger::{
-    Batch, Command, Disposal, Effect, Member, MemoryKv, Outcome, PolicyChange, Primary, Reply,
-    ReportFate, ReportOutcome, Seq, Verdict, apply_batch, query,
+    Askers, Batch, Command, Disposal, Effect, Member, MemoryKv, NETWORKS_MAX, Outcome,
+    PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Seq, Verdict, apply_batch, query,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
-    Address, BodyRef, BodyType, Domain, Envelope, MessageId, NodeId, Notify, Recipient,
+    Address, BodyRef, BodyType, Domain, Envelope, MessageId, Network, NodeId, Notify, Recipient,
     ReversePath, Timestamp,
 };
 
@@ -134,7 +134,7 @@ fn batch(at: u64, commands: Vec<Command>) -> Batch {
 }
 
 fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
-    match choices.below(30) {
+    match choices.below(31) {
         0..=5 => Command::Accept {
             envelope: envelope(choices, now),
         },
@@ -234,8 +234,15 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
         },
         24 => Command::Dispose {
             domain: domain(choices),
-            how: [Disposal::Requeue, Disposal::Discard, Disposal::Bounce]
-                [choices.below(3) as usize],
+            how: [
+                Disposal::Requeue,
+                Disposal::Discard,
+                Disposal::Bounce,
+                Disposal::Hold,
+                Disposal::Release,
+                Disposal::Delete,
+                Disposal::Undelete,
+            ][choices.below(7) as usize],
             messages: (0..choices.below(3)).map(|_| id(choices, now)).collect(),
             held: choices.flag(),
             by: "operator".into(),
@@ -253,6 +260,19 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
             add: (0..choices.below(3)).map(|n| n.to_string()).collect(),
             remove: (0..choices.below(2)).map(|n| n.to_string()).collect(),
             clear: choices.flag(),
+        },
+        29 => Command::SetAskers {
+            domain: domain(choices),
+            askers: match choices.below(3) {
+                0 => Askers::Anybody,
+                1 => Askers::Networks(Network::parse("192.0.2.0/24").into_iter().collect()),
+                // One too many.
+                _ => Askers::Networks(
+                    (0..=NETWORKS_MAX)
+                        .filter_map(|_| Network::parse("::/0").ok())
+                        .collect(),
+                ),
+            },
         },
         _ => Command::Sweep,
     }

@@ -7,6 +7,7 @@ use holdfast_mail::{Domain, Envelope, MessageId, NodeId, Timestamp};
 use holdfast_proto::ledger as proto;
 use prost::Message;
 
+use crate::askers::Askers;
 use crate::policy::PolicyChange;
 use crate::wire::{
     domain, envelope_from, envelope_to, exactly, member_from, member_to, message_id, present,
@@ -149,6 +150,11 @@ pub enum Command {
         /// Forget the list as it was.
         clear: bool,
     },
+    /// Who may ask for the domain's held mail to be delivered.
+    SetAskers {
+        domain: Domain,
+        askers: Askers,
+    },
 }
 
 /// What an operator, or the domain's owner, wants done with mail.
@@ -160,6 +166,14 @@ pub enum Disposal {
     Discard,
     /// Give it back to its senders.
     Bounce,
+    /// Set it aside: it is neither delivered nor given back until it is released.
+    Hold,
+    /// Deliver what was set aside by Hold.
+    Release,
+    /// Set it aside, and drop it after [`crate::UNDELETE_TIME`]. Nobody is told.
+    Delete,
+    /// Take Delete back.
+    Undelete,
 }
 
 /// What became of one attempt to deliver a notification.
@@ -280,6 +294,7 @@ impl Command {
             Self::Review { .. } => "review",
             Self::SetPolicy { .. } => "set_policy",
             Self::SetRecipients { .. } => "set_recipients",
+            Self::SetAskers { .. } => "set_askers",
         }
     }
 
@@ -446,6 +461,10 @@ impl Command {
                     Disposal::Requeue => proto::Disposal::Requeue,
                     Disposal::Discard => proto::Disposal::Discard,
                     Disposal::Bounce => proto::Disposal::Bounce,
+                    Disposal::Hold => proto::Disposal::Hold,
+                    Disposal::Release => proto::Disposal::Release,
+                    Disposal::Delete => proto::Disposal::Delete,
+                    Disposal::Undelete => proto::Disposal::Undelete,
                 }
                 .into(),
                 messages: messages
@@ -473,6 +492,10 @@ impl Command {
                 add: add.clone(),
                 remove: remove.clone(),
                 clear: *clear,
+            }),
+            Self::SetAskers { domain, askers } => Verb::SetAskers(proto::SetAskers {
+                domain: domain.to_string(),
+                askers: Some(askers.to_proto()),
             }),
         };
         proto::Command { verb: Some(verb) }.encode_to_vec()
@@ -593,6 +616,10 @@ impl Command {
                     Ok(proto::Disposal::Requeue) => Disposal::Requeue,
                     Ok(proto::Disposal::Discard) => Disposal::Discard,
                     Ok(proto::Disposal::Bounce) => Disposal::Bounce,
+                    Ok(proto::Disposal::Hold) => Disposal::Hold,
+                    Ok(proto::Disposal::Release) => Disposal::Release,
+                    Ok(proto::Disposal::Delete) => Disposal::Delete,
+                    Ok(proto::Disposal::Undelete) => Disposal::Undelete,
                     _ => return Err(Undecodable::unknown("disposal")),
                 },
                 messages: dispose
@@ -616,6 +643,10 @@ impl Command {
                 add: set.add,
                 remove: set.remove,
                 clear: set.clear,
+            },
+            Verb::SetAskers(set) => Self::SetAskers {
+                domain: domain(&set.domain)?,
+                askers: Askers::from_proto(&present("askers", set.askers)?)?,
             },
         })
     }

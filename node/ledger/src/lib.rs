@@ -16,6 +16,7 @@
 //! file for each verb.
 
 mod apply;
+mod askers;
 pub mod command;
 mod effect;
 mod kv;
@@ -30,8 +31,9 @@ mod wire;
 pub use apply::{
     BODY_OCTETS_MAX, COMMANDS_PER_BATCH_MAX, DISPOSE_MAX, FORMAT, LEASE_TTL_MAX, Logged, MARK_KEPT,
     RECIPIENTS_PER_COMMAND_MAX, REPLY_TEXT_OCTETS_MAX, REPORT_KEPT, REVIEW_MAX, SWEEP_MARKS_MAX,
-    TOKENS_MAX, apply, apply_batch,
+    TOKENS_MAX, UNDELETE_TIME, apply, apply_batch,
 };
+pub use askers::{Askers, NETWORKS_MAX};
 pub use command::{
     Batch, Command, Disposal, Member, Outcome, Primary, ReportFate, ReportOutcome, Verdict,
 };

@@ -7,7 +7,7 @@ use holdfast_mail::{BodyRef, Domain, Envelope, MessageId, NodeId, Timestamp};
 use holdfast_proto::ledger as proto;
 
 use crate::row::{self, unreadable};
-use crate::{Health, KvError, KvRead, Member, Policy, Primary, Seq, tables, wire};
+use crate::{Askers, Health, KvError, KvRead, Member, Policy, Primary, Seq, tables, wire};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainRecord {
@@ -23,7 +23,7 @@ pub struct Counts {
     pub bytes: u64,
 }
 
-/// A message in one domain's queue, or on its refused list.
+/// A message in one domain's queue, on its refused list, or set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     pub seq: Seq,
@@ -38,6 +38,10 @@ pub struct Held {
     pub retry_at: Option<Timestamp>,
     /// Its sender was, or will be, told that it is late.
     pub delay_told: bool,
+    /// Set aside: until somebody releases it.
+    pub kept_back: bool,
+    /// Set aside: deleted, and dropped then.
+    pub discard_at: Option<Timestamp>,
 }
 
 /// A notification that a sender is owed and nobody has written yet.
@@ -224,7 +228,17 @@ pub fn refused_after(
     queue(kv, tables::REFUSED, domain, after, limit)
 }
 
-/// Domains with any mail, held or refused, by name.
+/// What somebody set aside, in the order of acceptance.
+pub fn aside(
+    kv: &dyn KvRead,
+    domain: &Domain,
+    after: Option<Seq>,
+    limit: usize,
+) -> Result<Vec<Held>, KvError> {
+    queue(kv, tables::ASIDE, domain, after, limit)
+}
+
+/// Domains with any mail, held, refused or set aside, by name.
 pub fn domains_with_mail(
     kv: &dyn KvRead,
     after: Option<&Domain>,
@@ -241,6 +255,16 @@ pub fn policy(kv: &dyn KvRead, domain: &Domain) -> Result<Policy, KvError> {
     let row: Option<proto::PolicyRow> = row::get(kv, &tables::policy(domain))?;
     let policy = row.and_then(|row| row.policy).unwrap_or_default();
     Ok(Policy::from_proto(&policy))
+}
+
+/// Who may ask for the domain's held mail to be delivered; anybody where nothing was set.
+pub fn askers(kv: &dyn KvRead, domain: &Domain) -> Result<Askers, KvError> {
+    let key = tables::askers(domain);
+    let row: Option<proto::AskersRow> = row::get(kv, &key)?;
+    row.and_then(|row| row.askers)
+        .map_or(Ok(Askers::Anybody), |askers| {
+            Askers::from_proto(&askers).map_err(|error| unreadable(&key, error))
+        })
 }
 
 /// Whether mail for this recipient is taken at all. A list that nobody has filled yet shuts
@@ -480,6 +504,8 @@ fn queue(
                 last_reply: row.last_reply,
                 retry_at: time(row.retry_at_ms),
                 delay_told: row.delay_told,
+                kept_back: row.kept_back,
+                discard_at: time(row.discard_at_ms),
             })
         })
         .collect()

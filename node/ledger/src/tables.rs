@@ -16,6 +16,7 @@
 //! | 23   | policies  | domain 00         | `PolicyRow`  | RemoveDomain                            |
 //! | 24   | health    | domain 00         | `HealthRow`  | removal or change of the primary        |
 //! | 25   | listed    | domain 00 name    | `RecipientRow` | it is removed, or RemoveDomain        |
+//! | 2a   | askers    | domain 00         | `AskersRow`  | RemoveDomain                            |
 //! | 30   | messages  | message id        | `MessageRow` | nothing refers to it any more           |
 //! | 31   | held      | domain 00 seq     | `QueueRow`   | its last recipient there is settled     |
 //! | 32   | refused   | domain 00 seq     | `QueueRow`   | it is tried again, bounced or discarded |
@@ -23,6 +24,7 @@
 //! | 34   | owed      | message id, kind  | `OwedRow`    | Report: its notification is written     |
 //! | 35   | reports   | seq               | `ReportRow`  | the notification is delivered or dropped|
 //! | 36   | audit     | seq               | `AuditRow`   | there are newer ones enough             |
+//! | 37   | aside     | domain 00 seq     | `QueueRow`   | it is released, undeleted or discarded  |
 //!
 //! Numbers are big-endian, so that rows sort by them. A domain ends with a zero byte, which no
 //! domain holds: `example.org` is then never a prefix of `example.org.uk`, and one domain's
@@ -50,6 +52,7 @@ pub(crate) const LEASES: &[u8] = &[0x22];
 const POLICIES: &[u8] = &[0x23];
 const HEALTH: &[u8] = &[0x24];
 pub(crate) const LISTED: &[u8] = &[0x25];
+const ASKERS: &[u8] = &[0x2a];
 pub(crate) const MESSAGES: &[u8] = &[0x30];
 pub(crate) const HELD: &[u8] = &[0x31];
 pub(crate) const REFUSED: &[u8] = &[0x32];
@@ -57,6 +60,7 @@ pub(crate) const MARKS: &[u8] = &[0x33];
 pub(crate) const OWED: &[u8] = &[0x34];
 pub(crate) const REPORTS: &[u8] = &[0x35];
 pub(crate) const AUDIT: &[u8] = &[0x36];
+pub(crate) const ASIDE: &[u8] = &[0x37];
 
 /// Ends a domain's name in a key.
 const DOMAIN_END: u8 = 0;
@@ -97,6 +101,10 @@ pub(crate) fn health(domain: &Domain) -> Vec<u8> {
     of_domain(HEALTH, domain)
 }
 
+pub(crate) fn askers(domain: &Domain) -> Vec<u8> {
+    of_domain(ASKERS, domain)
+}
+
 pub(crate) fn listed(domain: &Domain, name: &str) -> Vec<u8> {
     [&of_domain(LISTED, domain)[..], name.as_bytes()].concat()
 }
@@ -132,6 +140,10 @@ pub(crate) fn audit(seq: Seq) -> Vec<u8> {
 
 pub(crate) fn held(domain: &Domain, seq: Seq) -> Vec<u8> {
     in_queue(HELD, domain, seq)
+}
+
+pub(crate) fn aside(domain: &Domain, seq: Seq) -> Vec<u8> {
+    in_queue(ASIDE, domain, seq)
 }
 
 pub(crate) fn refused(domain: &Domain, seq: Seq) -> Vec<u8> {

@@ -278,7 +278,11 @@ impl World {
 
     fn dispose(&mut self) {
         let domain = self.domain();
-        let how = [Disposal::Requeue, Disposal::Discard, Disposal::Bounce][self.below(3) as usize];
+        let (how, fate) = [
+            (Disposal::Requeue, Fate::Waiting),
+            (Disposal::Discard, Fate::Discarded),
+            (Disposal::Bounce, Fate::Failed),
+        ][self.below(3) as usize];
         let held = how != Disposal::Requeue && self.below(4) == 0;
         let mut messages: Vec<MessageId> = self.refused(&domain).iter().map(|row| row.0).collect();
         messages.truncate(2);
@@ -303,11 +307,7 @@ impl World {
             if let Some(sent) = self.sent.get_mut(&id)
                 && messages.contains(&id)
             {
-                sent.fates[recipient as usize] = match how {
-                    Disposal::Requeue => Fate::Waiting,
-                    Disposal::Discard => Fate::Discarded,
-                    Disposal::Bounce => Fate::Failed,
-                };
+                sent.fates[recipient as usize] = fate;
             }
         }
     }

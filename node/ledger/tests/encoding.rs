@@ -6,20 +6,20 @@ use std::path::Path;
 use std::{env, fs};
 
 use holdfast_ledger::{
-    Batch, Command, Disposal, Member, Outcome, PolicyChange, Primary, Refusal, Replies, Reply,
-    ReportFate, ReportOutcome, Seq, Verdict,
+    Askers, Batch, Command, Disposal, Member, Outcome, PolicyChange, Primary, Refusal, Replies,
+    Reply, ReportFate, ReportOutcome, Seq, Verdict,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
-    Address, BodyRef, BodyType, Domain, Envelope, MessageId, NodeId, Notify, Recipient, Ret,
-    ReversePath, Timestamp,
+    Address, BodyRef, BodyType, Domain, Envelope, MessageId, Network, NodeId, Notify, Recipient,
+    Ret, ReversePath, Timestamp,
 };
 
 #[test]
 fn every_command_is_read_back_as_written() {
     let commands = commands();
     let verbs: BTreeSet<_> = commands.iter().map(Command::verb).collect();
-    assert_eq!(verbs.len(), 22, "each verb has an example");
+    assert_eq!(verbs.len(), 23, "each verb has an example");
     for command in &commands {
         assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(command));
     }
@@ -210,6 +210,10 @@ fn commands() -> Vec<Command> {
         dispose(Disposal::Requeue, false),
         dispose(Disposal::Discard, true),
         dispose(Disposal::Bounce, true),
+        dispose(Disposal::Hold, false),
+        dispose(Disposal::Release, false),
+        dispose(Disposal::Delete, false),
+        dispose(Disposal::Undelete, false),
         Command::Review {
             domain: domain(),
             seqs: vec![Seq(1), Seq(u64::MAX)],
@@ -236,6 +240,18 @@ fn commands() -> Vec<Command> {
             add: vec!["joe".to_owned(), "*".to_owned()],
             remove: vec!["ann".to_owned()],
             clear: true,
+        },
+        Command::SetAskers {
+            domain: domain(),
+            askers: Askers::Anybody,
+        },
+        Command::SetAskers {
+            domain: domain(),
+            askers: Askers::Networks(vec![]),
+        },
+        Command::SetAskers {
+            domain: domain(),
+            askers: Askers::Networks(vec![Network::parse("2001:db8::/32").unwrap()]),
         },
     ]
 }

@@ -2,12 +2,39 @@
 
 use holdfast_ledger::query;
 use holdfast_ledger::{
-    Batch, COMMANDS_PER_BATCH_MAX, Command, Effect, Kv, KvError, KvRead, MARK_KEPT, MemoryKv,
-    Primary, Refusal, Reply, Row, SWEEP_MARKS_MAX, TOKENS_MAX, apply_batch,
+    Askers, Batch, COMMANDS_PER_BATCH_MAX, Command, Effect, Kv, KvError, KvRead, MARK_KEPT,
+    MemoryKv, NETWORKS_MAX, Primary, Refusal, Reply, Row, SWEEP_MARKS_MAX, TOKENS_MAX, apply_batch,
 };
-use holdfast_mail::{Domain, MessageId, Timestamp};
+use holdfast_mail::{Domain, MessageId, Network, Timestamp};
 
 const START: Timestamp = Timestamp(1_800_000_000_000);
+
+#[test]
+fn a_domain_has_a_bounded_number_of_networks_that_may_ask() {
+    let mut kv = MemoryKv::new();
+    let domain = || Domain::parse("example.org").unwrap();
+    let add = Command::SetDomain {
+        domain: domain(),
+        primary: Primary {
+            host: "mx.example.org".to_owned(),
+            port: 25,
+        },
+        must_be_new: true,
+        must_exist: false,
+    };
+    let network = Network::parse("192.0.2.0/24").unwrap();
+    let ask = |number| Command::SetAskers {
+        domain: domain(),
+        askers: Askers::Networks(vec![network; number]),
+    };
+    let commands = vec![add, ask(NETWORKS_MAX), ask(NETWORKS_MAX + 1)];
+    assert_eq!(
+        enter(&mut kv, 1, START, commands),
+        [Reply::Done, Reply::Done, Reply::Refused(Refusal::Malformed)]
+    );
+    let kept = query::askers(&kv, &domain());
+    assert_eq!(kept, Ok(Askers::Networks(vec![network; NETWORKS_MAX])));
+}
 
 #[test]
 fn one_sweep_does_a_bounded_piece_and_says_that_more_is_left() {

@@ -24,14 +24,16 @@
 //! recipients DOMAIN [clear] [add NAME,…] [remove NAME,…]
 //! policy DOMAIN [recipients any|listed] [delimiter CHAR|none] [hold|delay|probation TIME] [bytes|messages N] [full later|never]
 //! review DOMAIN: SEQ, …
-//! requeue|discard|bounce DOMAIN [held] [MESSAGE,…]
+//! requeue|discard|bounce|hold|release|delete|undelete DOMAIN [held] [MESSAGE,…]
 //! post by NODE for TIME [epoch EPOCH]
 //! report NAME by NODE epoch EPOCH about MESSAGE failed|delayed version SEQ to ADDRESS
 //! reports by NODE epoch EPOCH: SEQ delivered|deferred|dropped TEXT, …
+//! askers DOMAIN anybody|nobody|NETWORK,…
 //! sweep
 //! together                  the indented commands that follow are one entry of the log
-//! ? held|refused|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE
+//! ? held|refused|aside|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE
 //! ? recipients DOMAIN   ? takes ADDRESS
+//! ? askers DOMAIN from CLIENT
 //! ? policy|health DOMAIN   ? owed   ? reports   ? post   ? audit
 //! ? total   ? domains   ? held domains   ? members   ? bodies   ? cluster   ? now   ? marks
 //! ? invitations
@@ -52,12 +54,12 @@ use std::{env, fs};
 
 use holdfast_ledger::query::{self, Held};
 use holdfast_ledger::{
-    Batch, Command, Disposal, Effect, KvRead, Member, MemoryKv, Outcome, PolicyChange, Primary,
-    Reply, ReportFate, ReportOutcome, Seq, Verdict, apply_batch,
+    Askers, Batch, Command, Disposal, Effect, KvRead, Member, MemoryKv, Outcome, PolicyChange,
+    Primary, Reply, ReportFate, ReportOutcome, Seq, Verdict, apply_batch,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
-    Address, BodyRef, BodyType, Domain, Envelope, MessageId, NodeId, Notify, Recipient,
+    Address, BodyRef, BodyType, Domain, Envelope, MessageId, Network, NodeId, Notify, Recipient,
     ReversePath, Timestamp,
 };
 
@@ -295,15 +297,34 @@ impl Stage {
                 domain: domain(name),
                 change: change(options),
             },
+            ("askers", [name, who]) => Command::SetAskers {
+                domain: domain(name),
+                askers: match *who {
+                    "anybody" => Askers::Anybody,
+                    "nobody" => Askers::Networks(vec![]),
+                    list => Askers::Networks(
+                        list.split(',')
+                            .map(|text| Network::parse(text).expect(line))
+                            .collect(),
+                    ),
+                },
+            },
             ("review", [name, ..]) => Command::Review {
                 domain: domain(name.trim_end_matches(':')),
                 seqs: listed(rest).map(|seq| Seq(epoch(seq))).collect(),
             },
-            ("requeue" | "discard" | "bounce", [name, options @ ..]) => Command::Dispose {
+            (
+                "requeue" | "discard" | "bounce" | "hold" | "release" | "delete" | "undelete",
+                [name, options @ ..],
+            ) => Command::Dispose {
                 domain: domain(name),
                 how: match verb {
                     "requeue" => Disposal::Requeue,
                     "discard" => Disposal::Discard,
+                    "hold" => Disposal::Hold,
+                    "release" => Disposal::Release,
+                    "delete" => Disposal::Delete,
+                    "undelete" => Disposal::Undelete,
                     _ => Disposal::Bounce,
                 },
                 held: options.first() == Some(&"held"),
@@ -489,6 +510,7 @@ impl Stage {
                 .collect(),
             ["held", name] => self.queue(query::held(kv, &domain(name), None, all).unwrap()),
             ["refused", name] => self.queue(query::refused(kv, &domain(name), all).unwrap()),
+            ["aside", name] => self.queue(query::aside(kv, &domain(name), None, all).unwrap()),
             ["counts", name] => counts(query::counts(kv, &domain(name)).unwrap()),
             ["recipients", name] => query::recipients(kv, &domain(name), None, all).unwrap(),
             ["takes", text] => {
@@ -497,6 +519,11 @@ impl Stage {
                 vec![yes_no(
                     query::takes_mail_for(kv, of, address.local()).unwrap(),
                 )]
+            }
+            ["askers", name, "from", client] => {
+                let askers = query::askers(kv, &domain(name)).unwrap();
+                let may = askers.include(client.parse().expect(client));
+                vec![if may { "may" } else { "may not" }.to_owned()]
             }
             ["policy", name] => vec![format!("{:?}", query::policy(kv, &domain(name)).unwrap())],
             ["health", name] => {
@@ -654,7 +681,9 @@ impl Stage {
                     last_reply,
                     retry_at,
                     delay_told,
-                    ..
+                    kept_back,
+                    discard_at,
+                    message: _,
                 } = row;
                 let mut line = format!("{seq} {name} {pending:?} attempts {attempts} {last_reply}");
                 if let Some(at) = retry_at {
@@ -662,6 +691,12 @@ impl Stage {
                 }
                 if delay_told {
                     line.push_str(" (told)");
+                }
+                if kept_back {
+                    line.push_str(" (kept back)");
+                }
+                if let Some(at) = discard_at {
+                    write!(line, " (gone at {})", since(at)).unwrap();
                 }
                 line.trim_end().to_owned()
             })

@@ -5,6 +5,7 @@
 
 mod body;
 pub mod client;
+pub mod finger;
 pub mod limits;
 mod line;
 pub mod reply;

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use holdfast_ledger::query::{self, DomainRecord};
-use holdfast_ledger::{Command, Policy, PolicyChange, Primary, Probation, Refusal};
-use holdfast_mail::Domain;
+use holdfast_ledger::{
+    Askers, Command, NETWORKS_MAX, Policy, PolicyChange, Primary, Probation, Refusal,
+};
+use holdfast_mail::{Domain, Network};
 use holdfast_proto::admin as wire;
-use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::explain::{self, Sight};
@@ -84,6 +85,7 @@ fn to_wire(cluster: &Cluster, record: &DomainRecord) -> Result<wire::Domain, Sta
             listed: query::recipients(&view, &record.name, None, 1)
                 .map_err(broken)?
                 .len(),
+            askers: &query::askers(&view, &record.name).map_err(broken)?,
             refused: refused.len(),
             now,
         }),
@@ -198,6 +200,30 @@ pub(super) async fn set(
     })
 }
 
+/// Who may ask for a domain's held mail.
+pub(super) async fn set_askers(
+    admin: &Admin,
+    request: wire::AskersSetRequest,
+) -> Result<wire::Empty, Status> {
+    let domain = parse(&request.domain)?;
+    if request.networks.len() > NETWORKS_MAX {
+        return Err(Status::invalid_argument(format!(
+            "at most {NETWORKS_MAX} networks may ask for one domain"
+        )));
+    }
+    let askers = if request.anybody {
+        Askers::Anybody
+    } else {
+        let network = |text: &String| {
+            Network::parse(text).map_err(|why| Status::invalid_argument(format!("{text:?}: {why}")))
+        };
+        let networks = request.networks.iter().map(network);
+        Askers::Networks(networks.collect::<Result<_, _>>()?)
+    };
+    admin.propose(Command::SetAskers { domain, askers }).await?;
+    Ok(wire::Empty {})
+}
+
 pub(super) fn get(admin: &Admin, name: &str) -> Result<wire::Domain, Status> {
     let cluster = admin.cluster()?;
     let record = query::domain(&cluster.view(), &parse(name)?).map_err(broken)?;
@@ -239,76 +265,6 @@ pub(super) fn list(admin: &Admin) -> Result<wire::DomainList, Status> {
             domains.push(to_wire(&cluster, record)?);
         }
     }
-}
-
-/// The held (or refused) mail of a domain, oldest first.
-pub(super) fn mail(
-    cluster: &Cluster,
-    domain: Domain,
-    request: &wire::MailListRequest,
-) -> mpsc::Receiver<Result<wire::Mail, Status>> {
-    let (out, mails) = mpsc::channel(64);
-    let view = cluster.view();
-    let limit = if request.limit == 0 {
-        u64::MAX
-    } else {
-        request.limit
-    };
-    let refused_only = request.refused;
-    tokio::spawn(async move {
-        let mut after = None;
-        let mut sent = 0;
-        loop {
-            let page = if refused_only {
-                query::refused_after(&view, &domain, after, PAGE)
-            } else {
-                query::held(&view, &domain, after, PAGE)
-            };
-            let page = match page.map_err(broken) {
-                Ok(page) => page,
-                Err(status) => {
-                    let _gone = out.send(Err(status)).await;
-                    return;
-                }
-            };
-            let full = page.len() == PAGE;
-            after = page.last().map(|held| held.seq);
-            for held in page {
-                if sent == limit {
-                    return;
-                }
-                sent += 1;
-                let mail = match query::envelope(&view, held.message).map_err(broken) {
-                    Ok(Some(envelope)) => Ok(wire::Mail {
-                        id: held.message.to_string(),
-                        domain: domain.to_string(),
-                        reverse_path: envelope.reverse_path.as_str().into(),
-                        recipients: held
-                            .pending
-                            .iter()
-                            .filter_map(|i| envelope.recipients.get(*i as usize))
-                            .map(|recipient| recipient.address.to_string())
-                            .collect(),
-                        bytes: envelope.body.len,
-                        received_at_ms: envelope.received_at.0,
-                        attempts: held.attempts,
-                        last_reply: held.last_reply,
-                        state: if refused_only { "refused" } else { "held" }.into(),
-                        retry_at_ms: held.retry_at.map_or(0, |at| at.0),
-                    }),
-                    Ok(None) => continue,
-                    Err(status) => Err(status),
-                };
-                if out.send(mail).await.is_err() {
-                    return;
-                }
-            }
-            if !full {
-                return;
-            }
-        }
-    });
-    mails
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_ledger::query::Counts;
-use holdfast_ledger::{Doubt, Health, Policy, Probation, doubt};
+use holdfast_ledger::{Askers, Doubt, Health, Policy, Probation, doubt};
 use holdfast_mail::{Domain, Timestamp};
 
 /// Everything that a domain's mail depends on.
@@ -15,6 +15,7 @@ pub(super) struct Sight<'a> {
     /// Held and refused.
     pub(super) held: Counts,
     pub(super) refused: usize,
+    pub(super) askers: &'a Askers,
     /// Whether anybody is listed as a recipient.
     pub(super) listed: usize,
     pub(super) now: Timestamp,
@@ -27,6 +28,7 @@ pub(super) fn explain(sight: &Sight<'_>) -> Vec<String> {
         hold(sight),
         refusal(sight),
         delay(sight),
+        asking(sight),
     ]
 }
 
@@ -82,6 +84,20 @@ fn hold(sight: &Sight<'_>) -> String {
         ),
         None => "What cannot be delivered is tried again without end.".to_owned(),
     }
+}
+
+fn asking(sight: &Sight<'_>) -> String {
+    let who = match sight.askers {
+        Askers::Anybody => "Anybody may".to_owned(),
+        Askers::Networks(networks) if networks.is_empty() => {
+            "Nobody but an operator may".to_owned()
+        }
+        Askers::Networks(networks) => {
+            let list: Vec<_> = networks.iter().map(ToString::to_string).collect();
+            format!("Clients in {} may", list.join(", "))
+        }
+    };
+    format!("{who} ask for delivery (ETRN, finger); it goes to the primary, whoever asks.")
 }
 
 fn refusal(sight: &Sight<'_>) -> String {
@@ -159,6 +175,8 @@ fn span(span: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_mail::Network;
+
     use super::*;
 
     #[test]
@@ -171,6 +189,7 @@ mod tests {
             health: &Health::default(),
             held: Counts::default(),
             refused: 0,
+            askers: &Askers::Anybody,
             listed: 0,
             now: Timestamp(1_800_000_000_000),
         };
@@ -185,6 +204,7 @@ mod tests {
                 "What the primary refuses (5xx) is kept now and tried again after 10m: it took none \
                  in the last half hour.",
                 "Senders are not told that their mail is late.",
+                "Anybody may ask for delivery (ETRN, finger); it goes to the primary, whoever asks.",
             ]
         );
         let full = Policy {
@@ -207,6 +227,17 @@ mod tests {
              messages are used."
         );
         assert!(refusal(&sight).ends_with(" 2 messages are kept as refused."));
+        for (list, said) in [
+            (&[][..], "Nobody but an operator may ask"),
+            (
+                &["192.0.2.0/24", "::1"],
+                "Clients in 192.0.2.0/24, ::1/128 may ask",
+            ),
+        ] {
+            let networks = list.iter().map(|text| Network::parse(text).unwrap());
+            let askers = &Askers::Networks(networks.collect());
+            assert!(asking(&Sight { askers, ..sight }).starts_with(said));
+        }
     }
 
     #[test]

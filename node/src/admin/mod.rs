@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures::Stream;
-use holdfast_ledger::{Command, Refusal, Reply, query};
+use holdfast_ledger::{Command, Refusal, Reply};
 use holdfast_mail::NodeId;
 use holdfast_proto::admin as wire;
 use std::sync::Arc;
@@ -326,6 +326,12 @@ impl wire::admin_server::Admin for Admin {
         }
     }
 
+    async fn askers_set(&self, request: Request<wire::AskersSetRequest>) -> Answer<wire::Empty> {
+        domains::set_askers(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
     async fn recipients_set(
         &self,
         request: Request<wire::RecipientsSetRequest>,
@@ -360,18 +366,8 @@ impl wire::admin_server::Admin for Admin {
         &self,
         request: Request<wire::MailListRequest>,
     ) -> Answer<Self::MailListStream> {
-        let cluster = self.cluster()?;
-        let request = request.into_inner();
-        let domain = domains::parse(&request.domain)?;
-        if query::domain(&cluster.view(), &domain)
-            .map_err(broken)?
-            .is_none()
-        {
-            return Err(refused(&Refusal::UnknownDomain));
-        }
-        Ok(Response::new(stream(domains::mail(
-            &cluster, domain, &request,
-        ))))
+        let list = mail::list(self, request.get_ref())?;
+        Ok(Response::new(stream(list)))
     }
 }
 

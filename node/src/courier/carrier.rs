@@ -17,6 +17,7 @@ use super::destination::Unreachable;
 use super::lease::Lease;
 use super::queue::{After, Job};
 use super::recorder::Report;
+use crate::failpoint;
 use crate::replica::BodyReader;
 use crate::talk::deliver::{Connection, Content};
 use crate::world::select;
@@ -229,9 +230,11 @@ impl Carrier {
                 envelope: Arc::clone(envelope),
                 recipients: recipients.to_vec(),
             };
+            failpoint::reach("before-delivery");
             let Some(outcome) = connection.deliver(mail, &mut content).await else {
                 break;
             };
+            failpoint::reach("delivered");
             self.log(connection, envelope.id, &outcome);
             attempt.add(envelope.id, outcome);
             if !connection.is_ready() {

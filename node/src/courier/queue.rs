@@ -249,6 +249,8 @@ mod tests {
             last_reply: String::new(),
             retry_at: None,
             delay_told: false,
+            kept_back: false,
+            discard_at: None,
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::desk::Desk;
 use super::queue::After;
+use crate::failpoint;
 use crate::world::select;
 
 /// A batch is proposed when it has this many messages…
@@ -100,6 +101,7 @@ async fn record(desk: &Desk, mut batch: Vec<Report>) {
         desk.lease.lose();
         return;
     }
+    failpoint::reach("recorded");
     if let Some(last) = batch.last() {
         await_view(desk, &last.row).await;
     }

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use holdfast_mail::network::client;
+
 /// Counts sessions, in all and per address.
 #[derive(Clone, Default)]
 pub(super) struct Guests(Arc<Mutex<Now>>);
@@ -34,7 +36,7 @@ impl Guests {
 
     /// A place, or why there is none.
     pub(super) fn enter(&self, address: IpAddr, places: Places) -> Result<Guest, &'static str> {
-        let address = network(address);
+        let address = client(address);
         let mut now = self.now();
         if now.all >= places.all_max {
             return Err("too many connections");
@@ -62,18 +64,6 @@ impl Drop for Guest {
                 now.by_address.remove(&self.address);
             }
         }
-    }
-}
-
-/// What counts as one client. An IPv6 customer has at least a /64: counting single addresses would
-/// count nothing.
-pub(super) fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => v4.into(),
-            None => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
-        },
-        v4 => v4,
     }
 }
 

@@ -3,6 +3,7 @@
 mod counters;
 mod etrn;
 mod guests;
+mod returned;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -12,20 +13,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use holdfast_mail::Address;
+use holdfast_mail::{Address, Domain};
 use holdfast_smtp::reply::Reply;
 use holdfast_smtp::server::{self, Session};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::net::dns::Resolver;
 use crate::net::listen::Listener;
 use crate::net::tls::SmtpServer;
 use crate::observe::Metrics;
+use crate::release::Desk;
 use crate::replica::Cluster;
 use crate::talk::serve::serve;
 use counters::Counters;
 use guests::{Guests, Places};
+use returned::Primaries;
 use transaction::Transaction;
 
 /// How long transactions in progress may take to finish at a stop.
@@ -51,13 +55,15 @@ pub struct Options {
 struct Shared {
     cluster: Cluster,
     counters: Counters,
-    etrn: etrn::Desk,
+    release: Arc<Desk>,
 }
 
 /// Serves `listeners` until `stop` resolves, and then finishes what is in progress.
 pub async fn run(
     options: Arc<ArcSwap<Options>>,
     cluster: Cluster,
+    release: Arc<Desk>,
+    resolver: Resolver,
     listeners: Vec<Listener>,
     metrics: Metrics,
     stop: impl Future<Output = ()>,
@@ -68,12 +74,14 @@ pub async fn run(
     let shared = Arc::new(Shared {
         cluster,
         counters,
-        etrn: etrn::Desk::default(),
+        release,
     });
     let (stopping, stopped) = watch::channel(false);
     let mut sessions = JoinSet::new();
     let (connections_tx, mut connections) = tokio::sync::mpsc::channel(64);
     let mut accepting = JoinSet::new();
+    let primaries = Primaries::default();
+    accepting.spawn(primaries.clone().keep(shared.cluster.clone(), resolver));
     for listener in listeners {
         let connections = connections_tx.clone();
         accepting.spawn(async move {
@@ -98,6 +106,10 @@ pub async fn run(
                 };
                 match guests.enter(peer.ip(), places) {
                     Ok(guest) => {
+                        let domains = primaries.at(peer.ip());
+                        if !domains.is_empty() {
+                            tokio::spawn(welcome(shared.clone(), domains));
+                        }
                         let (shared, stopped) = (shared.clone(), stopped.clone());
                         sessions.spawn(async move {
                             session(&shared, &options, stream, peer.ip(), stopped).await;
@@ -126,6 +138,16 @@ pub async fn run(
             sessions = sessions.len(),
             "sessions are cut off; nothing they sent was acknowledged"
         );
+    }
+}
+
+/// The primary of these is back.
+async fn welcome(shared: Arc<Shared>, domains: Vec<Domain>) {
+    for domain in domains {
+        let started = shared.release.start(&shared.cluster, domain, "inbound");
+        if let Err(why) = started.await {
+            tracing::debug!("a primary came by, and its mail waits for the next try: {why}");
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use holdfast_ledger::{Command, Member, Primary, Reply as LedgerReply, query};
-use holdfast_mail::{Domain, NodeId};
+use holdfast_ledger::{Askers, Command, Member, Primary, Reply as LedgerReply, query};
+use holdfast_mail::{Domain, Network, NodeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -64,6 +64,8 @@ impl House {
         let intake = tokio::spawn(run(
             options.clone(),
             cluster.clone(),
+            Arc::default(),
+            Resolver::system().unwrap(),
             vec![listener],
             Metrics::default(),
             async move {
@@ -98,6 +100,10 @@ impl House {
             must_be_new: false,
             must_exist: false,
         };
+        self.propose(command).await;
+    }
+
+    async fn propose(&self, command: Command) {
         let deadline = Instant::now() + Duration::from_secs(20);
         assert_eq!(
             self.cluster.propose(command, deadline).await.unwrap(),
@@ -348,7 +354,7 @@ async fn etrn_tells_the_truth_and_starts_a_domain_once_in_a_while() {
     let mut client = house.guest().await;
     assert_eq!(
         client.ask("ETRN elsewhere.example").await,
-        "459 4.7.1 node elsewhere.example not allowed: it is no domain of this server"
+        "459 4.7.1 node elsewhere.example not allowed: this server delivers it for nobody at your address"
     );
     assert_eq!(
         client.ask("ETRN @example").await.split(' ').next(),
@@ -357,6 +363,17 @@ async fn etrn_tells_the_truth_and_starts_a_domain_once_in_a_while() {
     assert_eq!(
         client.ask("ETRN #sub.bar.example").await,
         "251 2.0.0 OK, no messages waiting for node sub.bar.example"
+    );
+    // One's own, another's and nobody's are answered alike.
+    house
+        .propose(Command::SetAskers {
+            domain: Domain::parse("sub.bar.example").unwrap(),
+            askers: Askers::Networks(vec![Network::parse("192.0.2.0/24").unwrap()]),
+        })
+        .await;
+    assert_eq!(
+        client.ask("ETRN sub.bar.example").await,
+        "459 4.7.1 node sub.bar.example not allowed: this server delivers it for nobody at your address"
     );
     client.send(&["a@foo.example"], "x\r\n").await;
     client
@@ -405,5 +422,47 @@ async fn a_guest_too_many_is_told_421_and_a_stop_says_goodbye() {
     for guest in &mut guests {
         assert!(guest.hear().await.starts_with("421 4.3.2 "));
     }
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_with_held_mail_is_known_by_its_address() {
+    let house = House::open().await;
+    for (domain, host) in [
+        ("held.example", "127.0.0.9"),
+        ("empty.example", "127.0.0.8"),
+    ] {
+        house
+            .propose(Command::SetDomain {
+                domain: Domain::parse(domain).unwrap(),
+                primary: Primary {
+                    host: host.into(),
+                    port: 1,
+                },
+                must_be_new: true,
+                must_exist: false,
+            })
+            .await;
+    }
+    let mut client = house.guest().await;
+    client
+        .send(&["a@held.example", "a@foo.example"], "x\r\n")
+        .await;
+    let primaries = Primaries::default();
+    let keeping = primaries.clone();
+    let keeping = keeping.keep(house.cluster.clone(), Resolver::system().unwrap());
+    let keeping = tokio::spawn(keeping);
+    let at = |text: &str| primaries.at(text.parse().unwrap());
+    while at("127.0.0.9").is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(
+        at("::ffff:127.0.0.9"),
+        [Domain::parse("held.example").unwrap()]
+    );
+    assert_eq!(at("127.0.0.8"), []);
+    // Its primary is on loopback, from where every program here connects.
+    assert_eq!(at("127.0.0.1"), []);
+    keeping.abort();
     house.close().await;
 }

@@ -13,7 +13,8 @@ use holdfast_smtp::server::{Question, Session};
 use tokio::time::Instant;
 
 use super::counters::Reason;
-use super::{Options, Shared};
+use super::{Options, Shared, etrn};
+use crate::failpoint;
 use crate::replica::{BodyWriter, ProposeError, now, random_id};
 use crate::talk::serve::Desk;
 
@@ -242,6 +243,7 @@ impl<'a> Transaction<'a> {
         else {
             return Some(self.refuse("sequence", Reply::new(503, 5, 1, "no transaction")));
         };
+        failpoint::reach("content-received");
         let body = match content.writer.finish().await {
             Ok(body) => body,
             Err(error) => {
@@ -251,6 +253,7 @@ impl<'a> Transaction<'a> {
                 return Some(self.refuse("body", Reply::new(451, 3, 0, text)));
             }
         };
+        failpoint::reach("body-stored");
         let bytes = body.len;
         let envelope = Envelope {
             id,
@@ -274,7 +277,10 @@ impl<'a> Transaction<'a> {
             )
             .await
         {
-            Ok(LedgerReply::Accepted { .. }) => Some(self.taken(id)),
+            Ok(LedgerReply::Accepted { .. }) => {
+                failpoint::reach("before-reply");
+                Some(self.taken(id))
+            }
             Ok(LedgerReply::Refused(Refusal::FullForNow)) => {
                 Some(self.refuse("quota", full(false)))
             }
@@ -408,11 +414,7 @@ impl Desk for Transaction<'_> {
             Question::Content => Some(self.content(session).await),
             Question::Message => self.message(session).await,
             Question::Etrn(etrn) => {
-                let reply = self
-                    .shared
-                    .etrn
-                    .flush(&self.shared.cluster, self.client, etrn)
-                    .await;
+                let reply = etrn::answer(self.shared, self.client, etrn).await;
                 if !reply.is_positive() {
                     self.reason = Some("etrn");
                 }

@@ -1,8 +1,13 @@
-//! What this node tells of itself: log lines and metrics.
+//! What this node tells of itself: log lines, metrics and whether it is ready.
+
+mod ready;
+
+pub use ready::Check;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::Router;
+use axum::http::Uri;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use prometheus_client::encoding::text::encode;
@@ -37,8 +42,18 @@ impl Metrics {
         Ok(text)
     }
 
-    /// Serves `/metrics` for Prometheus, and `/livez`, until the process ends.
-    pub fn serve(self, listener: Listener) {
+    /// Serves until the process ends: `/metrics` for Prometheus; `/livez`, which asks nothing of
+    /// the cluster, for a node that waits for a quorum must not be restarted; and `/readyz`,
+    /// which answers 503 while one of `checks` fails and names it.
+    pub fn serve(
+        self,
+        listener: Listener,
+        checks: impl Fn() -> Vec<Check> + Clone + Send + Sync + 'static,
+    ) {
+        let ready = move |uri: Uri| {
+            let answer = ready::answer(&checks(), ready::is_verbose(uri.query()));
+            async move { answer }
+        };
         let page = move || {
             let text = self.text();
             async move {
@@ -56,7 +71,8 @@ impl Metrics {
         };
         let router = Router::new()
             .route("/metrics", get(page))
-            .route("/livez", get(async || "ok\n"));
+            .route("/livez", get(async || "ok\n"))
+            .route("/readyz", get(ready));
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!("the metrics listener stopped: {error}");

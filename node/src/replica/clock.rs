@@ -6,6 +6,9 @@
 //! the median gets the median.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -87,10 +90,49 @@ impl Clock {
     }
 }
 
+/// Milliseconds that this process's clock runs ahead of the machine's, or behind. Not 0 only in
+/// sandboxes and tests.
+static AHEAD_MS: AtomicI64 = AtomicI64::new(0);
+
+/// How often a sandbox's file is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 /// This node's own clock.
 #[must_use]
 pub fn now() -> Timestamp {
-    crate::world::now()
+    let wall = crate::world::now().0;
+    Timestamp(wall.saturating_add_signed(AHEAD_MS.load(Ordering::Relaxed)))
+}
+
+/// Sets this process's clock forward, or back, by the milliseconds that `file` says, so that days
+/// pass in a sandbox. Read before this returns, and again as long as the process lives. A file
+/// that is not there changes nothing.
+///
+/// # Errors
+/// The file cannot be read, or holds no number.
+pub(crate) fn follow(file: PathBuf) -> io::Result<()> {
+    set(&file)?;
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if let Err(error) = set(&file) {
+                tracing::warn!("{}: {error}; the clock stays as it was", file.display());
+            }
+        }
+    });
+    Ok(())
+}
+
+fn set(file: &Path) -> io::Result<()> {
+    let text = match std::fs::read_to_string(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        read => read?,
+    };
+    let ms: i64 = text.trim().parse().map_err(io::Error::other)?;
+    if AHEAD_MS.swap(ms, Ordering::Relaxed) != ms {
+        tracing::warn!("this sandbox's clock is now {} s off", ms / 1000);
+    }
+    Ok(())
 }
 
 /// The median of our own clock, which is 0, and the others'. Between two that differ, the one

@@ -203,6 +203,12 @@ impl Cluster {
         let _sender_gone = retiring.wait_for(|retiring| *retiring).await;
     }
 
+    /// Whether this node is about to be removed.
+    #[must_use]
+    pub fn is_retiring(&self) -> bool {
+        *self.0.retiring.borrow()
+    }
+
     /// The rooms above hold no lease any more.
     pub fn retired(&self) {
         self.0.retired.send_replace(true);
@@ -238,7 +244,7 @@ impl Cluster {
                 .membership_config
                 .voter_ids()
                 .any(|id| id == self.0.me.id.0),
-            retiring: *self.0.retiring.borrow(),
+            retiring: self.is_retiring(),
         }
     }
 

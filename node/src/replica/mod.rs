@@ -43,6 +43,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 pub use bodies::{Bodies, BodyError, BodyReader, BodyWriter, Copies};
+pub(crate) use clock::follow as follow_clock;
 pub use clock::now;
 pub use handle::{Cluster, Place, ProposeError};
 pub use identity::{Identity, IdentityError};

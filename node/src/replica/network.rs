@@ -20,6 +20,7 @@ use super::codec;
 use super::peers::{Peers, Purpose};
 use super::snapshot::SnapshotFile;
 use super::types::{Seat, Snapshot, Types};
+use crate::failpoint;
 use crate::world::select;
 
 /// Bytes of a snapshot file in one message.
@@ -123,6 +124,9 @@ impl RaftNetworkV2<Types> for Connection {
             entries: rpc.entries.iter().map(codec::entry_to_bytes).collect(),
             leader_commit: rpc.leader_commit.as_ref().map(codec::log_id_to_wire),
         };
+        if !rpc.entries.is_empty() {
+            failpoint::reach("before-send");
+        }
         let reply = self
             .client()?
             .append(timed(request, limit))

@@ -24,6 +24,7 @@ use super::peers::MESSAGE_BYTES_MAX;
 use super::snapshot::{SnapshotFile, Snapshots};
 use super::types::{Entry, Snapshot};
 use super::{clock, codec, gate, membership, propose};
+use crate::failpoint;
 use crate::net::grpc::ConnectInfo;
 use crate::world;
 
@@ -171,6 +172,9 @@ impl wire::raft_server::Raft for Service {
             .map(codec::entry)
             .collect::<Result<_, _>>()
             .map_err(broken)?;
+        if !entries.is_empty() {
+            failpoint::reach("append-received");
+        }
         gate::before_append(&self.cluster.bodies, &entries, from).await?;
         let rpc = AppendEntriesRequest {
             vote: codec::some_vote(request.vote.as_ref()).map_err(broken)?,

@@ -18,6 +18,7 @@ use super::clock::{self, Clock};
 use super::codec;
 use super::snapshot::{SnapshotFile, Snapshots};
 use super::types::{LogId, Replies, Snapshot, SnapshotMeta, StoredMembership, Types};
+use crate::failpoint;
 use crate::store::{Store, View};
 use crate::world;
 use holdfast_proto::cluster as wire;
@@ -125,7 +126,9 @@ impl RaftStateMachine<Types> for StateMachine {
             if mutant("applied-not-saved") {
                 meta_rows.clear();
             }
+            failpoint::reach("before-apply");
             self.store.commit(rows, &meta_rows)?;
+            failpoint::reach("applied");
             if let Some(changed) = changed {
                 self.membership = changed;
             }

@@ -20,6 +20,7 @@ use super::flusher::{Flusher, Moment};
 use super::mark::{Manifest, Mark, Reached};
 use super::state::{StateBatch, View, row_key};
 use super::{Options, StoreError, broken, database_options, not_opened, refuse_poisoned, wal};
+use crate::failpoint;
 
 pub(super) type Database = DBWithThreadMode<MultiThreaded>;
 
@@ -115,7 +116,9 @@ impl Store {
             let (db, durable) = (db.clone(), durable.clone());
             move || {
                 let written = db.latest_sequence_number();
+                failpoint::reach("before-sync");
                 db.flush_wal(!mutant("wal-not-synced"))?;
+                failpoint::reach("synced");
                 durable.store(written, Ordering::Relaxed);
                 Ok(())
             }
@@ -199,6 +202,7 @@ impl Store {
             batch.put_cf(&log, index.to_be_bytes(), bytes);
         }
         self.write(batch)?;
+        failpoint::reach("entry-written");
         self.flusher.flushed(done);
         Ok(())
     }
@@ -292,9 +296,10 @@ impl Store {
         value: &[u8],
     ) -> impl Future<Output = io::Result<()>> + Send + use<> {
         let synced = !mutant("vote-not-synced");
-        let written = self
-            .put_meta(key, value)
-            .map(|()| synced.then(|| self.flush()));
+        let written = self.put_meta(key, value).map(|()| {
+            failpoint::reach("vote-written");
+            synced.then(|| self.flush())
+        });
         async move {
             match written? {
                 Some(flushed) => flushed.await,

@@ -1,5 +1,5 @@
 //! What a sandbox's folder holds: `sandbox.json` (this plan), and for each node `nN.toml`,
-//! `nN.log` and its data in `nN/`.
+//! `nN.log` and its data in `nN/`; and `clock`, once days have passed in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,8 @@ use crate::failure::Failure;
 /// The regions that nodes are dealt to in turn: no region of three or more nodes' sandbox has a
 /// majority.
 const REGIONS: [&str; 3] = ["eu", "us", "ap"];
+
+const CLOCK: &str = "clock";
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -105,6 +107,7 @@ data_dir = "{name}"
 name = "{name}"
 region = "{region}"
 wan_profile = "lan"
+sandbox_clock = "{clock}"   # never outside of a sandbox
 
 [smtp]
 listen = ["{smtp}"]
@@ -123,6 +126,7 @@ listen = "{metrics}"
 connections_per_client_max = 1000
 disk_free_min_bytes = 67108864
 "#,
+            clock = CLOCK,
             name = self.name,
             region = self.region,
             smtp = loopback(self.smtp_port),
@@ -130,6 +134,11 @@ disk_free_min_bytes = 67108864
             metrics = loopback(self.metrics_port),
         )
     }
+}
+
+/// Milliseconds that the clock of all nodes runs ahead.
+pub(crate) fn clock_file(dir: &Path) -> PathBuf {
+    dir.join(CLOCK)
 }
 
 fn plan_file(dir: &Path) -> PathBuf {

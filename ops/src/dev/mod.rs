@@ -1,5 +1,6 @@
 //! `holdfast dev`: a sandbox cluster on this machine, until interrupted.
 
+mod clock;
 mod layout;
 mod ports;
 mod sandbox;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::{self, Dev};
+use crate::cli::{self, Dev, InSandbox};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
 
@@ -24,12 +25,23 @@ const SMTP_PORT_DEFAULT: u16 = 2525;
 const WATCH_EVERY: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(args: Dev, output: Output) -> Result<Exit, Failure> {
+    match (args.verb, args.sandbox) {
+        (Some(InSandbox::Clock(clock)), _) => clock::run(clock, output).await,
+        (None, Some(args)) => sandbox(&args, output).await,
+        // clap asks for --dir before this.
+        (None, None) => {
+            Err(Failure::new("the sandbox was not started", "no --dir is given").exit(Exit::Usage))
+        }
+    }
+}
+
+async fn sandbox(args: &cli::Sandbox, output: Output) -> Result<Exit, Failure> {
     let failed = |error| Failure::new("the sandbox was not started", error);
     // Set up first: an interruption while nodes start must stop them too.
     let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminated = signal(SignalKind::terminate()).map_err(failed)?;
 
-    let plan = plan(&args)?;
+    let plan = plan(args)?;
     let mut sandbox = tokio::select! {
         started = Sandbox::start(&args.dir, plan) => started?,
         _ = interrupted.recv() => return Ok(Exit::Done),
@@ -57,7 +69,7 @@ pub(crate) async fn run(args: Dev, output: Output) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn plan(args: &Dev) -> Result<Plan, Failure> {
+fn plan(args: &cli::Sandbox) -> Result<Plan, Failure> {
     if let Some(found) = Plan::load(&args.dir)? {
         let other = |what: &str, has: String| {
             Failure::new(

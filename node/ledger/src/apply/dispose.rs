@@ -1,5 +1,7 @@
 //! Dispose: somebody decides about mail by hand. Every decision leaves an audit row.
 
+use std::time::Duration;
+
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{Domain, MessageId};
 use holdfast_proto::ledger as proto;
@@ -13,6 +15,9 @@ use crate::{Disposal, Effect, Kv, KvError, Refusal, Reply, Seq, query, row, tabl
 /// Messages that one Dispose does something with, so that it does not delay the Accepts behind
 /// it.
 pub const DISPOSE_MAX: usize = 256;
+
+/// How long what was deleted can be had back.
+pub const UNDELETE_TIME: Duration = Duration::from_secs(24 * 3600);
 
 /// Audit rows kept: years of decisions by hand, in a few MiB.
 const AUDIT_KEPT: usize = 10_000;
@@ -36,11 +41,13 @@ pub(super) fn dispose(
     if !row::exists(kv, &tables::domain(domain))? {
         return refuse(Refusal::UnknownDomain);
     }
-    if order.messages.len() > DISPOSE_MAX || order.held && order.how == Disposal::Requeue {
+    if order.messages.len() > DISPOSE_MAX
+        || order.held && !matches!(order.how, Disposal::Discard | Disposal::Bounce)
+    {
         return refuse(Refusal::Malformed);
     }
     let (messages, more) = if order.messages.is_empty() {
-        all(kv, domain, order.held)?
+        all(kv, domain, order)?
     } else {
         (order.messages.to_vec(), false)
     };
@@ -49,11 +56,21 @@ pub(super) fn dispose(
         let Some(mut place) = Place::find(kv, domain, id)? else {
             continue;
         };
-        if place.refused.recipients.is_empty() && (!order.held || place.held.recipients.is_empty())
-        {
+        if !concerns(order, &place) {
             continue;
         }
         match order.how {
+            Disposal::Hold => {
+                place.set_aside();
+                place.aside.kept_back = true;
+            }
+            Disposal::Delete => {
+                place.set_aside();
+                place.aside.discard_at_ms = when.at.plus(UNDELETE_TIME).0;
+            }
+            // It was kept back before it was deleted.
+            Disposal::Undelete if place.aside.kept_back => place.aside.discard_at_ms = 0,
+            Disposal::Release | Disposal::Undelete => place.release(effects),
             Disposal::Requeue => {
                 // A fresh start: what was refused before is forgotten.
                 for answer in &mut place.refused.answers {
@@ -94,16 +111,55 @@ pub(super) fn dispose(
     })
 }
 
+/// Whether there is anything of the message that the order is about.
+fn concerns(order: &Order<'_>, place: &Place<'_>) -> bool {
+    let [held, refused, aside] =
+        [&place.held, &place.refused, &place.aside].map(|row| !row.recipients.is_empty());
+    let is_deleted = place.aside.discard_at_ms != 0;
+    match order.how {
+        Disposal::Requeue => refused,
+        Disposal::Discard | Disposal::Bounce => refused || order.held && (held || aside),
+        Disposal::Hold => held || refused,
+        Disposal::Release => aside && !is_deleted,
+        Disposal::Delete => held || refused || aside && !is_deleted,
+        Disposal::Undelete => aside && is_deleted,
+    }
+}
+
 /// The first messages of the domain that the order is about.
-fn all(kv: &dyn Kv, domain: &Domain, held: bool) -> Result<(Vec<MessageId>, bool), KvError> {
+fn all(kv: &dyn Kv, domain: &Domain, order: &Order<'_>) -> Result<(Vec<MessageId>, bool), KvError> {
+    let tables: &[&[u8]] = match order.how {
+        Disposal::Requeue => &[tables::REFUSED],
+        Disposal::Discard | Disposal::Bounce if !order.held => &[tables::REFUSED],
+        Disposal::Hold => &[tables::REFUSED, tables::HELD],
+        Disposal::Discard | Disposal::Bounce | Disposal::Delete => {
+            &[tables::REFUSED, tables::HELD, tables::ASIDE]
+        }
+        Disposal::Release | Disposal::Undelete => &[tables::ASIDE],
+    };
     let mut found = Vec::new();
-    let also = held.then_some(tables::HELD);
-    for table in [tables::REFUSED].into_iter().chain(also) {
-        for (key, value) in kv.scan(&tables::of_domain(table, domain), &[], DISPOSE_MAX)? {
-            let queued: proto::QueueRow = row::decode(&key, &value)?;
-            let id = wire::message_id(&queued.message).map_err(|e| unreadable(&key, e))?;
-            if !found.contains(&id) {
-                found.push(id);
+    for table in tables {
+        let mut after = Vec::new();
+        // What was set aside otherwise is passed over, so there may be more behind it.
+        while found.len() < DISPOSE_MAX {
+            let page = kv.scan(&tables::of_domain(table, domain), &after, DISPOSE_MAX)?;
+            for (key, value) in &page {
+                let queued: proto::QueueRow = row::decode(key, value)?;
+                let deleted = queued.discard_at_ms != 0;
+                let passed_over = *table == tables::ASIDE
+                    && match order.how {
+                        Disposal::Release | Disposal::Delete => deleted,
+                        Disposal::Undelete => !deleted,
+                        _ => false,
+                    };
+                let id = wire::message_id(&queued.message).map_err(|e| unreadable(key, e))?;
+                if !passed_over && !found.contains(&id) {
+                    found.push(id);
+                }
+            }
+            match page.into_iter().nth(DISPOSE_MAX - 1) {
+                Some((last, _)) => after = tables::after(last),
+                None => break,
             }
         }
     }
@@ -122,8 +178,10 @@ fn take(place: &mut Place<'_>, held: bool) -> Vec<(proto::Answer, bool)> {
         .map(|recipient| (answer(&refused, *recipient), true))
         .collect();
     if held {
-        let held = std::mem::take(&mut place.held);
-        taken.extend(held.recipients.iter().map(|r| (answer(&held, *r), false)));
+        for row in [&mut place.held, &mut place.aside] {
+            let row = std::mem::take(row);
+            taken.extend(row.recipients.iter().map(|r| (answer(&row, *r), false)));
+        }
     }
     taken
 }
@@ -162,6 +220,10 @@ fn note(
         Disposal::Requeue => "requeue",
         Disposal::Discard => "discard",
         Disposal::Bounce => "bounce",
+        Disposal::Hold => "hold",
+        Disposal::Release => "release",
+        Disposal::Delete => "delete",
+        Disposal::Undelete => "undelete",
     };
     let entry = proto::AuditRow {
         at_ms: when.at.0,

@@ -72,6 +72,7 @@ pub(super) fn remove(
     let leased = row::exists(kv, &tables::lease(domain))?;
     kv.delete(&tables::domain(domain));
     kv.delete(&tables::policy(domain));
+    kv.delete(&tables::askers(domain));
     recipients::forget(kv, domain)?;
     kv.delete(&tables::health(domain));
     effects.push(Effect::DomainChanged {

@@ -1,12 +1,12 @@
-//! Flush: somebody says that a primary is back.
+//! Flush: somebody says that a primary is back; and SetAskers: who may say so.
 //!
-//! Changes no row. A hint that is lost delays the mail until the next probe finds the primary.
+//! Flush changes no row. A hint that is lost delays the mail until the next probe finds the primary.
 
 use holdfast_mail::Domain;
 use holdfast_proto::ledger as proto;
 
 use super::refuse;
-use crate::{Effect, Kv, KvError, Refusal, Reply, row, tables};
+use crate::{Askers, Effect, Kv, KvError, NETWORKS_MAX, Refusal, Reply, row, tables};
 
 pub(super) fn flush(
     kv: &mut dyn Kv,
@@ -23,4 +23,22 @@ pub(super) fn flush(
     Ok(Reply::Flushed {
         messages: counts.unwrap_or_default().pending,
     })
+}
+
+pub(super) fn set_askers(
+    kv: &mut dyn Kv,
+    domain: &Domain,
+    askers: &Askers,
+) -> Result<Reply, KvError> {
+    if !row::exists(kv, &tables::domain(domain))? {
+        return refuse(Refusal::UnknownDomain);
+    }
+    if matches!(askers, Askers::Networks(networks) if networks.len() > NETWORKS_MAX) {
+        return refuse(Refusal::Malformed);
+    }
+    let row = proto::AskersRow {
+        askers: Some(askers.to_proto()),
+    };
+    row::put(kv, &tables::askers(domain), &row);
+    Ok(Reply::Done)
 }

@@ -18,7 +18,7 @@ mod report;
 mod review;
 mod sweep;
 
-pub use dispose::DISPOSE_MAX;
+pub use dispose::{DISPOSE_MAX, UNDELETE_TIME};
 pub use recipients::RECIPIENTS_PER_COMMAND_MAX;
 pub use report::REPORT_KEPT;
 pub use review::REVIEW_MAX;
@@ -225,6 +225,7 @@ pub fn apply(
             clear,
         } => recipients::set(kv, when, domain, add, remove, *clear),
         Command::SetPolicy { domain, change } => domain::set_policy(kv, domain, *change, effects),
+        Command::SetAskers { domain, askers } => flush::set_askers(kv, domain, askers),
     }
 }
 

@@ -1,4 +1,5 @@
-//! A message in one domain: what of it is held and what was refused, with the counts in step.
+//! A message in one domain: what of it is held, what was refused and what was set aside, with the
+//! counts in step.
 //!
 //! A verb finds the place, moves recipients about in it, and puts it back. Whoever puts it back
 //! lets go of the message once nothing refers to it any more.
@@ -23,8 +24,11 @@ pub(super) struct Place<'a> {
     pub(super) held: proto::QueueRow,
     /// Empty recipients: no row.
     pub(super) refused: proto::QueueRow,
+    /// Empty recipients: no row.
+    pub(super) aside: proto::QueueRow,
     was_held: bool,
     was_refused: bool,
+    was_aside: bool,
 }
 
 /// What left the counts.
@@ -48,24 +52,27 @@ impl<'a> Place<'a> {
         let seq = Seq(message.seq);
         let held: Option<proto::QueueRow> = row::get(kv, &tables::held(domain, seq))?;
         let refused: Option<proto::QueueRow> = row::get(kv, &tables::refused(domain, seq))?;
+        let aside: Option<proto::QueueRow> = row::get(kv, &tables::aside(domain, seq))?;
         Ok(Some(Self {
             domain,
             seq,
             envelope: envelope_of(&key, message)?,
             was_held: held.is_some(),
             was_refused: refused.is_some(),
+            was_aside: aside.is_some(),
             held: held.unwrap_or_default(),
             refused: refused.unwrap_or_default(),
+            aside: aside.unwrap_or_default(),
         }))
     }
 
-    /// The same by the place in the queue; `None` where nothing of it is held or refused.
+    /// The same by the place in the queue; `None` where nothing of it is kept.
     pub(super) fn at(
         kv: &dyn KvRead,
         domain: &'a Domain,
         seq: Seq,
     ) -> Result<Option<Self>, KvError> {
-        for key in [tables::held(domain, seq), tables::refused(domain, seq)] {
+        for key in rows(domain, seq) {
             if let Some(queued) = row::get::<proto::QueueRow>(kv, &key)? {
                 let id = wire::message_id(&queued.message).map_err(|e| unreadable(&key, e))?;
                 return Self::find(kv, domain, id);
@@ -88,20 +95,28 @@ impl<'a> Place<'a> {
 
     /// Moves what was refused back into the queue.
     pub(super) fn requeue(&mut self, effects: &mut Vec<Effect>) {
-        if self.refused.recipients.is_empty() {
+        let refused = std::mem::take(&mut self.refused);
+        self.queue(refused, effects);
+    }
+
+    /// Moves what was set aside back into the queue.
+    pub(super) fn release(&mut self, effects: &mut Vec<Effect>) {
+        let aside = std::mem::take(&mut self.aside);
+        self.queue(aside, effects);
+    }
+
+    /// Sets all of it aside.
+    pub(super) fn set_aside(&mut self) {
+        for from in [&mut self.held, &mut self.refused] {
+            join(&mut self.aside, std::mem::take(from));
+        }
+    }
+
+    fn queue(&mut self, from: proto::QueueRow, effects: &mut Vec<Effect>) {
+        if from.recipients.is_empty() {
             return;
         }
-        let refused = std::mem::take(&mut self.refused);
-        self.held.recipients.extend(refused.recipients);
-        self.held.recipients.sort_unstable();
-        self.held.attempts = self.held.attempts.max(refused.attempts);
-        self.held.delay_told |= refused.delay_told;
-        if self.held.last_reply.is_empty() {
-            self.held.last_reply = refused.last_reply;
-        }
-        for answer in refused.answers {
-            set_answer(&mut self.held, answer);
-        }
+        join(&mut self.held, from);
         effects.push(Effect::Requeued {
             domain: self.domain.clone(),
         });
@@ -118,22 +133,12 @@ impl<'a> Place<'a> {
         let id = self.envelope.id;
         let domain = self.domain;
         let is_held = !self.held.recipients.is_empty();
-        let is_refused = !self.refused.recipients.is_empty();
-        for (key, queued, was, is) in [
-            (
-                tables::held(domain, self.seq),
-                &mut self.held,
-                self.was_held,
-                is_held,
-            ),
-            (
-                tables::refused(domain, self.seq),
-                &mut self.refused,
-                self.was_refused,
-                is_refused,
-            ),
-        ] {
-            if is {
+        let was = [self.was_held, self.was_refused, self.was_aside];
+        let mut is_kept = false;
+        let queues = [&mut self.held, &mut self.refused, &mut self.aside];
+        for ((key, queued), was) in rows(domain, self.seq).into_iter().zip(queues).zip(was) {
+            if !queued.recipients.is_empty() {
+                is_kept = true;
                 queued.message = id.to_bytes().to_vec().into();
                 let (recipients, answers) = (&queued.recipients, &mut queued.answers);
                 answers.retain(|answer| recipients.contains(&answer.recipient));
@@ -145,7 +150,7 @@ impl<'a> Place<'a> {
         let message = Change::one_message(self.envelope.body.len);
         let pending = i64::from(self.was_held) - i64::from(is_held);
         let mut left = Left::default();
-        if (self.was_held || self.was_refused) && !is_held && !is_refused {
+        if was.contains(&true) && !is_kept {
             left.domain = message;
             if let_go(kv, when, &self.envelope, self.seq, effects)? {
                 left.cluster = message;
@@ -172,6 +177,25 @@ impl<'a> Place<'a> {
     }
 }
 
+/// Where a message may be in one domain: held, refused, set aside.
+fn rows(domain: &Domain, seq: Seq) -> [Vec<u8>; 3] {
+    [tables::held, tables::refused, tables::aside].map(|key| key(domain, seq))
+}
+
+/// Puts the recipients of `from`, and what is known of them, into `to`.
+fn join(to: &mut proto::QueueRow, from: proto::QueueRow) {
+    to.recipients.extend(from.recipients);
+    to.recipients.sort_unstable();
+    to.attempts = to.attempts.max(from.attempts);
+    to.delay_told |= from.delay_told;
+    if to.last_reply.is_empty() {
+        to.last_reply = from.last_reply;
+    }
+    for answer in from.answers {
+        set_answer(to, answer);
+    }
+}
+
 /// Lets go of a message that nothing refers to any more. Says whether that was so.
 pub(super) fn let_go(
     kv: &mut dyn Kv,
@@ -186,11 +210,13 @@ pub(super) fn let_go(
         let Some(domain) = recipient.address.domain() else {
             continue;
         };
-        if seen.insert(domain)
-            && (row::exists(kv, &tables::held(domain, seq))?
-                || row::exists(kv, &tables::refused(domain, seq))?)
-        {
-            return Ok(false);
+        if !seen.insert(domain) {
+            continue;
+        }
+        for key in rows(domain, seq) {
+            if row::exists(kv, &key)? {
+                return Ok(false);
+            }
         }
     }
     if !kv.scan(&tables::owed_of(id), &[], 1)?.is_empty() {

@@ -136,6 +136,10 @@ fn settle(
             .position(|recipient| *recipient == outcome.recipient)
         else {
             if outcome.verdict == Verdict::Delivered {
+                // It was under way when somebody set it aside.
+                let aside = &mut place.aside.recipients;
+                answered |= aside.contains(&outcome.recipient);
+                aside.retain(|recipient| *recipient != outcome.recipient);
                 late.push(outcome.recipient);
             }
             continue;

@@ -48,10 +48,14 @@ pub(super) fn review(
         let Some(mut place) = Place::at(kv, domain, *queued)? else {
             continue;
         };
+        let purged = purge(&mut place, when);
         let received_at = place.envelope.received_at;
-        if policy
-            .expires_at(received_at)
-            .is_some_and(|end| end <= when.at)
+        // What is kept back by hand ends by hand.
+        let waits = !place.held.recipients.is_empty() || !place.refused.recipients.is_empty();
+        if waits
+            && policy
+                .expires_at(received_at)
+                .is_some_and(|end| end <= when.at)
         {
             let failed = expire(&mut place, &record.primary.host);
             let begun = failed.1;
@@ -68,7 +72,7 @@ pub(super) fn review(
         } else {
             let retried = retry(&mut place, when, effects);
             let told = tell(kv, when, seq, &mut place, &policy, effects)?;
-            if !retried && !told {
+            if !purged && !retried && !told {
                 continue;
             }
         }
@@ -102,6 +106,16 @@ fn expire(place: &mut Place<'_>, primary: &str) -> (Vec<proto::OwedRecipient>, b
         }
     }
     (failed, !held.recipients.is_empty())
+}
+
+/// Drops what was deleted, if it is time.
+fn purge(place: &mut Place<'_>, when: Logged) -> bool {
+    let at = place.aside.discard_at_ms;
+    let due = !place.aside.recipients.is_empty() && at != 0 && at <= when.at.0;
+    if due {
+        place.aside.recipients.clear();
+    }
+    due
 }
 
 /// Tries refused mail again, if it is time.

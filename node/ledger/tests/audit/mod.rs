@@ -6,8 +6,8 @@ use holdfast_ledger::query::{self, Counts, Held, Owed};
 use holdfast_ledger::{KvRead, Seq};
 use holdfast_mail::{Domain, Envelope, MessageId, ReversePath, dsn};
 
-/// Counts by counting: every message that is held, refused, owed a word about or on its way back,
-/// in the cluster; those held or refused in each domain.
+/// Counts by counting: every message that is held, refused, set aside, owed a word about or on its way
+/// back, in the cluster; those held, refused or set aside in each domain.
 pub(crate) fn audit(kv: &dyn KvRead) {
     let all = usize::MAX;
     let envelopes: BTreeMap<MessageId, Envelope> = query::bodies(kv, None, all)
@@ -28,7 +28,8 @@ pub(crate) fn audit(kv: &dyn KvRead) {
             with_something_to_deliver.push(domain.clone());
         }
         let mut here: BTreeMap<Seq, &Envelope> = BTreeMap::new();
-        for row in held.iter().chain(&refused) {
+        let aside = query::aside(kv, domain, None, all).unwrap();
+        for row in held.iter().chain(&refused).chain(&aside) {
             let envelope = envelopes
                 .get(&row.message)
                 .expect("a queued message has an envelope");

@@ -101,6 +101,11 @@ impl Reviewer {
                 (again || expired(&policy, row, now)).then_some(true)
             },
         )?);
+        due.extend(walk(
+            None,
+            |after| query::aside(view, domain, after, PAGE),
+            |row| row.discard_at.is_some_and(|at| at <= now).then_some(true),
+        )?);
         due.sort_unstable();
         due.dedup();
         Ok(due)

@@ -1,0 +1,235 @@
+//! Asking for the mail that is held for a domain: who may, how often, and how.
+//!
+//! Any node answers for the whole cluster, and the counts are the cluster's. Mail goes only to the
+//! configured primary, so a stranger gains nothing; but each request costs a log entry and a
+//! connection, and its answer tells how much waits. So a domain's owner says who may ask, a domain
+//! is started once in a while, and a client may ask only so often. What is not configured and what
+//! one may not ask for are answered alike.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_ledger::{Command, KvError, Refusal, Reply, query};
+use holdfast_mail::{Domain, network};
+use tokio::time::Instant;
+
+use crate::replica::Cluster;
+
+/// RFC 1985 section 5.2: the server answers at once.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Domains below one `@domain` that are started by one command.
+const DOMAINS_MAX: usize = 100;
+
+/// Configured domains read at a time in the search for those below one.
+const PAGE: usize = 512;
+
+/// A domain that was started is not started again within this time: its primary is being tried.
+const DOMAIN_PERIOD: Duration = Duration::from_secs(5);
+
+/// One client may ask this often within [`CLIENT_PERIOD`], by whatever protocol. A customer has
+/// one host that asks, for a handful of domains.
+const CLIENT_REQUESTS_MAX: u32 = 30;
+const CLIENT_PERIOD: Duration = Duration::from_secs(60);
+
+/// Clients and domains remembered at a time, about 100 bytes each. Beyond it the oldest are
+/// forgotten.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// One for a node, so that who asks by two protocols does not ask twice as often.
+#[derive(Default)]
+pub struct Desk {
+    clients: Mutex<Recent<IpAddr>>,
+    domains: Mutex<Recent<Domain>>,
+}
+
+/// What somebody asks to be delivered.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    Domain(Domain),
+    /// The domain and all below it.
+    Below(Domain),
+    /// A name that no domain has.
+    Nothing,
+}
+
+/// How much mail waits, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pending {
+    Known(u64),
+    /// It was started a moment ago, and is on its way.
+    Started,
+}
+
+/// Why nothing was started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotStarted {
+    #[error("you ask too often")]
+    TooOften,
+    /// No domain of ours, or not for this client.
+    #[error("this server delivers it for nobody at your address")]
+    NotAllowed,
+    #[error("{0}")]
+    Unable(String),
+}
+
+impl Desk {
+    /// Starts what `client` asks for.
+    pub async fn ask(
+        &self,
+        cluster: &Cluster,
+        client: IpAddr,
+        wanted: Wanted,
+        via: &'static str,
+    ) -> Result<Pending, NotStarted> {
+        let from = network::client(client);
+        let now = Instant::now();
+        if !within(&self.clients, from, now, CLIENT_PERIOD, CLIENT_REQUESTS_MAX) {
+            return Err(NotStarted::TooOften);
+        }
+        let domains = allowed(cluster, client, wanted).map_err(|error| {
+            tracing::error!("{error}");
+            NotStarted::Unable("the list of domains cannot be read".into())
+        })?;
+        if domains.is_empty() {
+            return Err(NotStarted::NotAllowed);
+        }
+        let mut pending = Pending::Known(0);
+        for domain in domains {
+            pending = match (pending, self.start(cluster, domain, via).await?) {
+                (Pending::Known(sum), Pending::Known(more)) => Pending::Known(sum + more),
+                _ => Pending::Started,
+            };
+        }
+        Ok(pending)
+    }
+
+    /// Starts a domain. Nobody asked: there are signs that its primary is back.
+    pub async fn start(
+        &self,
+        cluster: &Cluster,
+        domain: Domain,
+        via: &'static str,
+    ) -> Result<Pending, NotStarted> {
+        let unable = |why: &dyn std::fmt::Display| NotStarted::Unable(why.to_string());
+        let now = Instant::now();
+        if !within(&self.domains, domain.clone(), now, DOMAIN_PERIOD, 1) {
+            return match query::held(&cluster.view(), &domain, None, 1) {
+                Ok(held) if held.is_empty() => Ok(Pending::Known(0)),
+                Ok(_) => Ok(Pending::Started),
+                Err(error) => Err(unable(&error)),
+            };
+        }
+        let via = via.to_owned();
+        match cluster
+            .propose(Command::Flush { domain, via }, now + ANSWER_TIME_MAX)
+            .await
+        {
+            Ok(Reply::Flushed { messages }) => Ok(Pending::Known(messages)),
+            // It was removed a moment ago, with nothing held.
+            Ok(Reply::Refused(Refusal::UnknownDomain)) => Ok(Pending::Known(0)),
+            Ok(other) => Err(NotStarted::Unable(format!("unexpected: {other:?}"))),
+            Err(error) => Err(unable(&error)),
+        }
+    }
+}
+
+/// The configured domains that are wanted and that `client` may ask for.
+fn allowed(cluster: &Cluster, client: IpAddr, wanted: Wanted) -> Result<Vec<Domain>, KvError> {
+    let view = cluster.view();
+    let may = |domain: &Domain| Ok(query::askers(&view, domain)?.include(client));
+    match wanted {
+        Wanted::Domain(domain) => match query::domain(&view, &domain)? {
+            Some(record) if may(&record.name)? => Ok(vec![record.name]),
+            _ => Ok(Vec::new()),
+        },
+        Wanted::Nothing => Ok(Vec::new()),
+        Wanted::Below(above) => {
+            let suffix = format!(".{above}");
+            let mut found = Vec::new();
+            let mut after = None;
+            loop {
+                let page = query::domains(&view, after.as_ref(), PAGE)?;
+                let Some(last) = page.last() else {
+                    return Ok(found);
+                };
+                after = Some(last.name.clone());
+                for name in page.into_iter().map(|record| record.name) {
+                    if (name == above || name.as_str().ends_with(&suffix)) && may(&name)? {
+                        found.push(name);
+                    }
+                    if found.len() == DOMAINS_MAX {
+                        return Ok(found);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How often each was seen since its period began.
+struct Recent<K>(HashMap<K, (Instant, u32)>);
+
+impl<K> Default for Recent<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+/// Whether `key` may come once more within its period.
+fn within<K: Eq + Hash + Clone>(
+    recent: &Mutex<Recent<K>>,
+    key: K,
+    now: Instant,
+    period: Duration,
+    max: u32,
+) -> bool {
+    let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
+    if recent.0.len() >= REMEMBERED_MAX {
+        recent
+            .0
+            .retain(|_, (since, _)| now.duration_since(*since) < period);
+    }
+    if recent.0.len() >= REMEMBERED_MAX {
+        recent.0.clear();
+    }
+    let (since, count) = recent.0.entry(key).or_insert((now, 0));
+    if now.duration_since(*since) >= period {
+        (*since, *count) = (now, 0);
+    }
+    *count = count.saturating_add(1);
+    *count <= max
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_may_ask_again_when_its_period_is_over() {
+        let recent = Mutex::new(Recent::default());
+        let begin = Instant::now();
+        let period = Duration::from_secs(60);
+        let ask = |key: &str, after| {
+            let now = begin + Duration::from_secs(after);
+            within(&recent, key.to_owned(), now, period, 2)
+        };
+        assert_eq!(
+            [ask("a", 0), ask("a", 1), ask("a", 59), ask("b", 59)],
+            [true, true, false, true]
+        );
+        assert!(ask("a", 60));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let recent = Mutex::new(Recent::default());
+        for key in 0..3 * REMEMBERED_MAX {
+            within(&recent, key, Instant::now(), Duration::from_secs(60), 1);
+        }
+        assert!(recent.into_inner().unwrap().0.len() <= REMEMBERED_MAX);
+    }
+}
