@@ -6,6 +6,7 @@
 //! - [`nemesis`] decides, from a seed, which node is killed and for how long;
 //! - [`partition`] lists the ways in which a network falls apart;
 //! - [`figures`] is what a run came to, for the report of many;
+//! - [`story`] is what a customer's story needs: a mailbox, a sender, a browser;
 //! - [`harness`] starts the `holdfast` binary, sends mail to it, and receives what it delivers.
 //!
 //! Nothing here links the product: it is judged by what comes out of its sockets.
@@ -17,3 +18,4 @@ pub mod invariants;
 pub mod nemesis;
 pub mod partition;
 pub mod random;
+pub mod story;

@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 
 /// Rooms of `node/src` from the bottom up. A room imports only from floors below its own.
 const FLOORS: &[&[&str]] = &[
-    &["config", "failpoint"],
+    &["config", "failpoint", "recent"],
     &["store", "net"],
     // Serves its numbers over a listener of `net`.
     &["observe"],
     &["replica", "talk"],
-    &["release", "listing"],
-    // `watch` and `portal` have their places kept.
+    &["person"],
+    &["destination", "rank"],
+    &["release", "reach"],
+    &["listing", "recipients", "accounts", "explain", "checkup"],
     &["intake", "courier", "admin", "watch", "finger", "portal"],
     &["run"],
 ];

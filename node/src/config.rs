@@ -35,6 +35,10 @@ pub struct Config {
     #[serde(default)]
     pub finger: Finger,
     #[serde(default)]
+    pub portal: Portal,
+    #[serde(default)]
+    pub dns: Dns,
+    #[serde(default)]
     pub wan_profile: WanProfile,
     #[serde(default)]
     pub limits: Limits,
@@ -58,7 +62,7 @@ pub struct Smtp {
     /// the cluster is a backup for.
     #[serde(default)]
     pub postmaster: Option<String>,
-    /// PEM files for STARTTLS; without them a self-signed certificate is used.
+    /// PEM files for STARTTLS and the portal; without them a self-signed certificate is used.
     #[serde(default)]
     pub tls_cert: Option<PathBuf>,
     #[serde(default)]
@@ -94,6 +98,23 @@ pub struct Finger {
     /// Absent: held mail cannot be asked for by finger. The protocol's port is 79.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Portal {
+    /// Absent: no portal and no HTTP API. Always HTTPS, whose port is 443, with the certificate of
+    /// `smtp`.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dns {
+    /// Resolvers to ask; without them, the system's.
+    #[serde(default)]
+    pub servers: Vec<SocketAddr>,
 }
 
 /// How far apart the nodes are; sets every Raft timer at once, so that they always fit together.
@@ -818,6 +839,8 @@ address = "fra1.holdfast.example:7400"
             admin = { socket = "s" }
             metrics = { listen = "127.0.0.1:9100" }
             finger = { listen = "127.0.0.1:7979" }
+            portal = { listen = "127.0.0.1:8443" }
+            dns = { servers = ["127.0.0.1:53"] }
             limits = { connections_max = 7, connections_per_client_max = 6, message_bytes_max = 70000, disk_free_min_bytes = 5 }
             courier = { connections_max = 3 }
             log = { format = "json", level = "trace" }

@@ -6,16 +6,15 @@
 //! is started once in a while, and a client may ask only so often. What is not configured and what
 //! one may not ask for are answered alike.
 
-use std::collections::HashMap;
-use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use holdfast_ledger::{Command, KvError, Refusal, Reply, query};
 use holdfast_mail::{Domain, network};
 use tokio::time::Instant;
 
+use crate::recent::Recent;
 use crate::replica::Cluster;
 
 /// RFC 1985 section 5.2: the server answers at once.
@@ -34,10 +33,6 @@ const DOMAIN_PERIOD: Duration = Duration::from_secs(5);
 /// one host that asks, for a handful of domains.
 const CLIENT_REQUESTS_MAX: u32 = 30;
 const CLIENT_PERIOD: Duration = Duration::from_secs(60);
-
-/// Clients and domains remembered at a time, about 100 bytes each. Beyond it the oldest are
-/// forgotten.
-const REMEMBERED_MAX: usize = 10_000;
 
 /// One for a node, so that who asks by two protocols does not ask twice as often.
 #[derive(Default)]
@@ -86,8 +81,7 @@ impl Desk {
         via: &'static str,
     ) -> Result<Pending, NotStarted> {
         let from = network::client(client);
-        let now = Instant::now();
-        if !within(&self.clients, from, now, CLIENT_PERIOD, CLIENT_REQUESTS_MAX) {
+        if !Recent::within(&self.clients, from, CLIENT_PERIOD, CLIENT_REQUESTS_MAX) {
             return Err(NotStarted::TooOften);
         }
         let domains = allowed(cluster, client, wanted).map_err(|error| {
@@ -107,6 +101,21 @@ impl Desk {
         Ok(pending)
     }
 
+    /// Starts a domain for somebody at `client` who has shown that it is theirs.
+    pub async fn order(
+        &self,
+        cluster: &Cluster,
+        client: IpAddr,
+        domain: Domain,
+        via: &'static str,
+    ) -> Result<Pending, NotStarted> {
+        let from = network::client(client);
+        if !Recent::within(&self.clients, from, CLIENT_PERIOD, CLIENT_REQUESTS_MAX) {
+            return Err(NotStarted::TooOften);
+        }
+        self.start(cluster, domain, via).await
+    }
+
     /// Starts a domain. Nobody asked: there are signs that its primary is back.
     pub async fn start(
         &self,
@@ -116,7 +125,7 @@ impl Desk {
     ) -> Result<Pending, NotStarted> {
         let unable = |why: &dyn std::fmt::Display| NotStarted::Unable(why.to_string());
         let now = Instant::now();
-        if !within(&self.domains, domain.clone(), now, DOMAIN_PERIOD, 1) {
+        if !Recent::within(&self.domains, domain.clone(), DOMAIN_PERIOD, 1) {
             return match query::held(&cluster.view(), &domain, None, 1) {
                 Ok(held) if held.is_empty() => Ok(Pending::Known(0)),
                 Ok(_) => Ok(Pending::Started),
@@ -167,69 +176,5 @@ fn allowed(cluster: &Cluster, client: IpAddr, wanted: Wanted) -> Result<Vec<Doma
                 }
             }
         }
-    }
-}
-
-/// How often each was seen since its period began.
-struct Recent<K>(HashMap<K, (Instant, u32)>);
-
-impl<K> Default for Recent<K> {
-    fn default() -> Self {
-        Self(HashMap::new())
-    }
-}
-
-/// Whether `key` may come once more within its period.
-fn within<K: Eq + Hash + Clone>(
-    recent: &Mutex<Recent<K>>,
-    key: K,
-    now: Instant,
-    period: Duration,
-    max: u32,
-) -> bool {
-    let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
-    if recent.0.len() >= REMEMBERED_MAX {
-        recent
-            .0
-            .retain(|_, (since, _)| now.duration_since(*since) < period);
-    }
-    if recent.0.len() >= REMEMBERED_MAX {
-        recent.0.clear();
-    }
-    let (since, count) = recent.0.entry(key).or_insert((now, 0));
-    if now.duration_since(*since) >= period {
-        (*since, *count) = (now, 0);
-    }
-    *count = count.saturating_add(1);
-    *count <= max
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_may_ask_again_when_its_period_is_over() {
-        let recent = Mutex::new(Recent::default());
-        let begin = Instant::now();
-        let period = Duration::from_secs(60);
-        let ask = |key: &str, after| {
-            let now = begin + Duration::from_secs(after);
-            within(&recent, key.to_owned(), now, period, 2)
-        };
-        assert_eq!(
-            [ask("a", 0), ask("a", 1), ask("a", 59), ask("b", 59)],
-            [true, true, false, true]
-        );
-        assert!(ask("a", 60));
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let recent = Mutex::new(Recent::default());
-        for key in 0..3 * REMEMBERED_MAX {
-            within(&recent, key, Instant::now(), Duration::from_secs(60), 1);
-        }
-        assert!(recent.into_inner().unwrap().0.len() <= REMEMBERED_MAX);
     }
 }

@@ -1,6 +1,6 @@
 //! One node, from start to stop: the table of contents.
 //!
-//! Started in this order: log, configuration, admin socket, replica, courier, intake, finger, metrics;
+//! Started in this order: log, configuration, admin socket, replica, courier, intake, finger, portal, metrics;
 //! stopped in reverse, so that no new mail is taken while what is held is put in order.
 
 use std::os::unix::fs::DirBuilderExt;
@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use holdfast_ledger::{Command, Member};
-use holdfast_mail::{Address, NodeId};
+use holdfast_mail::checkup::Finding;
+use holdfast_mail::{Address, Domain, NodeId};
 use holdfast_proto::admin as admin_wire;
 use holdfast_proto::cluster as cluster_wire;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,13 +21,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::accounts::Doorkeeper;
 use crate::admin::{self, Ask, Belongs};
 use crate::config::{Config, ConfigError, difference};
-use crate::net::dns::Resolver;
+use crate::destination::Destination;
+use crate::net::dns::{Memory, Resolver};
 use crate::net::listen::Listener;
+use crate::net::tls::{self, WebServer};
 use crate::observe::{self, Check, Metrics};
-use crate::replica::{self, Cluster, StartError, Stores, membership};
-use crate::{courier, finger, intake, release};
+use crate::replica::{self, Cluster, Looking, StartError, Stores, membership};
+use crate::{checkup, courier, finger, intake, portal, reach, release};
 
 /// How long transactions in progress may take to finish when the node stops. Below the 90 s
 /// after which systemd kills.
@@ -92,6 +96,8 @@ struct Node {
     cluster_listener: Option<Listener>,
     smtp_listeners: Vec<Listener>,
     finger_listener: Option<Listener>,
+    portal_listener: Option<Listener>,
+    doorkeeper: Arc<Doorkeeper>,
     metrics: Metrics,
     /// Set when the node was told to stop: whoever balances load must send it nothing more.
     stopping: Arc<AtomicBool>,
@@ -102,10 +108,12 @@ struct Rooms {
     cluster: Cluster,
     intake_options: Arc<ArcSwap<intake::Options>>,
     courier_options: courier::Options,
+    portal_tls: Arc<ArcSwap<WebServer>>,
     intake_stop: watch::Sender<bool>,
     courier_stop: CancellationToken,
     intake: JoinHandle<()>,
     finger: Option<JoinHandle<()>>,
+    portal: Option<JoinHandle<()>>,
     courier: JoinHandle<()>,
 }
 
@@ -182,6 +190,7 @@ impl Node {
             .map(|address| bind(*address))
             .collect::<Result<_, _>>()?;
         let finger_listener = config.finger.listen.map(bind).transpose()?;
+        let portal_listener = config.portal.listen.map(bind).transpose()?;
         let metrics = Metrics::default();
         let belongs = Arc::new(ArcSwap::from_pointee(Belongs::Opening));
         let stopping = Arc::new(AtomicBool::new(false));
@@ -193,9 +202,12 @@ impl Node {
         }
         let (asks_tx, asks) = mpsc::channel(1);
         let socket = config.admin_socket();
-        admin::serve(&socket, belongs.clone(), asks_tx).map_err(|error| ServeError::Admin {
-            path: socket,
-            error,
+        let doorkeeper = Arc::new(Doorkeeper::default());
+        admin::serve(&socket, belongs.clone(), asks_tx, doorkeeper.clone()).map_err(|error| {
+            ServeError::Admin {
+                path: socket,
+                error,
+            }
         })?;
         Ok(Self {
             path: path.to_owned(),
@@ -205,6 +217,8 @@ impl Node {
             cluster_listener: Some(cluster_listener),
             smtp_listeners,
             finger_listener,
+            portal_listener,
+            doorkeeper,
             metrics,
             stopping,
         })
@@ -350,7 +364,19 @@ impl Node {
         self.metrics
             .register(|registry| courier_options.counters.register(registry));
         let courier_stop = CancellationToken::new();
-        let resolver = Resolver::system().map_err(ServeError::Dns)?;
+        let resolver = |memory| Resolver::new(&config.dns.servers, memory).map_err(ServeError::Dns);
+        let fresh = resolver(Memory::None)?;
+        let resolver = resolver(Memory::Kept)?;
+        cluster.set_lookout(Arc::new(Lookout {
+            cluster: cluster.clone(),
+            resolver: resolver.clone(),
+            fresh,
+        }));
+        tokio::spawn(crate::watch::run(
+            cluster.clone(),
+            Arc::new(resolver.clone()),
+            courier_stop.clone(),
+        ));
         let courier = courier::run(
             courier_options.clone(),
             cluster.clone(),
@@ -383,7 +409,19 @@ impl Node {
         let finger = self
             .finger_listener
             .take()
-            .map(|listener| tokio::spawn(finger::run(cluster.clone(), release, listener)));
+            .map(|listener| tokio::spawn(finger::run(cluster.clone(), release.clone(), listener)));
+
+        let portal_tls = Arc::new(ArcSwap::from_pointee(web_server(&config)?));
+        let portal = self.portal_listener.take().map(|listener| {
+            let options = portal::Options {
+                listener,
+                tls: portal_tls.clone(),
+                doorkeeper: self.doorkeeper.clone(),
+                release,
+            };
+            let stopped = intake_stop.subscribe();
+            tokio::spawn(portal::run(options, cluster.clone(), stopped))
+        });
 
         // A node about to be removed takes no new mail and hands back its leases.
         tokio::spawn({
@@ -402,10 +440,12 @@ impl Node {
             cluster,
             intake_options,
             courier_options,
+            portal_tls,
             intake_stop,
             courier_stop,
             intake,
             finger,
+            portal,
             courier,
         })
     }
@@ -434,8 +474,11 @@ impl Node {
     fn reload(&self, rooms: Option<&Rooms>) {
         let old = self.config.load_full();
         let read = Config::read(&self.path).map_err(ServeError::from);
-        let read = read.and_then(|new| Ok((intake_options(&old.reloaded(&new))?, new)));
-        let (intake, new) = match read {
+        let read = read.and_then(|new| {
+            let config = old.reloaded(&new);
+            Ok((intake_options(&config)?, web_server(&config)?, new))
+        });
+        let (intake, web, new) = match read {
             Ok(read) => read,
             Err(error) => {
                 tracing::error!(
@@ -451,6 +494,7 @@ impl Node {
         observe::set_log_level(config.log.level);
         if let Some(rooms) = rooms {
             rooms.intake_options.store(Arc::new(intake));
+            rooms.portal_tls.store(Arc::new(web));
             rooms
                 .courier_options
                 .set_connections_max(config.courier.connections_max);
@@ -463,12 +507,48 @@ impl Node {
     }
 }
 
+fn identity(config: &Config) -> Result<tls::Identity, ServeError> {
+    match (&config.smtp.tls_cert, &config.smtp.tls_key) {
+        (Some(cert), Some(key)) => tls::Identity::read(cert, key),
+        _ => tls::Identity::self_signed(&config.smtp.name),
+    }
+    .map_err(|e| ServeError::Tls(e.to_string()))
+}
+
+fn web_server(config: &Config) -> Result<WebServer, ServeError> {
+    tls::web_server(identity(config)?).map_err(|e| ServeError::Tls(e.to_string()))
+}
+
+/// Looks at domains when another node asks.
+struct Lookout {
+    cluster: Cluster,
+    resolver: Resolver,
+    /// Without a memory.
+    fresh: Resolver,
+}
+
+impl replica::Lookout for Lookout {
+    fn check(&self, domain: Domain) -> Looking<Vec<Finding>> {
+        let (cluster, resolver) = (self.cluster.clone(), self.fresh.clone());
+        Box::pin(async move { checkup::findings(&cluster, &resolver, &domain).await })
+    }
+
+    fn reach(&self, domain: Domain) -> Looking<()> {
+        let destination = Destination {
+            cluster: self.cluster.clone(),
+            resolver: Arc::new(self.resolver.clone()),
+            domain,
+        };
+        Box::pin(async move {
+            let reached = reach::reached(&destination).await;
+            reached.map_err(|why| why.to_string())
+        })
+    }
+}
+
 /// What the intake takes from the file, certificates read.
 fn intake_options(config: &Config) -> Result<intake::Options, ServeError> {
-    let tls = match (&config.smtp.tls_cert, &config.smtp.tls_key) {
-        (Some(cert), Some(key)) => crate::net::tls::smtp_server(cert, key),
-        _ => crate::net::tls::smtp_self_signed(&config.smtp.name),
-    };
+    let tls = tls::smtp_server(identity(config)?);
     Ok(intake::Options {
         name: config.smtp.name.clone(),
         // Checked when the file was read.
@@ -492,6 +572,9 @@ impl Rooms {
         }
         self.intake_stop.send_replace(true);
         wait_for("intake", self.intake).await;
+        if let Some(portal) = self.portal {
+            wait_for("portal", portal).await;
+        }
         self.courier_stop.cancel();
         wait_for("courier", self.courier).await;
         self.cluster.stop().await;

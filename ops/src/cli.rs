@@ -84,6 +84,11 @@ pub(crate) enum Command {
     /// The mail that is held
     #[command(subcommand)]
     Mail(Mail),
+    /// The people who look after domains in the portal, and their programs' tokens
+    #[command(subcommand)]
+    Account(Account),
+    /// Who did what, when, and from where
+    Audit(Audit),
     /// Run a sandbox cluster on this machine until interrupted
     Dev(Dev),
     /// Watch a cluster lose its leader and no mail (half a minute)
@@ -147,6 +152,8 @@ pub(crate) enum Domain {
     Show { name: String },
     /// List a domain's recipients, one a line; or change the list
     Recipients(Recipients),
+    /// List what the primary said when it was asked about recipients; or forget it
+    Verdicts(Verdicts),
     /// Say who may ask for a domain's held mail with ETRN or finger: `anybody`, `nobody`, or the
     /// clients in some networks. It goes to the primary, whoever asks
     Askers {
@@ -155,6 +162,16 @@ pub(crate) enum Domain {
         #[arg(required = true)]
         who: Vec<String>,
     },
+    /// The lines to add to a domain's zone, as BIND reads them
+    Dns {
+        name: String,
+        /// How many of our nodes: one, or several in different regions
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        hosts: u32,
+    },
+    /// Look at a domain's DNS and its primary from every node, and tell how to mend each fault;
+    /// exit code 3 if there is one
+    Check { name: String },
     /// Stop accepting mail for a domain; refused while mail is held for it (then see `mail
     /// requeue`, `mail bounce` and `mail discard`)
     Remove {
@@ -213,12 +230,42 @@ pub(crate) struct Policy {
     /// What a sender is told when the quota is full: to try again `later` (452), or `never` (552)
     #[arg(long, value_enum)]
     pub(crate) when_full: Option<WhenFull>,
-    /// Take mail for `any` recipient, or only for those `listed` with `domain recipients`
+    /// Take mail for `any` recipient, or only for those `listed` with `domain recipients`; or
+    /// `verify`: ask the primary, and remember what it says (`domain verdicts`)
     #[arg(long, value_enum)]
     pub(crate) recipients: Option<Taken>,
     /// What parts a listed name from a sub-address, as in joe+lists [default: +]; `none`
     #[arg(long, value_name = "CHAR", value_parser = delimiter)]
     pub(crate) delimiter: Option<u32>,
+    /// How long the primary's yes to a recipient is not asked for again [default: 24h]
+    #[arg(long, value_name = "TIME", value_parser = passing)]
+    pub(crate) keep_yes: Option<u64>,
+    /// How long its no to a recipient is believed [default: 30m]
+    #[arg(long, value_name = "TIME", value_parser = passing)]
+    pub(crate) keep_no: Option<u64>,
+    /// How often the primary is looked at while no mail is held [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = passing)]
+    pub(crate) probe: Option<u64>,
+    /// While the primary is up: `relay` mail to it at once, or `defer` it (451), so that senders go
+    /// there; a sender that comes back again and again is taken for one that cannot
+    #[arg(long, value_enum)]
+    pub(crate) while_up: Option<WhileUp>,
+    /// Deliver to the primary `always`, or only while somebody is `signed-in` in the portal, and to
+    /// the address they are signed in from
+    #[arg(long, value_enum)]
+    pub(crate) deliver: Option<Deliver>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Verdicts {
+    /// The domain
+    pub(crate) name: String,
+    /// Forget what the primary said of these, so that it is asked again
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) forget: Vec<String>,
+    /// Forget all of it
+    #[arg(long, conflicts_with = "forget")]
+    pub(crate) flush: bool,
 }
 
 #[derive(Args, Debug)]
@@ -242,6 +289,19 @@ pub(crate) struct Recipients {
 pub(crate) enum Taken {
     Any,
     Listed,
+    Verify,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum Deliver {
+    Always,
+    SignedIn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum WhileUp {
+    Relay,
+    Defer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -371,8 +431,84 @@ pub(crate) enum Mail {
     Delete(Which),
     /// Have deleted mail back
     Undelete(Which),
-    /// What was decided about mail by hand
-    Audit,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Audit {
+    /// Only what concerns this domain
+    #[arg(long)]
+    pub(crate) domain: Option<String>,
+    /// Only what this person did
+    #[arg(long, value_name = "NAME")]
+    pub(crate) by: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Account {
+    /// Add a person who looks after domains; a password is made up and printed
+    Add {
+        /// Letters, digits and ._@+-; best an e-mail address
+        name: String,
+        #[arg(long = "domain", value_name = "DOMAIN", value_delimiter = ',')]
+        domains: Vec<String>,
+        /// Take the password from this file instead
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Change what somebody looks after
+    Set {
+        name: String,
+        /// All their domains from now on; `none`
+        #[arg(long = "domain", value_name = "DOMAIN", value_delimiter = ',')]
+        domains: Vec<String>,
+        /// Ask for no codes any more, for who lost their device
+        #[arg(long)]
+        without_second_factor: bool,
+    },
+    /// Give somebody a new password, and sign them out everywhere
+    Password {
+        name: String,
+        /// Take the password from this file; otherwise one is made up and printed
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Let somebody try again who failed to sign in too often
+    Unlock { name: String },
+    /// End all of somebody's sessions
+    SignOut { name: String },
+    /// Remove somebody, with sessions and tokens
+    Remove { name: String },
+    /// Everybody, with their domains and when they signed in last
+    List,
+    /// Keys for programs, for the HTTP API
+    #[command(subcommand)]
+    Token(Token),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make a token; it is printed once
+    Add {
+        account: String,
+        /// What it is for
+        #[arg(long, default_value = "")]
+        label: String,
+        /// What it may do: read, deliver, mail, settings
+        #[arg(
+            long = "scope",
+            value_name = "SCOPE",
+            value_delimiter = ',',
+            required = true
+        )]
+        scopes: Vec<String>,
+        /// How long it is good; otherwise until it is removed
+        #[arg(long = "valid", value_name = "TIME", value_parser = passing)]
+        valid_ms: Option<u64>,
+    },
+    /// The tokens of an account
+    List { account: String },
+    /// Refuse a token from now on
+    Remove { account: String, id: String },
 }
 
 #[derive(Args, Debug)]
@@ -458,6 +594,9 @@ pub(crate) struct Sandbox {
     /// The domain's primary
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:2600")]
     pub(crate) primary: String,
+    /// The DNS server that the nodes of a new sandbox ask, instead of the system's
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) dns: Option<SocketAddr>,
 }
 
 #[derive(Debug, Subcommand)]

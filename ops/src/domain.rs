@@ -1,12 +1,14 @@
 //! `holdfast domain …`: the customers' domains.
 
 use holdfast_proto::admin::{
-    AskersSetRequest, Domain as Shown, DomainName, DomainSetRequest, Empty, Policy,
-    RecipientsSetRequest,
+    AskersSetRequest, Domain as Shown, DomainName, DomainSetRequest, DomainZoneRequest, Empty,
+    Policy, RecipientsSetRequest, UnlearnRequest,
 };
 use serde_json::{Value, json};
 
-use crate::cli::{self, Domain, DomainChange, Global, Recipients, Taken, WhenFull};
+use crate::cli::{
+    self, Deliver, Domain, DomainChange, Global, Recipients, Taken, Verdicts, WhenFull, WhileUp,
+};
 use crate::client::{self, Client};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
@@ -69,6 +71,7 @@ pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Res
                 }
             }
         }
+        Domain::Verdicts(asked) => verdicts(&mut client, asked, output).await?,
         Domain::Recipients(asked) => recipients(&mut client, asked, output).await?,
         Domain::Askers { name, who } => {
             let failed = format!("who may ask for {name} was not changed");
@@ -88,6 +91,23 @@ pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Res
                 output.line(format!("Asking for the held mail of {name}: {who}."))?;
             }
         }
+        Domain::Dns { name, hosts } => {
+            let failed = format!("the zone lines of {name} are not known");
+            let request = DomainZoneRequest {
+                name: name.clone(),
+                hosts,
+            };
+            let zone =
+                client::answer(&failed, client.domain_zone(client::request(request))).await?;
+            if output.is_json() {
+                let lines = zone.text.lines().filter(|line| !line.starts_with(';'));
+                let lines: Vec<_> = lines.collect();
+                output.json("domain-dns/v1", &json!({"name": name, "records": lines}))?;
+            } else {
+                output.line(zone.text.trim_end())?;
+            }
+        }
+        Domain::Check { name } => return check(&mut client, name, output).await,
         Domain::Remove { name, dry_run } => {
             let failed = format!("{name} was not removed");
             let asked = DomainName {
@@ -110,6 +130,63 @@ pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Res
         }
     }
     Ok(Exit::Done)
+}
+
+async fn check(client: &mut Client, name: String, output: Output) -> Result<Exit, Failure> {
+    let failed = format!("{name} was not checked");
+    let asked = DomainName {
+        name: name.clone(),
+        dry_run: false,
+    };
+    // The nodes wait for DNS servers that may not answer.
+    let asked = client.domain_check(client::request(asked));
+    let found = asked
+        .await
+        .map_err(|status| Failure::from_status(&failed, &status))?
+        .into_inner();
+    let words = ["fault", "warning", "good"];
+    let word = |weight: u32| words[(weight as usize).min(words.len() - 1)];
+    let has_fault = found.findings.iter().any(|finding| finding.weight == 0);
+    let nodes = |nodes: &[String]| nodes.join(", ");
+    if output.is_json() {
+        let findings: Vec<_> = found
+            .findings
+            .iter()
+            .map(|f| json!({"weight": word(f.weight), "what": f.what, "fix": f.fix, "nodes": f.nodes}))
+            .collect();
+        let silent: Vec<_> = found
+            .silent
+            .iter()
+            .map(|silent| json!({"node": silent.node, "why": silent.why}))
+            .collect();
+        let value =
+            json!({"name": name, "good": !has_fault, "findings": findings, "silent": silent});
+        output.json("domain-check/v1", &value)?;
+    } else {
+        for finding in &found.findings {
+            let what = output::plain(&finding.what);
+            output.line(format!(
+                "{:<8} {what}  [{}]",
+                word(finding.weight),
+                nodes(&finding.nodes)
+            ))?;
+            if !finding.fix.is_empty() {
+                output.line(format!("         -> {}", output::plain(&finding.fix)))?;
+            }
+        }
+        for silent in &found.silent {
+            output.line(format!(
+                "unknown  {} did not look: {}",
+                silent.node, silent.why
+            ))?;
+        }
+    }
+    // A check that nobody could make has not passed.
+    Ok(if has_fault || found.findings.is_empty() {
+        Exit::Unhealthy
+    } else {
+        Exit::Done
+    })
 }
 
 /// Sets a domain's primary through any node.
@@ -198,6 +275,85 @@ async fn recipients(client: &mut Client, asked: Recipients, output: Output) -> R
     Ok(())
 }
 
+/// Prints what the primary said about its recipients, or has it forgotten.
+async fn verdicts(client: &mut Client, asked: Verdicts, output: Output) -> Result<(), Failure> {
+    let domain = asked.name;
+    if asked.flush || !asked.forget.is_empty() {
+        let failed = format!("nothing about the recipients of {domain} was forgotten");
+        let request = UnlearnRequest {
+            domain: domain.clone(),
+            names: asked.forget.clone(),
+        };
+        client::answer(&failed, client.unlearn(client::request(request))).await?;
+        if output.is_json() {
+            let value = json!({"domain": domain, "forgotten": asked.forget, "all": asked.flush});
+            output.json("verdicts/v1", &value)?;
+            return Ok(());
+        }
+        let whom = if asked.flush {
+            "every recipient".to_owned()
+        } else {
+            asked.forget.join(", ")
+        };
+        output.line(format!(
+            "Forgotten what the primary of {domain} said of {whom}; it is asked again."
+        ))?;
+        return Ok(());
+    }
+    let failed = "what the primary said is not known";
+    let request = DomainName {
+        name: domain,
+        dry_run: false,
+    };
+    let mut pages = client
+        .known_list(client::request(request))
+        .await
+        .map_err(|status| Failure::from_status(failed, &status))?
+        .into_inner();
+    let mut table = output::table(
+        &["RECIPIENT", "SAID", "AGE", "NODE", "NOW", "REPLY"],
+        &["AGE"],
+    );
+    while let Some(page) = pages
+        .message()
+        .await
+        .map_err(|status| Failure::from_status(failed, &status))?
+    {
+        for known in page.list {
+            let said = if known.takes { "yes" } else { "no" };
+            if output.is_json() {
+                let value = json!({
+                    "name": if known.name.is_empty() { Value::Null } else { json!(known.name) },
+                    "said": said,
+                    "at_ms": known.at_ms,
+                    "node": known.node,
+                    "now": known.standing,
+                    "reply": known.reply,
+                });
+                output.json("verdict/v1", &value)?;
+                continue;
+            }
+            table.add_row(vec![
+                if known.name.is_empty() {
+                    "(a name that nobody has)".to_owned()
+                } else {
+                    known.name
+                },
+                said.to_owned(),
+                output::age(known.at_ms),
+                known.node,
+                known.standing,
+                known.reply,
+            ]);
+        }
+    }
+    if output.is_json() {
+        return Ok(());
+    }
+    output.table(&table)?;
+    Ok(())
+}
+
 fn policy(asked: cli::Policy) -> Policy {
     Policy {
         hold_ms: asked.hold,
@@ -208,6 +364,12 @@ fn policy(asked: cli::Policy) -> Policy {
         full_for_good: asked.when_full.map(|when| when == WhenFull::Never),
         listed_only: asked.recipients.map(|which| which == Taken::Listed),
         delimiter: asked.delimiter,
+        verify: asked.recipients.map(|which| which == Taken::Verify),
+        yes_ms: asked.keep_yes,
+        no_ms: asked.keep_no,
+        attended: asked.deliver.map(|when| when == Deliver::SignedIn),
+        probe_ms: asked.probe,
+        defer: asked.while_up.map(|what| what == WhileUp::Defer),
     }
 }
 
@@ -284,7 +446,16 @@ fn policy_as_json(policy: &Policy) -> Value {
         },
         "quota_bytes": limit(policy.quota_bytes),
         "quota_messages": limit(policy.quota_messages),
-        "recipients": if policy.listed_only == Some(true) { "listed" } else { "any" },
+        "recipients": match (policy.verify, policy.listed_only) {
+            (Some(true), _) => "verify",
+            (_, Some(true)) => "listed",
+            _ => "any",
+        },
+        "keep_yes_seconds": seconds(policy.yes_ms),
+        "keep_no_seconds": seconds(policy.no_ms),
+        "probe_seconds": seconds(policy.probe_ms),
+        "while_up": if policy.defer == Some(true) { "defer" } else { "relay" },
+        "deliver": if policy.attended == Some(true) { "signed-in" } else { "always" },
         "when_full": if policy.full_for_good == Some(true) { "never" } else { "later" },
     })
 }

@@ -1,8 +1,6 @@
 //! `holdfast mail …`: the mail that is held.
 
-use holdfast_proto::admin::{
-    DeliverRequest, Empty, Mail as Shown, MailDisposeRequest, MailListRequest,
-};
+use holdfast_proto::admin::{DeliverRequest, Mail as Shown, MailDisposeRequest, MailListRequest};
 use serde_json::json;
 
 use crate::cli::{Global, ListMail, Mail, Which, WhichHeld};
@@ -91,7 +89,6 @@ pub(crate) async fn run(global: &Global, command: Mail, output: Output) -> Resul
         Mail::Bounce(WhichHeld { which, held }) => {
             dispose(&mut client, "bounce", which, held, output).await?;
         }
-        Mail::Audit => audit(&mut client, output).await?,
     }
     Ok(Exit::Done)
 }
@@ -164,45 +161,6 @@ async fn dispose(
             "discard" => format!("{count} discarded; nobody is told."),
             _ => format!("{count} will be given back to the sender."),
         })?;
-    }
-    Ok(())
-}
-
-async fn audit(client: &mut Client, output: Output) -> Result<(), Failure> {
-    let list = client::answer(
-        "the decisions could not be listed",
-        client.audit(client::request(Empty {})),
-    )
-    .await?;
-    let mut table = output::table(&["WHEN", "WHAT", "DOMAIN", "MESSAGES", "BY"], &["MESSAGES"]);
-    for entry in &list.entries {
-        if output.is_json() {
-            output.json(
-                "audit/v1",
-                &json!({
-                    "at": output::rfc3339(entry.at_ms),
-                    "by": entry.by,
-                    "what": entry.what,
-                    "domain": entry.domain,
-                    "messages": entry.ids,
-                }),
-            )?;
-        } else {
-            table.add_row(vec![
-                output::rfc3339(entry.at_ms).unwrap_or_default(),
-                entry.what.clone(),
-                entry.domain.clone(),
-                entry.ids.len().to_string(),
-                output::plain(&entry.by),
-            ]);
-        }
-    }
-    if !output.is_json() {
-        if table.is_empty() {
-            eprintln!("Nothing was decided by hand yet.");
-        } else {
-            output.table(&table)?;
-        }
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 //! `serve` runs a node; `dev` and `demo` run several of them as processes; everything else asks
 //! a running node over its admin socket.
 
+mod account;
+mod audit;
 mod cli;
 mod client;
 mod cluster;
@@ -62,6 +64,8 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Cluster(command) => cluster::run(global, command, output).await,
         Command::Domain(command) => domain::run(global, command, output).await,
         Command::Mail(command) => mail::run(global, command, output).await,
+        Command::Account(command) => account::run(global, command, output).await,
+        Command::Audit(which) => audit::run(global, which, output).await,
         Command::Dev(args) => dev::run(args, output).await,
         Command::Demo(args) => demo::run(args, output).await,
     }

@@ -116,6 +116,11 @@ pub(crate) fn until(at_ms: u64) -> String {
     span(Duration::from_millis(at_ms.saturating_sub(now)))
 }
 
+pub(crate) fn is_past(at_ms: u64) -> bool {
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+    at_ms <= now
+}
+
 /// RFC 3339 in UTC, for programs; `null` if the number is no time.
 pub(crate) fn rfc3339(ms: u64) -> Option<String> {
     let time = jiff::Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok()?;

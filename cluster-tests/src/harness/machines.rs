@@ -78,6 +78,8 @@ pub(crate) fn new(
         data_dir: disk.path().join("data"),
         config: folder.join(format!("{name}.toml")),
         log: folder.join(format!("{name}.log")),
+        portal: None,
+        finger: None,
         name,
         machine: Some(Machine {
             number,

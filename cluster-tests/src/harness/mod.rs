@@ -29,6 +29,12 @@ pub use world::{apart, enter, in_a_new_world, in_its_own_world, is_inside, obsta
 
 use std::time::{Duration, Instant};
 
+/// A port that nobody listens on now.
+#[must_use]
+pub fn free_port() -> u16 {
+    ports::free(1)
+}
+
 /// Waits until `done` gives something.
 ///
 /// # Panics

@@ -38,6 +38,12 @@ pub struct Node {
     pub data_dir: PathBuf,
     pub config: PathBuf,
     pub log: PathBuf,
+    /// None: it serves none.
+    #[serde(default)]
+    pub portal: Option<SocketAddr>,
+    /// None: it answers no finger.
+    #[serde(default)]
+    pub finger: Option<SocketAddr>,
     /// None: it shares this one with the test.
     #[serde(skip)]
     pub machine: Option<Machine>,
@@ -70,6 +76,15 @@ impl Sandbox {
     /// If it does not come up: the test cannot go on.
     #[must_use]
     pub fn start(count: u16, domain: &str, primary: SocketAddr) -> Self {
+        Self::start_with(count, domain, primary, &[])
+    }
+
+    /// The same, with more options of `holdfast dev`.
+    ///
+    /// # Panics
+    /// If it does not come up: the test cannot go on.
+    #[must_use]
+    pub fn start_with(count: u16, domain: &str, primary: SocketAddr, options: &[&str]) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("holdfast-test-")
             .tempdir()
@@ -88,6 +103,7 @@ impl Sandbox {
                 &primary.to_string(),
                 "--json",
             ])
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&errors).expect("a file for errors"))

@@ -2,10 +2,13 @@
 //! replicas arrive at the same rows.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
+use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::{
     Askers, Batch, Command, Disposal, Effect, Member, MemoryKv, NETWORKS_MAX, Outcome,
-    PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Seq, Verdict, apply_batch, query,
+    PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Seen, Seq, Verdict, apply_batch,
+    query,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
@@ -134,7 +137,7 @@ fn batch(at: u64, commands: Vec<Command>) -> Batch {
 }
 
 fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
-    match choices.below(31) {
+    match choices.below(39) {
         0..=5 => Command::Accept {
             envelope: envelope(choices, now),
         },
@@ -274,7 +277,79 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
                 ),
             },
         },
+        30 | 31 => Command::OfAccount {
+            name: ["ann", "joe@a.example", "No Name"][choices.below(3) as usize].to_owned(),
+            change: account_change(choices),
+        },
+        34 => Command::Attend {
+            domain: domain(choices),
+            session: [choices.below(2) as u8; 16],
+            account: "ann".to_owned(),
+            to: SocketAddr::from(([192, 0, 2, 7], choices.below(2) as u16)),
+            ttl_ms: choices.below(200_000),
+        },
+        35 => Command::Leave {
+            domain: domain(choices),
+            session: [choices.below(2) as u8; 16],
+        },
+        36 => Command::Learn {
+            domain: domain(choices),
+            name: ["", "joe", "ann"][choices.below(3) as usize].to_owned(),
+            node: node(choices, log),
+            takes: choices.flag(),
+            reply: "250 ok".to_owned(),
+        },
+        37 => Command::Unlearn {
+            domain: domain(choices),
+            names: (0..choices.below(2)).map(|_| "joe".to_owned()).collect(),
+        },
+        38 => Command::Observe {
+            node: node(choices, log),
+            seen: (0..choices.below(3))
+                .map(|_| Seen {
+                    domain: domain(choices),
+                    down: choices.flag().then(|| "refused".to_owned()),
+                })
+                .collect(),
+        },
+        32 => Command::By {
+            who: "operator".to_owned(),
+            from: "192.0.2.1".to_owned(),
+            says: "did something".to_owned(),
+            command: Box::new(match command(choices, now, log) {
+                // Not even its bytes are read.
+                Command::By { .. } => Command::Sweep,
+                other => other,
+            }),
+        },
         _ => Command::Sweep,
+    }
+}
+
+fn account_change(choices: &mut Choices<'_>) -> AccountChange {
+    match choices.below(10) {
+        0 | 1 => AccountChange::Add {
+            password: "hash".to_owned(),
+            domains: vec![domain(choices)],
+        },
+        2 => AccountChange::Remove,
+        3 => AccountChange::Password("other".to_owned()),
+        4 => AccountChange::SecondFactor(choices.flag().then(|| vec![7; 20])),
+        5 => AccountChange::Domains((0..choices.below(3)).map(|_| domain(choices)).collect()),
+        6 => AccountChange::SignOut,
+        7 => AccountChange::SignIn {
+            good: choices.flag(),
+            step: choices.below(3),
+            from: "192.0.2.1".to_owned(),
+        },
+        8 => AccountChange::AddToken(AccessToken {
+            id: [choices.below(4) as u8; 16],
+            secret_hash: [1; 32],
+            scopes: Scopes::ALL,
+            label: "backup".to_owned(),
+            expires_at: None,
+        }),
+        _ => AccountChange::RemoveToken([choices.below(4) as u8; 16]),
     }
 }
 
@@ -288,7 +363,13 @@ fn policy(choices: &mut Choices<'_>) -> PolicyChange {
         quota_messages: some([0, 2, u64::MAX]),
         full_for_good: some([0, 1, 1]).map(|flag| flag == 1),
         listed_only: some([0, 1, 0]).map(|flag| flag == 1),
+        attended: some([0, 1, 1]).map(|flag| flag == 1),
         delimiter: some([0, '+' as u64, u64::from(u32::MAX)]).map(|point| point as u32),
+        verify: some([0, 1, 1]).map(|flag| flag == 1),
+        yes_ms: some([0, HOUR_MS, u64::MAX]),
+        no_ms: some([0, HOUR_MS, u64::MAX]),
+        probe_ms: some([0, HOUR_MS, u64::MAX]),
+        defer: some([0, 1, 1]).map(|flag| flag == 1),
     }
 }
 

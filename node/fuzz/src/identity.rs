@@ -91,10 +91,7 @@ fn bring(
 ) -> (Server, Vec<u8>) {
     let mut server = Server::willing();
     server.go_on();
-    let mut client = client::Session::new(client::Options {
-        helo: "mx.example".into(),
-        tls: client::Tls::Never,
-    });
+    let mut client = client::Session::new(client::Options::new("mx.example", client::Tls::Never));
     let mut heard = 0;
     let mut wire: Option<Vec<u8>> = None;
     loop {
@@ -175,5 +172,6 @@ fn mail(body: &[u8]) -> client::Mail {
             client: "192.0.2.1".into(),
         }),
         recipients: vec![0],
+        only_ask: false,
     }
 }

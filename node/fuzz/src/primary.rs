@@ -6,8 +6,8 @@ use holdfast_mail::{
     Address, BodyRef, BodyType, Envelope, MessageId, Notify, Recipient, ReversePath, Timestamp,
 };
 use holdfast_smtp::client::{
-    Fate, Mail, Options, RECORDED_BYTES_MAX, REPLY_BYTES_MAX, REPLY_LINE_BYTES_MAX, Session, Step,
-    Tls,
+    Fate, Mail, Options, Protocol, RECORDED_BYTES_MAX, REPLY_BYTES_MAX, REPLY_LINE_BYTES_MAX,
+    Session, Step, Tls,
 };
 
 use crate::choices::Choices;
@@ -47,13 +47,15 @@ pub fn primary(data: &[u8]) {
     };
     let envelope = Arc::new(envelope(&mut choices));
     // How eagerly the primary speaks, and whether the connection is lost at the end.
+    let lmtp = choices.below(4) == 0;
     let (longest, lost) = (1 + choices.below(40) as usize, choices.flag());
     let said = choices.rest();
     let mut pieces = Random::of(data).cut(said, longest).into_iter();
-    let session = Session::new(Options {
-        helo: "mx.example".into(),
-        tls,
-    });
+    let mut options = Options::new("mx.example", tls);
+    if lmtp {
+        options.protocol = Protocol::Lmtp;
+    }
+    let session = Session::new(options);
     let mut shell = Shell {
         session,
         envelope,
@@ -118,6 +120,7 @@ impl Shell {
                     let mail = Mail {
                         envelope: self.envelope.clone(),
                         recipients,
+                        only_ask: false,
                     };
                     self.session.send(mail).expect("it is idle");
                 }

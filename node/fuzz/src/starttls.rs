@@ -105,10 +105,7 @@ fn upgraded(before: &str) -> Server {
 
 /// RFC 3207 section 6 for the client: replies injected behind the 220.
 fn behind_the_primarys_220(injected: &[u8]) {
-    let mut session = Session::new(Options {
-        helo: "mx.example".into(),
-        tls: Tls::Opportunistic,
-    });
+    let mut session = Session::new(Options::new("mx.example", Tls::Opportunistic));
     for said in ["220 primary\r\n", "250-primary\r\n250 STARTTLS\r\n"] {
         session.receive(said.as_bytes());
         assert!(matches!(session.next(), Step::Write(_)));

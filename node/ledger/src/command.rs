@@ -1,17 +1,19 @@
 //! What can be asked of the cluster: every fact enters as one of these.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{Domain, Envelope, MessageId, NodeId, Timestamp};
 use holdfast_proto::ledger as proto;
 use prost::Message;
 
+use crate::account::AccountChange;
 use crate::askers::Askers;
 use crate::policy::PolicyChange;
 use crate::wire::{
     domain, envelope_from, envelope_to, exactly, member_from, member_to, message_id, present,
-    primary_from, primary_to,
+    primary_from, primary_to, socket,
 };
 use crate::{Seq, Undecodable};
 
@@ -150,11 +152,85 @@ pub enum Command {
         /// Forget the list as it was.
         clear: bool,
     },
+    /// What the primary said when it was asked whether it takes mail for `name`; for the empty
+    /// name: for one that nobody can have.
+    Learn {
+        domain: Domain,
+        name: String,
+        node: NodeId,
+        takes: bool,
+        reply: String,
+    },
+    /// Forget what the primary said of these names, or of all if there are none.
+    Unlearn {
+        domain: Domain,
+        names: Vec<String>,
+    },
+    /// What a node found of primaries. The word of the node is the cluster's: it asks the others
+    /// before it says that one is down.
+    Observe {
+        node: NodeId,
+        seen: Vec<Seen>,
+    },
     /// Who may ask for the domain's held mail to be delivered.
     SetAskers {
         domain: Domain,
         askers: Askers,
     },
+    OfAccount {
+        name: String,
+        change: AccountChange,
+    },
+    /// Somebody is signed in at the machine that takes a domain's mail: a new session, or the
+    /// same one goes on.
+    Attend {
+        domain: Domain,
+        /// Drawn by the node that has the connection.
+        session: [u8; 16],
+        account: String,
+        /// Where mail goes while it lasts.
+        to: SocketAddr,
+        ttl_ms: u64,
+    },
+    /// They are gone.
+    Leave {
+        domain: Domain,
+        session: [u8; 16],
+    },
+    /// Somebody gave the command, and the audit says so. It carries no other By.
+    By {
+        who: String,
+        /// Where they are connected from.
+        from: String,
+        /// What the command is to come to, in words.
+        says: String,
+        command: Box<Self>,
+    },
+}
+
+/// A primary as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub domain: Domain,
+    /// Why it cannot be reached, if it cannot.
+    pub down: Option<String>,
+}
+
+impl Seen {
+    fn to_proto(&self) -> proto::observe::Seen {
+        proto::observe::Seen {
+            domain: self.domain.to_string(),
+            up: self.down.is_none(),
+            why: self.down.clone().unwrap_or_default(),
+        }
+    }
+
+    fn from_proto(seen: proto::observe::Seen) -> Result<Self, Undecodable> {
+        Ok(Self {
+            domain: domain(&seen.domain)?,
+            down: (!seen.up).then_some(seen.why),
+        })
+    }
 }
 
 /// What an operator, or the domain's owner, wants done with mail.
@@ -294,7 +370,14 @@ impl Command {
             Self::Review { .. } => "review",
             Self::SetPolicy { .. } => "set_policy",
             Self::SetRecipients { .. } => "set_recipients",
+            Self::Learn { .. } => "learn",
+            Self::Unlearn { .. } => "unlearn",
+            Self::Observe { .. } => "observe",
             Self::SetAskers { .. } => "set_askers",
+            Self::OfAccount { .. } => "of_account",
+            Self::Attend { .. } => "attend",
+            Self::Leave { .. } => "leave",
+            Self::By { .. } => "by",
         }
     }
 
@@ -480,7 +563,7 @@ impl Command {
             }),
             Self::SetPolicy { domain, change } => Verb::SetPolicy(proto::SetPolicy {
                 domain: domain.to_string(),
-                change: Some(change.to_proto()),
+                change: Some(*change),
             }),
             Self::SetRecipients {
                 domain,
@@ -493,9 +576,63 @@ impl Command {
                 remove: remove.clone(),
                 clear: *clear,
             }),
+            Self::Learn {
+                domain,
+                name,
+                node,
+                takes,
+                reply,
+            } => Verb::Learn(proto::Learn {
+                domain: domain.to_string(),
+                name: name.clone(),
+                node: node.0,
+                takes: *takes,
+                reply: reply.clone(),
+            }),
+            Self::Unlearn { domain, names } => Verb::Unlearn(proto::Unlearn {
+                domain: domain.to_string(),
+                names: names.clone(),
+            }),
+            Self::Observe { node, seen } => Verb::Observe(proto::Observe {
+                node: node.0,
+                seen: seen.iter().map(Seen::to_proto).collect(),
+            }),
             Self::SetAskers { domain, askers } => Verb::SetAskers(proto::SetAskers {
                 domain: domain.to_string(),
                 askers: Some(askers.to_proto()),
+            }),
+            Self::OfAccount { name, change } => Verb::OfAccount(proto::OfAccount {
+                name: name.clone(),
+                change: Some(change.to_proto()),
+            }),
+            Self::Attend {
+                domain,
+                session,
+                account,
+                to,
+                ttl_ms,
+            } => Verb::Attend(proto::Attend {
+                domain: domain.to_string(),
+                session: session.to_vec().into(),
+                account: account.clone(),
+                address: to.ip().to_string(),
+                port: to.port().into(),
+                ttl_ms: *ttl_ms,
+            }),
+            Self::Leave { domain, session } => Verb::Leave(proto::Leave {
+                domain: domain.to_string(),
+                session: session.to_vec().into(),
+            }),
+            Self::By {
+                who,
+                from,
+                says,
+                command,
+            } => Verb::By(proto::By {
+                who: who.clone(),
+                from: from.clone(),
+                says: says.clone(),
+                command: command.encode().into(),
             }),
         };
         proto::Command { verb: Some(verb) }.encode_to_vec()
@@ -636,7 +773,7 @@ impl Command {
             },
             Verb::SetPolicy(set) => Self::SetPolicy {
                 domain: domain(&set.domain)?,
-                change: PolicyChange::from_proto(&present("policy", set.change)?),
+                change: present("policy", set.change)?,
             },
             Verb::SetRecipients(set) => Self::SetRecipients {
                 domain: domain(&set.domain)?,
@@ -644,11 +781,61 @@ impl Command {
                 remove: set.remove,
                 clear: set.clear,
             },
+            Verb::Learn(learn) => Self::Learn {
+                domain: domain(&learn.domain)?,
+                name: learn.name,
+                node: NodeId(learn.node),
+                takes: learn.takes,
+                reply: learn.reply,
+            },
+            Verb::Unlearn(unlearn) => Self::Unlearn {
+                domain: domain(&unlearn.domain)?,
+                names: unlearn.names,
+            },
+            Verb::Observe(observe) => Self::Observe {
+                node: NodeId(observe.node),
+                seen: observe
+                    .seen
+                    .into_iter()
+                    .map(Seen::from_proto)
+                    .collect::<Result<_, _>>()?,
+            },
             Verb::SetAskers(set) => Self::SetAskers {
                 domain: domain(&set.domain)?,
                 askers: Askers::from_proto(&present("askers", set.askers)?)?,
             },
+            Verb::OfAccount(of) => Self::OfAccount {
+                name: of.name,
+                change: AccountChange::from_proto(present("change", of.change)?)?,
+            },
+            Verb::Attend(attend) => Self::Attend {
+                domain: domain(&attend.domain)?,
+                session: exactly("session", &attend.session)?,
+                account: attend.account,
+                to: socket(&attend.address, attend.port)?,
+                ttl_ms: attend.ttl_ms,
+            },
+            Verb::Leave(leave) => Self::Leave {
+                domain: domain(&leave.domain)?,
+                session: exactly("session", &leave.session)?,
+            },
+            Verb::By(by) => Self::By {
+                who: by.who,
+                from: by.from,
+                says: by.says,
+                command: Box::new(Self::decode_plain(&by.command)?),
+            },
         })
+    }
+
+    /// A command that is no By: however deep damaged bytes are nested, the stack is not.
+    fn decode_plain(bytes: &[u8]) -> Result<Self, Undecodable> {
+        let command =
+            proto::Command::decode(bytes).map_err(|e| Undecodable::damaged("command", &e))?;
+        match command.verb {
+            Some(proto::command::Verb::By(_)) => Err(Undecodable::field("command")),
+            _ => Self::decode(bytes),
+        }
     }
 }
 

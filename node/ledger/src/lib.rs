@@ -15,10 +15,12 @@
 //! Read on in [`command`] (what can be asked), `tables` (where it is kept), and `apply/`, one
 //! file for each verb.
 
+pub mod account;
 mod apply;
 mod askers;
 pub mod command;
 mod effect;
+mod known;
 mod kv;
 mod policy;
 mod probation;
@@ -29,15 +31,17 @@ mod tables;
 mod wire;
 
 pub use apply::{
-    BODY_OCTETS_MAX, COMMANDS_PER_BATCH_MAX, DISPOSE_MAX, FORMAT, LEASE_TTL_MAX, Logged, MARK_KEPT,
-    RECIPIENTS_PER_COMMAND_MAX, REPLY_TEXT_OCTETS_MAX, REPORT_KEPT, REVIEW_MAX, SWEEP_MARKS_MAX,
-    TOKENS_MAX, UNDELETE_TIME, apply, apply_batch,
+    ATTEND_TTL_MAX, BODY_OCTETS_MAX, COMMANDS_PER_BATCH_MAX, DISPOSE_MAX, FORMAT, KNOWN_MAX,
+    LEASE_TTL_MAX, Logged, MARK_KEPT, RECIPIENTS_PER_COMMAND_MAX, REPLY_TEXT_OCTETS_MAX,
+    REPORT_KEPT, REVIEW_MAX, SEEN_MAX, SWEEP_KNOWN_MAX, SWEEP_MARKS_MAX, TOKENS_MAX, UNDELETE_TIME,
+    apply, apply_batch,
 };
 pub use askers::{Askers, NETWORKS_MAX};
 pub use command::{
-    Batch, Command, Disposal, Member, Outcome, Primary, ReportFate, ReportOutcome, Verdict,
+    Batch, Command, Disposal, Member, Outcome, Primary, ReportFate, ReportOutcome, Seen, Verdict,
 };
 pub use effect::Effect;
+pub use known::{Known, Standing};
 pub use kv::{Kv, KvError, KvRead, MemoryKv, Row};
 pub use policy::{Policy, PolicyChange, Probation};
 pub use probation::{Doubt, Health, PROOF_KEPT, doubt};

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use holdfast_mail::Timestamp;
 use holdfast_proto::ledger as proto;
+use prost::Message;
 
 /// How long mail is held unless the owner says otherwise: what RFC 5321 section 4.5.4.1 grants
 /// every sender, "at least 4-5 days".
@@ -13,6 +14,21 @@ pub(crate) const HOLD_DEFAULT: Duration = Duration::from_secs(5 * 24 * 3600);
 /// owner says otherwise: long enough for somebody who restores a server to see that it refuses
 /// mail, short enough that the sender of a mistyped address soon hears of it.
 pub(crate) const PROBATION_DEFAULT: Duration = Duration::from_secs(10 * 60);
+
+/// How long a primary's word that it takes mail for somebody is not asked for again, unless the
+/// owner says otherwise: mailboxes live for years, and a day's worth of questions is few.
+pub(crate) const YES_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+
+/// How long its word that it does not is believed, unless the owner says otherwise: short, for
+/// whoever made a mailbox waits for its first mail.
+pub(crate) const NO_DEFAULT: Duration = Duration::from_secs(30 * 60);
+
+/// How often a primary is looked at, unless the owner says otherwise: what the old services did.
+pub(crate) const PROBE_DEFAULT: Duration = Duration::from_secs(5 * 60);
+
+/// Between a probe that disturbs nobody and one that is no use.
+const PROBE_MIN: Duration = Duration::from_secs(10);
+const PROBE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -31,6 +47,18 @@ pub struct Policy {
     pub listed_only: bool,
     /// Parts a recipient's name from a sub-address, as in `joe+lists`; `None`: nothing does.
     pub delimiter: Option<char>,
+    /// The primary is asked whether it takes mail for a recipient.
+    pub verify: bool,
+    /// Its yes is asked for again after this.
+    pub yes: Duration,
+    /// Its no is forgotten after this.
+    pub no: Duration,
+    /// Mail goes only to where somebody is signed in for the domain, while they are.
+    pub attended: bool,
+    /// How often the primary is looked at while no mail is held.
+    pub probe: Duration,
+    /// While the primary is up, senders are asked to go there.
+    pub defer: bool,
 }
 
 /// When a primary's refusals are believed.
@@ -42,24 +70,9 @@ pub enum Probation {
     Endless,
 }
 
-/// What is to be changed of a policy; `None` stays as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PolicyChange {
-    /// Zero: for ever.
-    pub hold_ms: Option<u64>,
-    /// Zero: never.
-    pub delay_ms: Option<u64>,
-    /// Zero: every refusal is believed; [`u64::MAX`]: none is.
-    pub probation_ms: Option<u64>,
-    /// Zero: no limit.
-    pub quota_bytes: Option<u64>,
-    /// Zero: no limit.
-    pub quota_messages: Option<u64>,
-    pub full_for_good: Option<bool>,
-    pub listed_only: Option<bool>,
-    /// Zero: none.
-    pub delimiter: Option<u32>,
-}
+/// What is to be changed of a policy: only the fields that are there. Units and defaults are told
+/// where the log's format is.
+pub use proto::Policy as PolicyChange;
 
 impl Default for Policy {
     fn default() -> Self {
@@ -83,9 +96,18 @@ impl Policy {
             quota_messages: limit(policy.quota_messages),
             full_for_good: policy.full_for_good.unwrap_or(false),
             listed_only: policy.listed_only.unwrap_or(false),
+            attended: policy.attended.unwrap_or(false),
             delimiter: policy.delimiter.map_or(Some('+'), |point| {
                 char::from_u32(point).filter(|c| *c != '\0')
             }),
+            verify: policy.verify.unwrap_or(false),
+            yes: policy.yes_ms.map_or(YES_DEFAULT, Duration::from_millis),
+            no: policy.no_ms.map_or(NO_DEFAULT, Duration::from_millis),
+            probe: policy
+                .probe_ms
+                .map_or(PROBE_DEFAULT, Duration::from_millis)
+                .clamp(PROBE_MIN, PROBE_MAX),
+            defer: policy.defer.unwrap_or(false),
         }
     }
 
@@ -106,46 +128,13 @@ impl Policy {
     }
 }
 
-impl PolicyChange {
-    pub(crate) fn to_proto(self) -> proto::Policy {
-        proto::Policy {
-            hold_ms: self.hold_ms,
-            delay_ms: self.delay_ms,
-            probation_ms: self.probation_ms,
-            quota_bytes: self.quota_bytes,
-            quota_messages: self.quota_messages,
-            full_for_good: self.full_for_good,
-            listed_only: self.listed_only,
-            delimiter: self.delimiter,
-        }
-    }
-
-    pub(crate) fn from_proto(policy: &proto::Policy) -> Self {
-        Self {
-            hold_ms: policy.hold_ms,
-            delay_ms: policy.delay_ms,
-            probation_ms: policy.probation_ms,
-            quota_bytes: policy.quota_bytes,
-            quota_messages: policy.quota_messages,
-            full_for_good: policy.full_for_good,
-            listed_only: policy.listed_only,
-            delimiter: policy.delimiter,
-        }
-    }
-
-    /// The policy's row with the change in it.
-    pub(crate) fn upon(self, old: proto::Policy) -> proto::Policy {
-        proto::Policy {
-            hold_ms: self.hold_ms.or(old.hold_ms),
-            delay_ms: self.delay_ms.or(old.delay_ms),
-            probation_ms: self.probation_ms.or(old.probation_ms),
-            quota_bytes: self.quota_bytes.or(old.quota_bytes),
-            quota_messages: self.quota_messages.or(old.quota_messages),
-            full_for_good: self.full_for_good.or(old.full_for_good),
-            listed_only: self.listed_only.or(old.listed_only),
-            delimiter: self.delimiter.or(old.delimiter),
-        }
-    }
+/// The policy's row with the change in it.
+pub(crate) fn changed(mut row: proto::Policy, change: &PolicyChange) -> proto::Policy {
+    // What protobuf calls to merge: a field that is there takes the place of the old one. What was
+    // encoded a moment ago can be decoded.
+    let merged = row.merge(&change.encode_to_vec()[..]);
+    debug_assert!(merged.is_ok());
+    row
 }
 
 #[cfg(test)]

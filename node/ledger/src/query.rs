@@ -1,13 +1,17 @@
 //! What can be asked of the state. Lists come in pages: at most `limit`, behind `after`.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use holdfast_mail::dsn::{Kind, Why};
 use holdfast_mail::{BodyRef, Domain, Envelope, MessageId, NodeId, Timestamp};
 use holdfast_proto::ledger as proto;
 
+use crate::account::{AccessToken, Account};
 use crate::row::{self, unreadable};
-use crate::{Askers, Health, KvError, KvRead, Member, Policy, Primary, Seq, tables, wire};
+use crate::{
+    Askers, Health, Known, KvError, KvRead, Member, Policy, Primary, Seq, Standing, tables, wire,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainRecord {
@@ -79,14 +83,27 @@ pub struct PendingReport {
     pub give_up_at: Timestamp,
 }
 
-/// Something that was done to mail by hand.
+/// Something that somebody did: to mail, to a domain, to an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audited {
     pub at: Timestamp,
     pub by: String,
+    /// Where they were connected from, as far as it is known.
+    pub from: String,
     pub what: String,
     pub domain: String,
     pub messages: Vec<MessageId>,
+}
+
+/// Somebody who is signed in where a domain's mail goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attended {
+    pub session: [u8; 16],
+    pub account: String,
+    pub to: SocketAddr,
+    pub since: Timestamp,
+    /// It has ended by then, unless there is a sign of life.
+    pub until: Timestamp,
 }
 
 /// Who may deliver for a domain. Past `until` anybody may take it.
@@ -162,6 +179,58 @@ pub fn domains(
         .iter()
         .map(|(key, value)| domain_record(key, value, tables::domain_of(key)?))
         .collect()
+}
+
+/// Whoever was signed in last where the domain's mail goes; it may have ended.
+pub fn attended(kv: &dyn KvRead, domain: &Domain) -> Result<Option<Attended>, KvError> {
+    let key = tables::attended(domain);
+    let Some(row) = row::get::<proto::AttendRow>(kv, &key)? else {
+        return Ok(None);
+    };
+    let unreadable = |error| unreadable(&key, error);
+    Ok(Some(Attended {
+        session: wire::exactly("session", &row.session).map_err(unreadable)?,
+        account: row.account,
+        to: wire::socket(&row.address, row.port).map_err(unreadable)?,
+        since: Timestamp(row.since_ms),
+        until: Timestamp(row.until_ms),
+    }))
+}
+
+pub fn account(kv: &dyn KvRead, name: &str) -> Result<Option<Account>, KvError> {
+    let key = tables::account(name);
+    match row::get(kv, &key)? {
+        Some(row) => Account::from_row(name, &key, row).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// By name.
+pub fn accounts(
+    kv: &dyn KvRead,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<Account>, KvError> {
+    let from = after.map_or_else(Vec::new, |name| tables::after(tables::account(name)));
+    kv.scan(tables::ACCOUNTS, &from, limit)?
+        .iter()
+        .map(|(key, value)| {
+            Account::from_row(tables::account_of(key)?, key, row::decode(key, value)?)
+        })
+        .collect()
+}
+
+/// A token and whose it is.
+pub fn access_token(
+    kv: &dyn KvRead,
+    id: &[u8; 16],
+) -> Result<Option<(Account, AccessToken)>, KvError> {
+    let of: Option<proto::TokenOfRow> = row::get(kv, &tables::token_id(id))?;
+    let Some(account) = of.map(|of| account(kv, &of.account)).transpose()?.flatten() else {
+        return Ok(None);
+    };
+    let token = account.tokens.iter().find(|token| token.id == *id).cloned();
+    Ok(token.map(|token| (account, token)))
 }
 
 /// Messages with anything pending or refused in the domain.
@@ -310,6 +379,60 @@ pub fn recipients(
         .collect()
 }
 
+/// What the primary said of a name, if it was asked; for the empty name: of one that nobody has.
+pub fn known(kv: &dyn KvRead, domain: &Domain, name: &str) -> Result<Option<Known>, KvError> {
+    let key = tables::known(domain, &listed_name(name));
+    let row = if name.is_empty() {
+        row::get::<proto::KnownsRow>(kv, &key)?.and_then(|all| all.anyone)
+    } else {
+        row::get(kv, &key)?
+    };
+    Ok(row.map(Known::from_row))
+}
+
+/// All names that the primary was asked about, with what it said.
+pub fn knowns(
+    kv: &dyn KvRead,
+    domain: &Domain,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<(String, Known)>, KvError> {
+    let prefix = tables::of_domain(tables::KNOWN, domain);
+    let from = tables::after(tables::known(domain, after.unwrap_or_default()));
+    kv.scan(&prefix, &from, limit)?
+        .into_iter()
+        .map(|(key, value)| {
+            let (_, name) = tables::known_name(&key)?;
+            Ok((name.to_owned(), Known::from_row(row::decode(&key, &value)?)))
+        })
+        .collect()
+}
+
+/// What to do with a recipient of a domain whose primary is asked. Where it takes mail for a name
+/// that nobody has, it takes it for all, and its yes says nothing; postmaster is never asked for.
+pub fn standing(
+    kv: &dyn KvRead,
+    domain: &Domain,
+    local: &str,
+    now: Timestamp,
+) -> Result<Standing, KvError> {
+    let policy = policy(kv, domain)?;
+    if !policy.verify || local.eq_ignore_ascii_case("postmaster") {
+        return Ok(Standing::Taken);
+    }
+    let anyone = known(kv, domain, "")?.filter(|anyone| anyone.takes);
+    let standing = |known: Option<Known>| {
+        known.map_or(Standing::Unknown, |known| known.standing(&policy, now))
+    };
+    Ok(
+        match (standing(anyone), standing(known(kv, domain, local)?)) {
+            (Standing::Taken, _) => Standing::Taken,
+            (Standing::TakenUnlessRefused, Standing::Unknown) => Standing::TakenUnlessRefused,
+            (_, of_name) => of_name,
+        },
+    )
+}
+
 /// Stands in a list for everyone.
 const EVERYONE: &str = "*";
 
@@ -327,6 +450,29 @@ pub fn health(kv: &dyn KvRead, domain: &Domain) -> Result<Health, KvError> {
         last: Timestamp(row.last_ms),
         taken: row.taken,
         refused: row.refused,
+    }))
+}
+
+/// Whether a primary can be reached, as the cluster last found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Why not, if not.
+    pub down: Option<String>,
+    /// Since when it has been so.
+    pub since: Timestamp,
+    /// When it was last looked at.
+    pub at: Timestamp,
+    pub node: NodeId,
+}
+
+/// `None`: nobody has looked yet.
+pub fn reach(kv: &dyn KvRead, domain: &Domain) -> Result<Option<Reach>, KvError> {
+    let row: Option<proto::ReachRow> = row::get(kv, &tables::reach(domain))?;
+    Ok(row.map(|row| Reach {
+        down: (!row.up).then_some(row.why),
+        since: Timestamp(row.since_ms),
+        at: Timestamp(row.at_ms),
+        node: NodeId(row.node),
     }))
 }
 
@@ -413,6 +559,7 @@ pub fn audit(kv: &dyn KvRead) -> Result<Vec<Audited>, KvError> {
             Ok(Audited {
                 at: Timestamp(row.at_ms),
                 by: row.by,
+                from: row.from,
                 what: row.what,
                 domain: row.domain,
                 messages: row

@@ -119,6 +119,30 @@ pub enum Refusal {
         "more mail is held for the domain than its quota allows; nothing was changed; the domain's owner wants such mail sent back"
     )]
     FullForGood,
+    #[error(
+        "as much is known about the domain's recipients as is kept; the answer was not noted; the primary is asked again when it is needed"
+    )]
+    TooManyKnown,
+    #[error("there is no such account; nothing was changed; see `account list`")]
+    UnknownAccount,
+    #[error("the account exists already and was left as it is; use `account set` to change it")]
+    AccountExists,
+    #[error(
+        "the account is locked for a while after too many failed sign-ins; nothing was changed; wait, or ask the operator for `account unlock`"
+    )]
+    AccountLocked,
+    #[error("the code was used already; nobody was signed in; wait for the next code")]
+    CodeUsed,
+    #[error(
+        "the account has as many tokens as it may have; nothing was changed; remove one that is not used"
+    )]
+    TooManyTokens,
+    #[error("mail of the domain does not wait for somebody to sign in; nothing was changed")]
+    NotAttended,
+    #[error(
+        "somebody is signed in for the domain from another place, and its mail goes there; nothing was changed; let that session end first"
+    )]
+    AttendedElsewhere,
 }
 
 impl Reply {
@@ -227,6 +251,14 @@ impl Refusal {
             Self::NotOwed => proto::Refusal::NotOwed,
             Self::FullForNow => proto::Refusal::FullForNow,
             Self::FullForGood => proto::Refusal::FullForGood,
+            Self::TooManyKnown => proto::Refusal::TooManyKnown,
+            Self::UnknownAccount => proto::Refusal::UnknownAccount,
+            Self::AccountExists => proto::Refusal::AccountExists,
+            Self::AccountLocked => proto::Refusal::AccountLocked,
+            Self::CodeUsed => proto::Refusal::CodeUsed,
+            Self::TooManyTokens => proto::Refusal::TooManyTokens,
+            Self::NotAttended => proto::Refusal::NotAttended,
+            Self::AttendedElsewhere => proto::Refusal::AttendedElsewhere,
         }
     }
 
@@ -250,6 +282,14 @@ impl Refusal {
             Ok(P::NotOwed) => Self::NotOwed,
             Ok(P::FullForNow) => Self::FullForNow,
             Ok(P::FullForGood) => Self::FullForGood,
+            Ok(P::TooManyKnown) => Self::TooManyKnown,
+            Ok(P::UnknownAccount) => Self::UnknownAccount,
+            Ok(P::AccountExists) => Self::AccountExists,
+            Ok(P::AccountLocked) => Self::AccountLocked,
+            Ok(P::CodeUsed) => Self::CodeUsed,
+            Ok(P::TooManyTokens) => Self::TooManyTokens,
+            Ok(P::NotAttended) => Self::NotAttended,
+            Ok(P::AttendedElsewhere) => Self::AttendedElsewhere,
             Ok(P::Unspecified) | Err(_) => return Err(Undecodable::unknown("refusal")),
         })
     }

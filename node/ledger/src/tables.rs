@@ -7,6 +7,7 @@
 //! | 03   | total     |                   | `CountsRow`  | for ever                                |
 //! | 04   | swept     |                   | `SweptRow`   | for ever                                |
 //! | 05   | post      |                   | `LeaseRow`   | another node takes the post             |
+//! | 06   | audit count |                 | `AuditCountRow` | for ever                             |
 //! | 10   | members   | node              | `Member`     | RemoveMember                            |
 //! | 11   | removed   | node              | `RemovedRow` | for ever: ids are never reused          |
 //! | 12   | tokens    | token id          | `TokenRow`   | Redeem, or Sweep once expired           |
@@ -16,6 +17,10 @@
 //! | 23   | policies  | domain 00         | `PolicyRow`  | RemoveDomain                            |
 //! | 24   | health    | domain 00         | `HealthRow`  | removal or change of the primary        |
 //! | 25   | listed    | domain 00 name    | `RecipientRow` | it is removed, or RemoveDomain        |
+//! | 26   | known     | domain 00 name    | `KnownRow`   | Unlearn, Sweep once out of date, or RemoveDomain |
+//! |      |           | domain 00         | `KnownsRow`  | RemoveDomain                            |
+//! |      |           |                   | `SweptRow`   | for ever                                |
+//! | 27   | reach     | domain 00         | `ReachRow`   | removal or change of the primary        |
 //! | 2a   | askers    | domain 00         | `AskersRow`  | RemoveDomain                            |
 //! | 30   | messages  | message id        | `MessageRow` | nothing refers to it any more           |
 //! | 31   | held      | domain 00 seq     | `QueueRow`   | its last recipient there is settled     |
@@ -25,6 +30,9 @@
 //! | 35   | reports   | seq               | `ReportRow`  | the notification is delivered or dropped|
 //! | 36   | audit     | seq               | `AuditRow`   | there are newer ones enough             |
 //! | 37   | aside     | domain 00 seq     | `QueueRow`   | it is released, undeleted or discarded  |
+//! | 40   | accounts  | name              | `AccountRow` | it is removed                           |
+//! | 41   | token ids | token id          | `TokenOfRow` | it, or its account, is removed          |
+//! | 42   | attended  | domain 00         | `AttendRow`  | Leave, RemoveDomain, or another session |
 //!
 //! Numbers are big-endian, so that rows sort by them. A domain ends with a zero byte, which no
 //! domain holds: `example.org` is then never a prefix of `example.org.uk`, and one domain's
@@ -43,6 +51,7 @@ pub(crate) const CLUSTER: &[u8] = &[0x02];
 pub(crate) const TOTAL: &[u8] = &[0x03];
 pub(crate) const SWEPT: &[u8] = &[0x04];
 pub(crate) const POST: &[u8] = &[0x05];
+pub(crate) const AUDIT_COUNT: &[u8] = &[0x06];
 pub(crate) const MEMBERS: &[u8] = &[0x10];
 const REMOVED: &[u8] = &[0x11];
 pub(crate) const TOKENS: &[u8] = &[0x12];
@@ -52,6 +61,8 @@ pub(crate) const LEASES: &[u8] = &[0x22];
 const POLICIES: &[u8] = &[0x23];
 const HEALTH: &[u8] = &[0x24];
 pub(crate) const LISTED: &[u8] = &[0x25];
+pub(crate) const KNOWN: &[u8] = &[0x26];
+const REACH: &[u8] = &[0x27];
 const ASKERS: &[u8] = &[0x2a];
 pub(crate) const MESSAGES: &[u8] = &[0x30];
 pub(crate) const HELD: &[u8] = &[0x31];
@@ -61,6 +72,9 @@ pub(crate) const OWED: &[u8] = &[0x34];
 pub(crate) const REPORTS: &[u8] = &[0x35];
 pub(crate) const AUDIT: &[u8] = &[0x36];
 pub(crate) const ASIDE: &[u8] = &[0x37];
+pub(crate) const ACCOUNTS: &[u8] = &[0x40];
+const TOKEN_IDS: &[u8] = &[0x41];
+const ATTENDED: &[u8] = &[0x42];
 
 /// Ends a domain's name in a key.
 const DOMAIN_END: u8 = 0;
@@ -105,8 +119,34 @@ pub(crate) fn askers(domain: &Domain) -> Vec<u8> {
     of_domain(ASKERS, domain)
 }
 
+pub(crate) fn reach(domain: &Domain) -> Vec<u8> {
+    of_domain(REACH, domain)
+}
+
+pub(crate) fn attended(domain: &Domain) -> Vec<u8> {
+    of_domain(ATTENDED, domain)
+}
+
 pub(crate) fn listed(domain: &Domain, name: &str) -> Vec<u8> {
     [&of_domain(LISTED, domain)[..], name.as_bytes()].concat()
+}
+
+pub(crate) fn account(name: &str) -> Vec<u8> {
+    [ACCOUNTS, name.as_bytes()].concat()
+}
+
+pub(crate) fn account_of(key: &[u8]) -> Result<&str, KvError> {
+    key.split_first()
+        .and_then(|(_, name)| std::str::from_utf8(name).ok())
+        .ok_or_else(|| unreadable(key))
+}
+
+pub(crate) fn token_id(id: &[u8; 16]) -> Vec<u8> {
+    [TOKEN_IDS, id].concat()
+}
+
+pub(crate) fn known(domain: &Domain, name: &str) -> Vec<u8> {
+    [&of_domain(KNOWN, domain)[..], name.as_bytes()].concat()
 }
 
 pub(crate) fn message(id: MessageId) -> Vec<u8> {
@@ -174,6 +214,14 @@ pub(crate) fn domain_of(key: &[u8]) -> Result<Domain, KvError> {
         .and_then(|name| std::str::from_utf8(name).ok())
         .and_then(|name| Domain::parse(name).ok())
         .ok_or_else(|| unreadable(key))
+}
+
+/// The domain and the name of a row of what is known; the domain's own row has no name.
+pub(crate) fn known_name(key: &[u8]) -> Result<(Domain, &str), KvError> {
+    let end = key.iter().position(|byte| *byte == DOMAIN_END);
+    let (domain, name) = key.split_at(end.ok_or_else(|| unreadable(key))? + 1);
+    let name = std::str::from_utf8(name).map_err(|_| unreadable(key))?;
+    Ok((domain_of(domain)?, name))
 }
 
 /// The place in the queue of a held or refused row.

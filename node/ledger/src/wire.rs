@@ -3,6 +3,8 @@
 //! What was encoded decodes to the same value. Anything else is [`Undecodable`], never a
 //! guess: a replica that guesses at an entry has a state of its own from then on.
 
+use std::net::SocketAddr;
+
 use holdfast_mail::{
     Address, BodyRef, BodyType, Domain, Envelope, MessageId, NodeId, Notify, Recipient, Ret,
     ReversePath, Timestamp,
@@ -48,6 +50,13 @@ pub(crate) fn exactly<const N: usize>(
     bytes: &[u8],
 ) -> Result<[u8; N], Undecodable> {
     bytes.try_into().map_err(|_| Undecodable::field(name))
+}
+
+/// An address without port, and the port.
+pub(crate) fn socket(address: &str, port: u32) -> Result<SocketAddr, Undecodable> {
+    let ip = address.parse().map_err(|_| Undecodable::field("address"))?;
+    let port = u16::try_from(port).map_err(|_| Undecodable::field("port"))?;
+    Ok(SocketAddr::new(ip, port))
 }
 
 /// A message within a message, which proto3 cannot demand.

@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::{env, fs};
 
+use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::{
     Askers, Batch, Command, Disposal, Member, Outcome, PolicyChange, Primary, Refusal, Replies,
-    Reply, ReportFate, ReportOutcome, Seq, Verdict,
+    Reply, ReportFate, ReportOutcome, Seen, Seq, Verdict,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
@@ -19,7 +20,7 @@ use holdfast_mail::{
 fn every_command_is_read_back_as_written() {
     let commands = commands();
     let verbs: BTreeSet<_> = commands.iter().map(Command::verb).collect();
-    assert_eq!(verbs.len(), 23, "each verb has an example");
+    assert_eq!(verbs.len(), 30, "each verb has an example");
     for command in &commands {
         assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(command));
     }
@@ -91,6 +92,18 @@ fn what_a_newer_version_wrote_is_not_guessed_at() {
     batch.extend([0x12, unknown_verb.len() as u8]);
     batch.extend(unknown_verb);
     assert!(Batch::decode(&batch).is_err());
+}
+
+#[test]
+fn however_deep_bytes_are_nested_the_stack_is_not() {
+    let by = |command| Command::By {
+        who: String::new(),
+        from: String::new(),
+        says: String::new(),
+        command: Box::new(command),
+    };
+    assert!(Command::decode(&by(Command::Sweep).encode()).is_ok());
+    assert!(Command::decode(&by(by(Command::Sweep)).encode()).is_err());
 }
 
 #[test]
@@ -233,6 +246,25 @@ fn commands() -> Vec<Command> {
                 full_for_good: Some(true),
                 listed_only: Some(true),
                 delimiter: Some(0),
+                ..PolicyChange::default()
+            },
+        },
+        Command::SetPolicy {
+            domain: domain(),
+            change: PolicyChange {
+                attended: Some(true),
+                ..PolicyChange::default()
+            },
+        },
+        Command::SetPolicy {
+            domain: domain(),
+            change: PolicyChange {
+                verify: Some(true),
+                yes_ms: Some(4),
+                no_ms: Some(5),
+                probe_ms: Some(6),
+                defer: Some(true),
+                ..PolicyChange::default()
             },
         },
         Command::SetRecipients {
@@ -240,6 +272,30 @@ fn commands() -> Vec<Command> {
             add: vec!["joe".to_owned(), "*".to_owned()],
             remove: vec!["ann".to_owned()],
             clear: true,
+        },
+        Command::Learn {
+            domain: domain(),
+            name: "joe".to_owned(),
+            node,
+            takes: true,
+            reply: "250 ok".to_owned(),
+        },
+        Command::Observe {
+            node,
+            seen: vec![
+                Seen {
+                    domain: domain(),
+                    down: None,
+                },
+                Seen {
+                    domain: domain(),
+                    down: Some("no connection".to_owned()),
+                },
+            ],
+        },
+        Command::Unlearn {
+            domain: domain(),
+            names: vec!["joe".to_owned()],
         },
         Command::SetAskers {
             domain: domain(),
@@ -253,7 +309,60 @@ fn commands() -> Vec<Command> {
             domain: domain(),
             askers: Askers::Networks(vec![Network::parse("2001:db8::/32").unwrap()]),
         },
+        of_account(AccountChange::Add {
+            password: "$argon2id$".to_owned(),
+            domains: vec![domain()],
+        }),
+        of_account(AccountChange::Remove),
+        of_account(AccountChange::Password("$argon2id$".to_owned())),
+        of_account(AccountChange::SecondFactor(Some(vec![1, 2, 3]))),
+        of_account(AccountChange::SecondFactor(None)),
+        of_account(AccountChange::Domains(vec![domain()])),
+        of_account(AccountChange::SignOut),
+        of_account(AccountChange::Unlock),
+        of_account(AccountChange::SignIn {
+            good: true,
+            step: 60_000_000,
+            from: "192.0.2.1".to_owned(),
+        }),
+        of_account(AccountChange::AddToken(AccessToken {
+            id: [1; 16],
+            secret_hash: [2; 32],
+            scopes: Scopes {
+                read: true,
+                deliver: false,
+                mail: false,
+                settings: true,
+            },
+            label: "backup".to_owned(),
+            expires_at: Some(Timestamp(1_800_000_000_000)),
+        })),
+        of_account(AccountChange::RemoveToken([1; 16])),
+        Command::Attend {
+            domain: domain(),
+            session: [3; 16],
+            account: "ann@example.org".to_owned(),
+            to: "[2001:db8::1]:25".parse().unwrap(),
+            ttl_ms: 10_000,
+        },
+        Command::Leave {
+            domain: domain(),
+            session: [3; 16],
+        },
+        Command::By {
+            who: "operator".to_owned(),
+            from: "192.0.2.1".to_owned(),
+            says: "sweep".to_owned(),
+            command: Box::new(Command::Sweep),
+        },
     ]
+}
+
+fn of_account(change: AccountChange) -> Command {
+    Command::OfAccount {
+        name: "ann@example.org".to_owned(),
+        change,
+    }
 }
 
 fn settle() -> Command {
@@ -422,7 +531,20 @@ fn replies() -> Vec<Reply> {
         ]
         .map(Reply::Refused),
     );
-    replies.extend([R::NotOwed, R::FullForNow, R::FullForGood].map(Reply::Refused));
+    replies
+        .extend([R::NotOwed, R::FullForNow, R::FullForGood, R::TooManyKnown].map(Reply::Refused));
+    replies.extend(
+        [
+            R::UnknownAccount,
+            R::AccountExists,
+            R::AccountLocked,
+            R::CodeUsed,
+            R::TooManyTokens,
+            R::NotAttended,
+            R::AttendedElsewhere,
+        ]
+        .map(Reply::Refused),
+    );
     replies.push(Reply::Disposed {
         messages: 3,
         more: true,

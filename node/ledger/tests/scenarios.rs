@@ -22,7 +22,9 @@
 //! settle …                  as record, and refusals are judged
 //! flush DOMAIN via WHO
 //! recipients DOMAIN [clear] [add NAME,…] [remove NAME,…]
-//! policy DOMAIN [recipients any|listed] [delimiter CHAR|none] [hold|delay|probation TIME] [bytes|messages N] [full later|never]
+//! learn DOMAIN NAME|nobody yes|no   unlearn DOMAIN NAME,…|all
+//! observe DOMAIN by NODE up|WHY-NOT
+//! policy DOMAIN [recipients any|listed|verify] [yes|no TIME] [delimiter CHAR|none] [hold|delay|probation TIME] [bytes|messages N] [full later|never]
 //! review DOMAIN: SEQ, …
 //! requeue|discard|bounce|hold|release|delete|undelete DOMAIN [held] [MESSAGE,…]
 //! post by NODE for TIME [epoch EPOCH]
@@ -32,9 +34,9 @@
 //! sweep
 //! together                  the indented commands that follow are one entry of the log
 //! ? held|refused|aside|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE
-//! ? recipients DOMAIN   ? takes ADDRESS
+//! ? recipients DOMAIN   ? takes ADDRESS   ? standing ADDRESS   ? known DOMAIN
 //! ? askers DOMAIN from CLIENT
-//! ? policy|health DOMAIN   ? owed   ? reports   ? post   ? audit
+//! ? policy|health|reach DOMAIN   ? owed   ? reports   ? post   ? audit
 //! ? total   ? domains   ? held domains   ? members   ? bodies   ? cluster   ? now   ? marks
 //! ? invitations
 //! ```
@@ -52,10 +54,11 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::{env, fs};
 
+use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::query::{self, Held};
 use holdfast_ledger::{
     Askers, Batch, Command, Disposal, Effect, KvRead, Member, MemoryKv, Outcome, PolicyChange,
-    Primary, Reply, ReportFate, ReportOutcome, Seq, Verdict, apply_batch,
+    Primary, Reply, ReportFate, ReportOutcome, Seen, Seq, Verdict, apply_batch,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
@@ -297,6 +300,27 @@ impl Stage {
                 domain: domain(name),
                 change: change(options),
             },
+            ("learn", [name, who, says]) => Command::Learn {
+                domain: domain(name),
+                name: who.trim_start_matches("nobody").to_owned(),
+                node: NodeId(1),
+                takes: *says == "yes",
+                reply: "as it says".to_owned(),
+            },
+            ("observe", [name, "by", node, what]) => Command::Observe {
+                node: self::node(node),
+                seen: vec![Seen {
+                    domain: domain(name),
+                    down: (*what != "up").then(|| (*what).to_owned()),
+                }],
+            },
+            ("unlearn", [name, names]) => Command::Unlearn {
+                domain: domain(name),
+                names: match *names {
+                    "all" => vec![],
+                    names => names.split(',').map(str::to_owned).collect(),
+                },
+            },
             ("askers", [name, who]) => Command::SetAskers {
                 domain: domain(name),
                 askers: match *who {
@@ -401,6 +425,29 @@ impl Stage {
                 via: (*who).to_owned(),
             },
             ("sweep", []) => Command::Sweep,
+            ("attend", [name, "by", account, "at", to, "as", session, "for", time]) => {
+                Command::Attend {
+                    domain: domain(name),
+                    session: padded(session),
+                    account: (*account).to_owned(),
+                    to: to.parse().expect(line),
+                    ttl_ms: millis(time),
+                }
+            }
+            ("leave", [name, "as", session]) => Command::Leave {
+                domain: domain(name),
+                session: padded(session),
+            },
+            ("account", [name, change @ ..]) => Command::OfAccount {
+                name: (*name).to_owned(),
+                change: account_change(change).expect(line),
+            },
+            ("by", [who, ..]) => Command::By {
+                who: (*who).to_owned(),
+                from: "192.0.2.7".to_owned(),
+                says: "change what is held".to_owned(),
+                command: Box::new(self.command(rest.split_once(' ').expect(line).1)),
+            },
             _ => panic!("no such command: {line}"),
         }
     }
@@ -520,6 +567,29 @@ impl Stage {
                     query::takes_mail_for(kv, of, address.local()).unwrap(),
                 )]
             }
+            ["standing", text] => {
+                let address = Address::parse(text, true).expect(text);
+                let of = address.domain().expect(text);
+                let standing = query::standing(kv, of, address.local(), self.clock);
+                vec![format!("{:?}", standing.unwrap())]
+            }
+            ["known", name] => query::knowns(kv, &domain(name), None, all)
+                .unwrap()
+                .iter()
+                .map(|(name, known)| format!("{name} {}", yes_no(known.takes)))
+                .collect(),
+            ["reach", name] => query::reach(kv, &domain(name))
+                .unwrap()
+                .iter()
+                .map(|reach| {
+                    let state = reach.down.as_deref().unwrap_or("up");
+                    format!(
+                        "{state} since {}, at {}",
+                        since(reach.since),
+                        since(reach.at)
+                    )
+                })
+                .collect(),
             ["askers", name, "from", client] => {
                 let askers = query::askers(kv, &domain(name)).unwrap();
                 let may = askers.include(client.parse().expect(client));
@@ -604,13 +674,53 @@ impl Stage {
                     let names: Vec<_> = done.messages.iter().map(|id| self.called(*id)).collect();
                     let list = names.join(", ");
                     format!(
-                        "{} {} {} {}: {list}",
+                        "{} {}{} {} {}: {list}",
                         since(done.at),
                         done.by,
+                        if done.from.is_empty() {
+                            String::new()
+                        } else {
+                            format!(" from {}", done.from)
+                        },
                         done.what,
                         done.domain
                     )
                 })
+                .collect(),
+            ["attended", name] => query::attended(kv, &domain(name))
+                .unwrap()
+                .map(|row| {
+                    let (since, until) = (since(row.since), since(row.until));
+                    format!("{} at {} since {since}, until {until}", row.account, row.to)
+                })
+                .into_iter()
+                .collect(),
+            ["account", name] => query::account(kv, name)
+                .unwrap()
+                .map(|account| {
+                    let domains: Vec<_> = account.domains.iter().map(Domain::as_str).collect();
+                    let tokens: Vec<_> = account.tokens.iter().map(|t| t.label.as_str()).collect();
+                    format!(
+                        "{} for [{}] epoch {}, {}, second factor {}, tokens [{}], signed in {}",
+                        account.password,
+                        domains.join(", "),
+                        account.epoch,
+                        if account.is_locked(self.clock) {
+                            "locked"
+                        } else {
+                            "open"
+                        },
+                        yes_no(account.second_factor.is_some()),
+                        tokens.join(", "),
+                        account.signed_in_at.map_or("never".to_owned(), since),
+                    )
+                })
+                .into_iter()
+                .collect(),
+            ["token", id] => query::access_token(kv, &padded(id))
+                .unwrap()
+                .map(|(account, token)| format!("{} of {}", token.label, account.name))
+                .into_iter()
                 .collect(),
             ["total"] => counts(query::total(kv).unwrap()),
             ["lease", name] => query::lease(kv, &domain(name))
@@ -745,6 +855,41 @@ fn record_line(record: &query::DomainRecord) -> String {
     )
 }
 
+fn account_change(words: &[&str]) -> Option<AccountChange> {
+    let domains = |list: &str| list.split(',').map(domain).collect();
+    Some(match words {
+        ["add", password, "for", list] => AccountChange::Add {
+            password: (*password).to_owned(),
+            domains: domains(list),
+        },
+        ["remove"] => AccountChange::Remove,
+        ["password", hash] => AccountChange::Password((*hash).to_owned()),
+        ["codes", secret] => {
+            AccountChange::SecondFactor((*secret != "off").then(|| secret.as_bytes().to_vec()))
+        }
+        ["domains", list] => AccountChange::Domains(domains(list)),
+        ["signs", "out"] => AccountChange::SignOut,
+        ["unlock"] => AccountChange::Unlock,
+        ["signs", "in", rest @ ..] => AccountChange::SignIn {
+            good: rest != ["badly"],
+            step: match rest {
+                ["code", step] => step.parse().ok()?,
+                _ => 0,
+            },
+            from: "192.0.2.7".to_owned(),
+        },
+        ["token", id, label] => AccountChange::AddToken(AccessToken {
+            id: padded(id),
+            secret_hash: [1; 32],
+            scopes: Scopes::ALL,
+            label: (*label).to_owned(),
+            expires_at: None,
+        }),
+        ["token", id] => AccountChange::RemoveToken(padded(id)),
+        _ => return None,
+    })
+}
+
 fn change(options: &[&str]) -> PolicyChange {
     let mut change = PolicyChange::default();
     for option in options.chunks(2) {
@@ -756,7 +901,13 @@ fn change(options: &[&str]) -> PolicyChange {
             ["probation", time] => change.probation_ms = Some(millis(time)),
             ["bytes", number] => change.quota_bytes = Some(number.parse().expect(number)),
             ["messages", number] => change.quota_messages = Some(number.parse().expect(number)),
-            ["recipients", which] => change.listed_only = Some(which == "listed"),
+            ["recipients", which] => {
+                change.listed_only = Some(which == "listed");
+                change.verify = Some(which == "verify");
+            }
+            ["yes", time] => change.yes_ms = Some(millis(time)),
+            ["no", time] => change.no_ms = Some(millis(time)),
+            ["attended", which] => change.attended = Some(which == "yes"),
             ["delimiter", "none"] => change.delimiter = Some(0),
             ["delimiter", text] => change.delimiter = text.chars().next().map(u32::from),
             ["full", how] => change.full_for_good = Some(how == "never"),

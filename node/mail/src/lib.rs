@@ -4,6 +4,7 @@
 //! identity come in as arguments.
 
 pub mod address;
+pub mod checkup;
 pub mod dsn;
 pub mod envelope;
 pub mod ids;

@@ -57,6 +57,26 @@ impl Timestamp {
         }
     }
 
+    /// `2026-11-23 04:20 UTC`, for people.
+    #[must_use]
+    pub fn minute(self) -> String {
+        let c = self.civil();
+        format!(
+            "{:04}-{:02}-{:02} {:02}:{:02} UTC",
+            c.year, c.month, c.day, c.hour, c.minute
+        )
+    }
+
+    /// `2026-11-23T04:20:11Z`: RFC 3339, for programs.
+    #[must_use]
+    pub fn rfc3339(self) -> String {
+        let c = self.civil();
+        format!(
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
+            c.year, c.month, c.day, c.hour, c.minute, c.second
+        )
+    }
+
     /// The date and time of RFC 5322 section 3.3, in UTC: `Mon, 23 Nov 2026 04:20:11 +0000`.
     #[must_use]
     pub fn rfc5322(self) -> String {

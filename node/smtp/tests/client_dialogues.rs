@@ -6,10 +6,11 @@
 //! | line | meaning |
 //! |---|---|
 //! | `# …` | a comment |
-//! | `option no-tls` | before anything else |
+//! | `option no-tls`, `tls-required`, `lmtp`, `login NAME SECRET` | before anything else |
 //! | `S: …` / `S<: …` | the primary sends this with / without CRLF; `\r \n \0 \\ \e` are escapes |
 //! | `C: …` | the client has written exactly this line by now |
 //! | `send from=… to=a,b [8bit] [utf8] [len=n] [ret=…] [envid=…] [notify=…] [orcpt=…] [content=…]` | |
+//! | `send only-ask …` | the same, and no content is to be sent |
 //! | `content` | the client asks for the content of `send` and gets it; small content leaves with its end |
 //! | `feed …` / `feed-end` | the same in pieces |
 //! | `tls`, `idle`, `needs-content` | the client asks for that step; `tls` grants it |
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use holdfast_mail::{
     Address, BodyRef, BodyType, Envelope, MessageId, Notify, Recipient, Ret, ReversePath, Timestamp,
 };
-use holdfast_smtp::client::{Fate, Mail, Options, Outcome, Session, Step, Tls};
+use holdfast_smtp::client::{Fate, Login, Mail, Options, Outcome, Protocol, Session, Step, Tls};
 
 #[derive(Clone, Copy, Debug)]
 enum Cut {
@@ -71,15 +72,26 @@ fn folder() -> PathBuf {
 }
 
 fn replay(file: &Path, script: &str, cut: Cut) {
-    let tls = if script.contains("\noption no-tls") {
-        Tls::Never
-    } else {
-        Tls::Opportunistic
-    };
+    let mut options = Options::new("mx1.holdfast.example", Tls::Opportunistic);
+    for line in script
+        .lines()
+        .filter_map(|line| line.strip_prefix("option "))
+    {
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["no-tls"] => options.tls = Tls::Never,
+            ["tls-required"] => options.tls = Tls::Required,
+            ["lmtp"] => options.protocol = Protocol::Lmtp,
+            ["login", user, secret] => {
+                let (user, secret) = (user.to_owned(), secret.to_owned());
+                options.login = Some(Login { user, secret });
+            }
+            _ => panic!("not an option: {line}"),
+        }
+    }
     let mut replay = Replay {
         name: file.file_name().unwrap().to_string_lossy().into_owned(),
         cut,
-        session: session(tls),
+        session: Session::new(options),
         written: Vec::new(),
         outcomes: Vec::new(),
         content: Vec::new(),
@@ -235,10 +247,7 @@ impl Replay {
 }
 
 fn session(tls: Tls) -> Session {
-    Session::new(Options {
-        helo: "mx1.holdfast.example".to_owned(),
-        tls,
-    })
+    Session::new(Options::new("mx1.holdfast.example", tls))
 }
 
 fn described(outcome: &Outcome) -> (String, Vec<String>) {
@@ -264,6 +273,7 @@ fn mail(words: &str) -> (Mail, Vec<u8>) {
     let (words, content) = words.split_once("content=").unwrap_or((words, ""));
     let content = unescaped(content);
     let mut envelope = envelope(content.len() as u64);
+    let mut only_ask = false;
     let words: Vec<_> = words.split_ascii_whitespace().collect();
     let utf8 = words.contains(&"utf8") || words.contains(&"raw-utf8");
     for word in words {
@@ -290,6 +300,7 @@ fn mail(words: &str) -> (Mail, Vec<u8>) {
                     delay: value.contains("delay"),
                 });
             }
+            "only-ask" => only_ask = true,
             "orcpt" => envelope.recipients[0].orcpt = Some(text(&unescaped(value))),
             _ => panic!("{word}"),
         }
@@ -300,6 +311,7 @@ fn mail(words: &str) -> (Mail, Vec<u8>) {
         Mail {
             envelope,
             recipients,
+            only_ask,
         },
         content,
     )
@@ -471,6 +483,7 @@ fn fail_at(stage: &str, failure: &str, extensions: &str) -> String {
                     .send(Mail {
                         envelope: Arc::new(envelope),
                         recipients: vec![0, 1],
+                        only_ask: false,
                     })
                     .unwrap();
             }
@@ -480,6 +493,7 @@ fn fail_at(stage: &str, failure: &str, extensions: &str) -> String {
                     seen.push(match result.fate {
                         Fate::Delivered => '+',
                         Fate::Deferred => 'D',
+                        Fate::Known => unreachable!("nobody only asked"),
                         Fate::Refused => 'R',
                     });
                 }
@@ -581,6 +595,7 @@ fn no_babble_makes_a_message_count_as_delivered_that_was_not_sent() {
                         .send(Mail {
                             envelope: Arc::new(envelope),
                             recipients: vec![0, 1],
+                            only_ask: false,
                         })
                         .unwrap();
                 }

@@ -171,10 +171,7 @@ fn a_chunk_with_any_of_the_variants_is_refused_whole() {
 /// What our client does with a body: all that it writes behind the last reply of the envelope,
 /// and whether the primary was given the end.
 fn brought(body: &[u8], chunking: bool, cut: usize) -> (Vec<u8>, bool) {
-    let mut session = client::Session::new(client::Options {
-        helo: "mx.example".into(),
-        tls: client::Tls::Never,
-    });
+    let mut session = client::Session::new(client::Options::new("mx.example", client::Tls::Never));
     let ehlo: &[u8] = if chunking {
         b"250-p\r\n250 CHUNKING\r\n"
     } else {
@@ -236,6 +233,7 @@ fn mail(len: u64) -> client::Mail {
             client: String::new(),
         }),
         recipients: vec![0],
+        only_ask: false,
     }
 }
 

@@ -10,15 +10,12 @@ use holdfast_mail::{Domain, Network};
 use holdfast_proto::admin as wire;
 use tonic::Status;
 
-use super::explain::{self, Sight};
 use super::{Admin, broken, refused};
+use crate::explain::{self, REFUSED_MAX, primary_text};
 use crate::replica::Cluster;
 
 /// Rows read from the state at a time.
 const PAGE: usize = 256;
-
-/// Refused messages that are counted; beyond it "many" is all that matters.
-const REFUSED_MAX: usize = 10_000;
 
 pub(super) fn parse(text: &str) -> Result<Domain, Status> {
     let domain = Domain::parse(text)
@@ -59,36 +56,14 @@ fn parse_primary(text: &str) -> Result<Primary, Status> {
     Ok(Primary { host, port })
 }
 
-fn primary_text(primary: &Primary) -> String {
-    if primary.host.contains(':') {
-        format!("[{}]:{}", primary.host, primary.port)
-    } else {
-        format!("{}:{}", primary.host, primary.port)
-    }
-}
-
 fn to_wire(cluster: &Cluster, record: &DomainRecord) -> Result<wire::Domain, Status> {
     let view = cluster.view();
     let counts = query::counts(&view, &record.name).map_err(broken)?;
     let policy = query::policy(&view, &record.name).map_err(broken)?;
-    let health = query::health(&view, &record.name).map_err(broken)?;
     let refused = query::refused(&view, &record.name, REFUSED_MAX).map_err(broken)?;
     let primary = primary_text(&record.primary);
-    let now = query::now(&view).map_err(broken)?;
     Ok(wire::Domain {
-        says: explain::explain(&Sight {
-            domain: &record.name,
-            primary: &primary,
-            policy: &policy,
-            health: &health,
-            held: counts,
-            listed: query::recipients(&view, &record.name, None, 1)
-                .map_err(broken)?
-                .len(),
-            askers: &query::askers(&view, &record.name).map_err(broken)?,
-            refused: refused.len(),
-            now,
-        }),
+        says: explain::sentences(&view, record).map_err(broken)?,
         name: record.name.to_string(),
         primary,
         held_messages: counts.messages,
@@ -117,6 +92,12 @@ fn policy_to_wire(policy: &Policy) -> wire::Policy {
         full_for_good: Some(policy.full_for_good),
         listed_only: Some(policy.listed_only),
         delimiter: Some(policy.delimiter.map_or(0, u32::from)),
+        verify: Some(policy.verify),
+        yes_ms: ms(Some(policy.yes)),
+        no_ms: ms(Some(policy.no)),
+        attended: Some(policy.attended),
+        probe_ms: ms(Some(policy.probe)),
+        defer: Some(policy.defer),
     }
 }
 
@@ -130,6 +111,12 @@ fn change_from_wire(change: wire::Policy) -> PolicyChange {
         full_for_good: change.full_for_good,
         listed_only: change.listed_only,
         delimiter: change.delimiter,
+        verify: change.verify,
+        yes_ms: change.yes_ms,
+        no_ms: change.no_ms,
+        attended: change.attended,
+        probe_ms: change.probe_ms,
+        defer: change.defer,
     }
 }
 

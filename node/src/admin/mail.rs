@@ -255,6 +255,7 @@ pub(super) fn audit(admin: &Admin) -> Result<wire::AuditList, Status> {
             .map(|entry| wire::Audited {
                 at_ms: entry.at.0,
                 by: entry.by,
+                from: entry.from,
                 what: entry.what,
                 domain: entry.domain,
                 ids: entry.messages.iter().map(ToString::to_string).collect(),

@@ -1,10 +1,12 @@
 //! The operators' API on this node's local socket. Any node answers for the whole cluster.
 
+mod accounts;
 mod domains;
-mod explain;
+mod known;
 mod mail;
 mod recipients;
 mod status;
+mod zone;
 
 use std::path::Path;
 use std::pin::Pin;
@@ -20,6 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use crate::accounts::Doorkeeper;
+use crate::person::Person;
 use crate::replica::{Cluster, ProposeError, membership};
 
 /// How long an operator's command may wait for a quorum.
@@ -58,6 +62,7 @@ pub enum Belongs {
 pub struct Admin {
     belongs: Arc<ArcSwap<Belongs>>,
     asks: mpsc::Sender<Ask>,
+    doorkeeper: Arc<Doorkeeper>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -69,9 +74,14 @@ pub fn serve(
     path: &Path,
     belongs: Arc<ArcSwap<Belongs>>,
     asks: mpsc::Sender<Ask>,
+    doorkeeper: Arc<Doorkeeper>,
 ) -> std::io::Result<()> {
     let incoming = crate::net::grpc::unix_incoming(path)?;
-    let server = wire::admin_server::AdminServer::new(Admin { belongs, asks });
+    let server = wire::admin_server::AdminServer::new(Admin {
+        belongs,
+        asks,
+        doorkeeper,
+    });
     tokio::spawn(async move {
         let served = tonic::transport::Server::builder()
             .add_service(server)
@@ -116,10 +126,8 @@ impl Admin {
     /// Proposes and turns a refusal into a status.
     async fn propose(&self, command: Command) -> Result<Reply, Status> {
         let cluster = self.cluster()?;
-        match cluster
-            .propose(command, Instant::now() + COMMAND_TIME_MAX)
-            .await
-        {
+        let until = Instant::now() + COMMAND_TIME_MAX;
+        match operator(&cluster).propose(&cluster, command, until).await {
             Ok(Reply::Refused(refusal)) => Err(refused(&refusal)),
             Ok(reply) => Ok(reply),
             Err(ProposeError::NotProposed(why)) => Err(Status::unavailable(format!(
@@ -132,6 +140,14 @@ impl Admin {
     }
 }
 
+/// Whoever may use the socket.
+fn operator(cluster: &Cluster) -> Person {
+    Person {
+        who: "operator".into(),
+        from: format!("the admin socket of {}", cluster.me().name),
+    }
+}
+
 /// The answer to `init` or `join` at a member.
 pub(crate) fn taken() -> Status {
     Status::already_exists("this node belongs to a cluster already; nothing was changed")
@@ -139,8 +155,12 @@ pub(crate) fn taken() -> Status {
 
 fn refused(refusal: &Refusal) -> Status {
     match refusal {
-        Refusal::UnknownDomain | Refusal::UnknownNode => Status::not_found(refusal.to_string()),
-        Refusal::DomainExists => Status::already_exists(refusal.to_string()),
+        Refusal::UnknownDomain | Refusal::UnknownNode | Refusal::UnknownAccount => {
+            Status::not_found(refusal.to_string())
+        }
+        Refusal::DomainExists | Refusal::AccountExists => {
+            Status::already_exists(refusal.to_string())
+        }
         _ => Status::failed_precondition(refusal.to_string()),
     }
 }
@@ -175,6 +195,7 @@ impl wire::admin_server::Admin for Admin {
     type LeaveStream = AnswerStream<wire::Progress>;
     type MailListStream = AnswerStream<wire::Mail>;
     type RecipientsListStream = AnswerStream<wire::Recipients>;
+    type KnownListStream = AnswerStream<wire::Knowns>;
 
     async fn status(&self, _request: Request<wire::Empty>) -> Answer<wire::StatusReply> {
         match self.member_of()? {
@@ -308,6 +329,22 @@ impl wire::admin_server::Admin for Admin {
             .map(Response::new)
     }
 
+    async fn domain_check(
+        &self,
+        request: Request<wire::DomainName>,
+    ) -> Answer<wire::DomainCheckReply> {
+        zone::check(self, &request.into_inner().name)
+            .await
+            .map(Response::new)
+    }
+
+    async fn domain_zone(
+        &self,
+        request: Request<wire::DomainZoneRequest>,
+    ) -> Answer<wire::DomainZoneReply> {
+        zone::lines(self, request.get_ref()).map(Response::new)
+    }
+
     async fn domains(&self, _request: Request<wire::Empty>) -> Answer<wire::DomainList> {
         domains::list(self).map(Response::new)
     }
@@ -341,6 +378,20 @@ impl wire::admin_server::Admin for Admin {
             .map(Response::new)
     }
 
+    async fn known_list(
+        &self,
+        request: Request<wire::DomainName>,
+    ) -> Answer<Self::KnownListStream> {
+        let pages = known::list(self, &request.into_inner().name)?;
+        Ok(Response::new(stream(pages)))
+    }
+
+    async fn unlearn(&self, request: Request<wire::UnlearnRequest>) -> Answer<wire::Empty> {
+        known::forget(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
     async fn recipients_list(
         &self,
         request: Request<wire::DomainName>,
@@ -354,6 +405,37 @@ impl wire::admin_server::Admin for Admin {
         request: Request<wire::MailDisposeRequest>,
     ) -> Answer<wire::MailDisposeReply> {
         mail::dispose(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn account_set(
+        &self,
+        request: Request<wire::AccountSetRequest>,
+    ) -> Answer<wire::AccountSetReply> {
+        accounts::set(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn accounts(&self, _request: Request<wire::Empty>) -> Answer<wire::AccountList> {
+        accounts::list(self).map(Response::new)
+    }
+
+    async fn token_add(
+        &self,
+        request: Request<wire::TokenAddRequest>,
+    ) -> Answer<wire::TokenAddReply> {
+        accounts::add_token(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn token_remove(
+        &self,
+        request: Request<wire::TokenRemoveRequest>,
+    ) -> Answer<wire::Empty> {
+        accounts::remove_token(self, request.into_inner())
             .await
             .map(Response::new)
     }

@@ -1,14 +1,12 @@
 //! The list of a domain's recipients.
 
-use std::collections::BTreeSet;
-
-use holdfast_ledger::{Command, RECIPIENTS_PER_COMMAND_MAX, Refusal, query};
-use holdfast_mail::{Address, Domain};
+use holdfast_ledger::{Refusal, query};
 use holdfast_proto::admin as wire;
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::{Admin, broken, domains, refused};
+use crate::recipients;
 
 /// Names sent at a time.
 const PAGE: usize = 1_000;
@@ -19,67 +17,18 @@ pub(super) async fn set(
 ) -> Result<wire::Empty, Status> {
     let domain = domains::parse(&request.domain)?;
     let names = |list: &[String]| {
-        list.iter()
-            .map(|text| name(text, &domain))
-            .collect::<Result<Vec<_>, _>>()
+        let parse = |text: &String| recipients::parse(text, &domain);
+        let parsed = list.iter().map(parse).collect::<Result<Vec<_>, _>>();
+        parsed.map_err(|why| Status::invalid_argument(why.to_string()))
     };
-    let (add, mut remove) = (names(&request.add)?, names(&request.remove)?);
-    let mut clear = request.clear;
-    if clear && add.len() > RECIPIENTS_PER_COMMAND_MAX {
-        // Too many for one step: between two, nobody who is on both lists may be shut out.
-        let view = admin.cluster()?.view();
-        let new: BTreeSet<String> = add.iter().map(|name| name.to_lowercase()).collect();
-        let old = query::recipients(&view, &domain, None, usize::MAX).map_err(broken)?;
-        remove.extend(old.into_iter().filter(|name| !new.contains(name)));
-        clear = false;
-    }
-    let mut pieces: Vec<(Vec<String>, Vec<String>)> = Vec::new();
-    pieces.extend(
-        add.chunks(RECIPIENTS_PER_COMMAND_MAX)
-            .map(|list| (list.to_vec(), vec![])),
-    );
-    pieces.extend(
-        remove
-            .chunks(RECIPIENTS_PER_COMMAND_MAX)
-            .map(|list| (vec![], list.to_vec())),
-    );
-    if pieces.is_empty() {
-        pieces.push((vec![], vec![]));
-    }
-    for (add, remove) in pieces {
-        let domain = domain.clone();
-        admin
-            .propose(Command::SetRecipients {
-                domain,
-                add,
-                remove,
-                clear: std::mem::take(&mut clear),
-            })
-            .await?;
+    let (add, remove) = (names(&request.add)?, names(&request.remove)?);
+    let view = admin.cluster()?.view();
+    let commands =
+        recipients::commands(&view, &domain, add, remove, request.clear).map_err(broken)?;
+    for command in commands {
+        admin.propose(command).await?;
     }
     Ok(wire::Empty {})
-}
-
-/// A local part, an address of the domain, or `*`.
-fn name(text: &str, domain: &Domain) -> Result<String, Status> {
-    let wrong = || {
-        Status::invalid_argument(format!(
-            "{text:?} is neither a name, an address of {domain}, nor `*` for everyone"
-        ))
-    };
-    if text == "*" {
-        return Ok(text.to_owned());
-    }
-    let whole = if text.contains('@') {
-        text.to_owned()
-    } else {
-        format!("{text}@{domain}")
-    };
-    let address = Address::parse(&whole, true).map_err(|_| wrong())?;
-    if address.domain() != Some(domain) {
-        return Err(wrong());
-    }
-    Ok(address.local().to_owned())
 }
 
 pub(super) fn list(
@@ -111,20 +60,4 @@ pub(super) fn list(
         }
     });
     Ok(pages)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_recipient_is_named_with_or_without_the_domain() {
-        let domain = Domain::parse("a.example").unwrap();
-        for (text, expected) in [("joe", "joe"), ("joe@A.example", "joe"), ("*", "*")] {
-            assert_eq!(name(text, &domain).unwrap(), expected);
-        }
-        for text in ["joe@b.example", "", "a b", "@a.example"] {
-            assert!(name(text, &domain).is_err(), "{text}");
-        }
-    }
 }

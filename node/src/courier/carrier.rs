@@ -13,14 +13,13 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::desk::{Desk, jitter};
-use super::destination::Unreachable;
 use super::lease::Lease;
 use super::queue::{After, Job};
 use super::recorder::Report;
+use crate::destination::Unreachable;
 use crate::failpoint;
 use crate::replica::BodyReader;
 use crate::talk::deliver::{Connection, Content};
-use crate::world::select;
 
 /// How long a session without work stays open: new mail for a primary that is up goes through
 /// at once, and no slot of the primary is held for long.
@@ -74,7 +73,10 @@ impl Carrier {
         let mut connection = match connection {
             Some(connection) => connection,
             None => match desk.destination.open(Duration::MAX).await {
-                Ok(connection) => connection,
+                Ok(connection) => {
+                    crate::reach::is_up(desk.cluster(), desk.domain());
+                    connection
+                }
                 Err(why) => return Ended::Unreachable(why),
             },
         };
@@ -111,7 +113,7 @@ impl Carrier {
         if let Some(job) = self.desk.take() {
             return Next::Job(job);
         }
-        select! {
+        tokio::select! {
             () = work => Next::LookAgain,
             () = self.stop.cancelled() => Next::Leave,
             () = sleep(IDLE_KEPT) => Next::Leave,
@@ -229,6 +231,7 @@ impl Carrier {
             let mail = Mail {
                 envelope: Arc::clone(envelope),
                 recipients: recipients.to_vec(),
+                only_ask: false,
             };
             failpoint::reach("before-delivery");
             let Some(outcome) = connection.deliver(mail, &mut content).await else {
@@ -262,7 +265,7 @@ impl Carrier {
             .iter()
             .max_by_key(|result| match result.fate {
                 Fate::Delivered => 0,
-                Fate::Deferred => 1,
+                Fate::Deferred | Fate::Known => 1,
                 Fate::Refused => 2,
             })
             .map_or("", |result| result.reply.as_str());
@@ -300,7 +303,7 @@ impl Attempt {
                 recipient: result.recipient,
                 verdict: match result.fate {
                     Fate::Delivered => Verdict::Delivered,
-                    Fate::Deferred => Verdict::Deferred,
+                    Fate::Deferred | Fate::Known => Verdict::Deferred,
                     Fate::Refused => Verdict::Refused,
                 },
                 reply: result.reply,

@@ -11,10 +11,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::counters::Counters;
-use super::destination::Destination;
 use super::lease::Lease;
 use super::queue::{After, Job, Look, PAGE_ROWS, Queue};
 use super::window::Window;
+use crate::destination::Destination;
 use crate::replica::Cluster;
 
 /// How long to leave the state alone after it could not be read. The replica stops the node if
@@ -126,6 +126,9 @@ impl Desk {
 
     /// The next message, for a worker that has a session.
     pub(super) fn take(&self) -> Option<Job> {
+        if !self.destination.is_open() {
+            return None;
+        }
         let mut board = self.board();
         let now = Instant::now();
         if board.not_before.is_some_and(|at| at > now) || !self.lease.is_live() {
@@ -249,7 +252,7 @@ impl Desk {
     }
 }
 
-/// For times of retry.
+/// For times of retry. Without randomness messages are retried together, which is no harm.
 pub(super) fn jitter() -> u32 {
-    u32::from_be_bytes(crate::world::random())
+    getrandom::u32().unwrap_or_default()
 }

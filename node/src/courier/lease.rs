@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use crate::world::select;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -52,7 +51,7 @@ impl Lease {
             let Some(until) = *changes.borrow_and_update() else {
                 return;
             };
-            select! {
+            tokio::select! {
                 () = sleep_until(until) => {
                     let over = self.until.send_if_modified(|held| {
                         let over = held.is_some_and(|held| held <= Instant::now());

@@ -21,7 +21,6 @@
 mod carrier;
 mod counters;
 mod desk;
-mod destination;
 mod lease;
 mod office;
 mod plan;

@@ -1,6 +1,6 @@
 //! Decides which domains this node delivers for, and keeps their leases.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,13 +17,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Options;
 use super::desk::Desk;
-use super::destination::Destination;
 use super::lease::Lease;
 use super::plan::{self, Decision, LEASE_TTL, Plan, RENEW_INTERVAL, Sight};
 use super::round::{self, Finish};
+use crate::destination::Destination;
 use crate::net::dns::Resolver;
+use crate::rank;
 use crate::replica::Cluster;
-use crate::world::{self, select};
 
 /// How often all domains with mail are walked: what a lost effect costs at most.
 const SCAN_INTERVAL: Duration = Duration::from_secs(2);
@@ -55,7 +55,7 @@ pub(super) struct Office {
     cluster: Cluster,
     resolver: Arc<Resolver>,
     plan: Plan,
-    rounds: BTreeMap<Domain, Arc<Desk>>,
+    rounds: HashMap<Domain, Arc<Desk>>,
     acquiring: HashSet<Domain>,
     tasks: JoinSet<Done>,
     /// Tells the rounds to finish.
@@ -71,6 +71,8 @@ enum Done {
     Renewed,
     Round {
         domain: Domain,
+        /// Another node reaches the primary, and this one does not.
+        pass: bool,
     },
 }
 
@@ -79,10 +81,10 @@ enum Done {
 struct News {
     /// Everything may have changed: some effects were missed.
     all: bool,
-    look: BTreeSet<Domain>,
-    flush: BTreeSet<Domain>,
+    look: HashSet<Domain>,
+    flush: HashSet<Domain>,
     /// Mail is back at its old place in the queue.
-    again: BTreeSet<Domain>,
+    again: HashSet<Domain>,
 }
 
 impl Office {
@@ -92,7 +94,7 @@ impl Office {
             cluster,
             resolver,
             plan: Plan::default(),
-            rounds: BTreeMap::new(),
+            rounds: HashMap::new(),
             acquiring: HashSet::new(),
             tasks: JoinSet::new(),
             stop: CancellationToken::new(),
@@ -109,7 +111,7 @@ impl Office {
                 ticks
             });
         loop {
-            select! {
+            tokio::select! {
                 () = stop.cancelled() => break,
                 effect = effects.recv(), if effects_open => {
                     effects_open = !matches!(effect, Err(RecvError::Closed));
@@ -137,7 +139,7 @@ impl Office {
         let deadline = Instant::now() + self.options.grace;
         let mut renew = interval(RENEW_INTERVAL);
         while !self.rounds.is_empty() {
-            select! {
+            tokio::select! {
                 () = tokio::time::sleep_until(deadline) => {
                     tracing::warn!(
                         domains = self.rounds.len(),
@@ -217,7 +219,7 @@ impl Office {
         let view = self.cluster.view();
         let me = self.cluster.me().id;
         let members: Vec<NodeId> = self.cluster.members().iter().map(|m| m.id).collect();
-        let rank = plan::rank(domain, me, &members);
+        let rank = rank::rank(domain, me, &members);
         let held = !query::held(&view, domain, None, 1)?.is_empty();
         let Some(rank) = rank.filter(|_| held) else {
             self.plan.forget(domain);
@@ -227,8 +229,7 @@ impl Office {
             rank,
             lease: query::lease(&view, domain)?,
             me,
-            // Only a hint when to ask: leases begin and end by logged time.
-            clock: world::now(),
+            clock: clock(),
             domain,
         };
         let decision = self.plan.decide(sight, Instant::now());
@@ -262,12 +263,17 @@ impl Office {
         self.tasks.spawn(async move {
             // A task of its own, so that a panic ends the round and not the domain's delivery.
             let round = tokio::spawn(round::run(Arc::clone(&desk), stop));
+            let mut pass = false;
             match AbortOnDropHandle::new(round).await {
                 Ok(Finish::Done) => release(&desk).await,
+                Ok(Finish::Elsewhere) => {
+                    pass = true;
+                    release(&desk).await;
+                }
                 Ok(Finish::LeaseLost) => {}
                 Err(error) => tracing::error!(%domain, %error, "a round failed"),
             }
-            Done::Round { domain }
+            Done::Round { domain, pass }
         });
     }
 
@@ -301,9 +307,12 @@ impl Office {
                     None => self.plan.refused(&domain, Instant::now()),
                 }
             }
-            Ok(Done::Round { domain }) => {
+            Ok(Done::Round { domain, pass }) => {
                 self.rounds.remove(&domain);
                 self.options.counters.leases.dec();
+                if pass {
+                    self.plan.pass(domain.clone(), Instant::now());
+                }
                 // Something may have come while the lease was given back.
                 self.consider(&domain);
             }

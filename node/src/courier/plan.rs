@@ -4,7 +4,7 @@
 //! asks for the lease at once, each one behind it a little later, so that the log is not
 //! filled with requests that all but one lose, and a dead member costs a moment and no more.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use holdfast_ledger::query::Lease;
@@ -28,10 +28,13 @@ pub(super) const RANK_DELAY: Duration = Duration::from_millis(1500);
 /// How long after a refused or lost request the next one is made.
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long a node that does not reach a primary, while another does, leaves the domain alone.
+pub(super) const PASS_TIME: Duration = Duration::from_secs(120);
+
 /// The domains with mail and without a deliverer, as far as this node has seen.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    domains: BTreeMap<Domain, Watched>,
+    domains: HashMap<Domain, Watched>,
 }
 
 #[derive(Debug)]
@@ -107,6 +110,18 @@ impl Plan {
         }
     }
 
+    /// This node cannot deliver, and another can: for a while it leaves the domain to the others.
+    pub(super) fn pass(&mut self, domain: Domain, now: Instant) {
+        let until = now + PASS_TIME;
+        let watched = Watched {
+            lease: None,
+            since: now,
+            ask_from: until,
+            look_at: until,
+        };
+        self.domains.insert(domain, watched);
+    }
+
     /// There is nothing to decide any more: the lease is ours, or no mail is held.
     pub(super) fn forget(&mut self, domain: &Domain) {
         self.domains.remove(domain);
@@ -122,27 +137,6 @@ impl Plan {
     }
 }
 
-/// The place of `me` for a domain; `None` if it is no member.
-///
-/// Rendezvous hashing: every member draws a number from its id and the domain, the highest is
-/// first. A member that comes or goes moves only the domains it wins or won.
-pub(super) fn rank(domain: &Domain, me: NodeId, members: &[NodeId]) -> Option<usize> {
-    let mine = (draw(domain, me), me);
-    members.contains(&me).then(|| {
-        members
-            .iter()
-            .filter(|other| (draw(domain, **other), **other) > mine)
-            .count()
-    })
-}
-
-fn draw(domain: &Domain, node: NodeId) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&node.0.to_be_bytes());
-    hasher.update(domain.as_str().as_bytes());
-    *hasher.finalize().as_bytes()
-}
-
 /// Until when the holder may deliver: counted from before it asked, since the entry may have
 /// been logged at any time since.
 pub(super) fn deliver_until(asked: Instant) -> Instant {
@@ -152,8 +146,6 @@ pub(super) fn deliver_until(asked: Instant) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MEMBERS: [NodeId; 3] = [NodeId(1), NodeId(5), NodeId(9)];
 
     fn domain(name: &str) -> Domain {
         Domain::parse(name).unwrap()
@@ -184,33 +176,6 @@ mod tests {
             domain: &domain,
         };
         plan.decide(sight, start + Duration::from_millis(clock))
-    }
-
-    #[test]
-    fn the_members_share_the_domains_and_agree_on_the_order() {
-        let mut first = [0; 3];
-        for number in 0..300 {
-            let domain = domain(&format!("d{number}.example"));
-            let mut ranks: Vec<_> = MEMBERS
-                .iter()
-                .map(|me| rank(&domain, *me, &MEMBERS).unwrap())
-                .collect();
-            first[ranks.iter().position(|rank| *rank == 0).unwrap()] += 1;
-            ranks.sort_unstable();
-            assert_eq!(ranks, [0, 1, 2]);
-        }
-        assert!(first.iter().all(|count| *count > 50), "{first:?}");
-        assert_eq!(rank(&domain("x.y"), NodeId(2), &MEMBERS), None);
-    }
-
-    #[test]
-    fn a_domain_stays_where_it_is_when_another_member_leaves() {
-        for number in 0..100 {
-            let domain = domain(&format!("d{number}.example"));
-            if rank(&domain, MEMBERS[0], &MEMBERS) == Some(0) {
-                assert_eq!(rank(&domain, MEMBERS[0], &MEMBERS[..2]), Some(0));
-            }
-        }
     }
 
     #[test]

@@ -16,11 +16,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::carrier::{Carrier, Ended};
 use super::desk::{Desk, Opening, jitter};
-use super::destination::Unreachable;
 use super::queue::BUSY_MAX;
 use super::recorder;
+use crate::destination::Unreachable;
+use crate::reach;
 use crate::talk::deliver::Connection;
-use crate::world::select;
 
 /// Time between the beginnings of two probes, the shortest and what is drawn on top: a
 /// primary's return is noticed within five seconds, and nodes and domains do not knock in
@@ -39,11 +39,19 @@ const PROBE_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Pause after a connection failed while others go on.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a primary is tried from here before the others are asked: by then it is no restart.
+const ASK_AFTER: Duration = Duration::from_secs(10);
+
+/// How long until they are asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
 /// How the round ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Finish {
     /// Nothing is left, or delivering was to stop: the lease can be released.
     Done,
+    /// As above, because another node reaches the primary and this one does not.
+    Elsewhere,
     /// The lease is no longer ours.
     LeaseLost,
 }
@@ -55,7 +63,11 @@ enum Primary {
         probe_at: Option<Instant>,
         /// How long the next one waits.
         patience: Duration,
+        /// When to ask other nodes whether they reach it; `None` while they are asked.
+        ask_at: Option<Instant>,
     },
+    /// Away from here, and not from there.
+    Elsewhere,
 }
 
 enum Task {
@@ -63,6 +75,9 @@ enum Task {
     Probed {
         begun: Instant,
         result: Result<Box<Connection>, Unreachable>,
+    },
+    Asked {
+        elsewhere: bool,
     },
 }
 
@@ -89,9 +104,12 @@ pub(super) async fn run(desk: Arc<Desk>, stop: CancellationToken) -> Finish {
         primary: Primary::Up,
         tasks: JoinSet::new(),
     };
-    let finish = select! {
+    let finish = tokio::select! {
         () = desk.lease.ended() => Finish::LeaseLost,
-        () = round.deliver() => Finish::Done,
+        () = round.deliver() => match round.primary {
+            Primary::Elsewhere => Finish::Elsewhere,
+            _ => Finish::Done,
+        },
     };
     // Dropping the round aborts its workers: whatever they have not ended yet is not
     // delivered. Then the recorder has no more senders and finishes.
@@ -100,12 +118,12 @@ pub(super) async fn run(desk: Arc<Desk>, stop: CancellationToken) -> Finish {
         desk.counters.leases_lost.inc();
         tracing::warn!(domain = %desk.domain(), "lease lost, delivering stopped");
     }
-    select! {
+    tokio::select! {
         _ = recorder => {}
         () = lost_for_good(&desk) => {}
     }
     if desk.lease.is_live() {
-        Finish::Done
+        finish
     } else {
         Finish::LeaseLost
     }
@@ -137,11 +155,12 @@ impl Round {
             if self.is_over() {
                 return;
             }
-            select! {
+            tokio::select! {
                 Some(task) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     match task {
                         Ok(Task::Carried(ended)) => self.carried(ended),
                         Ok(Task::Probed { begun, result }) => self.probed(begun, result),
+                        Ok(Task::Asked { elsewhere }) => self.asked(elsewhere),
                         Err(error) => {
                             tracing::error!(domain = %desk.domain(), %error, "a worker failed");
                             self.carried(Ended::Lost);
@@ -165,7 +184,10 @@ impl Round {
                     Opening::Later(at) => return at,
                 }
             },
-            Primary::Away { probe_at, patience } => {
+            Primary::Elsewhere => None,
+            Primary::Away {
+                probe_at, patience, ..
+            } => {
                 let at = (*probe_at)?;
                 if at > now {
                     return Some(at);
@@ -192,6 +214,7 @@ impl Round {
             return false;
         }
         match &self.primary {
+            Primary::Elsewhere => true,
             Primary::Up => desk.is_drained(),
             // While the primary is away no row is read, so the ledger is asked.
             Primary::Away { .. } => desk.holds_mail().is_ok_and(|any| !any),
@@ -231,6 +254,7 @@ impl Round {
             self.primary = Primary::Away {
                 probe_at: Some(Instant::now() + probe_interval()),
                 patience: PROBE_WAIT,
+                ask_at: Some(Instant::now() + ASK_AFTER),
             };
         }
     }
@@ -245,18 +269,49 @@ impl Round {
                 );
                 self.primary = Primary::Up;
                 desk.primary_is_back();
+                reach::is_up(desk.cluster(), desk.domain());
                 self.hire(Some(*connection));
             }
             Err(why) => {
                 tracing::debug!(domain = %desk.domain(), %why, "the primary is still away");
-                let patience = match &self.primary {
-                    Primary::Away { patience, .. } if why.is_slow() => {
+                let now = Instant::now();
+                if let Primary::Away {
+                    probe_at,
+                    patience,
+                    ask_at,
+                } = &mut self.primary
+                {
+                    *patience = if why.is_slow() {
                         (*patience * 2).min(PROBE_WAIT_MAX)
+                    } else {
+                        PROBE_WAIT
+                    };
+                    *probe_at = Some((begun + probe_interval()).max(now));
+                    if !why.is_ours_to_mend() && ask_at.is_some_and(|at| at <= now) {
+                        *ask_at = None;
+                        self.ask(why.to_string());
                     }
-                    _ => PROBE_WAIT,
-                };
-                let probe_at = Some((begun + probe_interval()).max(Instant::now()));
-                self.primary = Primary::Away { probe_at, patience };
+                }
+            }
+        }
+    }
+
+    /// Asks the others whether they reach the primary, and tells the cluster.
+    fn ask(&mut self, why: String) {
+        let desk = Arc::clone(&self.carrier.desk);
+        self.tasks.spawn(async move {
+            let (seen, elsewhere) = reach::judged(&desk.destination, why).await;
+            reach::note(desk.cluster(), vec![seen]).await;
+            Task::Asked { elsewhere }
+        });
+    }
+
+    fn asked(&mut self, elsewhere: bool) {
+        if let Primary::Away { ask_at, .. } = &mut self.primary {
+            if elsewhere {
+                self.primary = Primary::Elsewhere;
+            } else {
+                *ask_at = Some(Instant::now() + ASK_AGAIN);
             }
         }
     }

@@ -3,13 +3,15 @@
 mod counters;
 mod etrn;
 mod guests;
+mod inquiry;
+mod knocks;
 mod returned;
 #[cfg(test)]
 mod tests;
 mod transaction;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -29,6 +31,8 @@ use crate::replica::Cluster;
 use crate::talk::serve::serve;
 use counters::Counters;
 use guests::{Guests, Places};
+use inquiry::Inquiry;
+use knocks::Knocks;
 use returned::Primaries;
 use transaction::Transaction;
 
@@ -56,6 +60,8 @@ struct Shared {
     cluster: Cluster,
     counters: Counters,
     release: Arc<Desk>,
+    inquiry: Arc<Inquiry>,
+    knocks: Mutex<Knocks>,
 }
 
 /// Serves `listeners` until `stop` resolves, and then finishes what is in progress.
@@ -72,6 +78,8 @@ pub async fn run(
     metrics.register(|registry| counters.register(registry));
     let guests = Guests::default();
     let shared = Arc::new(Shared {
+        inquiry: Inquiry::new(cluster.clone(), resolver.clone()),
+        knocks: Mutex::default(),
         cluster,
         counters,
         release,

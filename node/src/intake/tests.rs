@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use holdfast_ledger::{Askers, Command, Member, Primary, Reply as LedgerReply, query};
 use holdfast_mail::{Domain, Network, NodeId};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::*;
 use crate::config::WanProfile;
+use crate::net::dns::Memory;
 use crate::net::{connect, tls};
 use crate::replica;
 
@@ -58,14 +59,15 @@ impl House {
             message_bytes_max: 4 << 20,
             connections_max: 10,
             connections_per_client_max: 3,
-            tls: tls::smtp_self_signed("mx.holdfast.example").unwrap(),
+            tls: tls::smtp_server(tls::Identity::self_signed("mx.holdfast.example").unwrap())
+                .unwrap(),
         }));
         let (stop, mut stopped) = watch::channel(false);
         let intake = tokio::spawn(run(
             options.clone(),
             cluster.clone(),
             Arc::default(),
-            Resolver::system().unwrap(),
+            Resolver::new(&[], Memory::Kept).unwrap(),
             vec![listener],
             Metrics::default(),
             async move {
@@ -450,7 +452,10 @@ async fn a_primary_with_held_mail_is_known_by_its_address() {
         .await;
     let primaries = Primaries::default();
     let keeping = primaries.clone();
-    let keeping = keeping.keep(house.cluster.clone(), Resolver::system().unwrap());
+    let keeping = keeping.keep(
+        house.cluster.clone(),
+        Resolver::new(&[], Memory::Kept).unwrap(),
+    );
     let keeping = tokio::spawn(keeping);
     let at = |text: &str| primaries.at(text.parse().unwrap());
     while at("127.0.0.9").is_empty() {
@@ -464,5 +469,149 @@ async fn a_primary_with_held_mail_is_known_by_its_address() {
     // Its primary is on loopback, from where every program here connects.
     assert_eq!(at("127.0.0.1"), []);
     keeping.abort();
+    house.close().await;
+}
+
+/// Answers RCPT by what is in the table; a name that is not there gets 550. Counts the questions.
+async fn scripted_primary(
+    answers: &'static [(&'static str, &'static str)],
+) -> (u16, Arc<AtomicUsize>) {
+    let listener = any_port();
+    let port = listener.address().unwrap().port();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await;
+            let mut session = tokio::io::BufReader::new(stream);
+            let mut answer = "220 primary.example";
+            let mut line = String::new();
+            while session
+                .write_all(format!("{answer}\r\n").as_bytes())
+                .await
+                .is_ok()
+                && session.read_line(&mut line).await.is_ok_and(|len| len > 0)
+            {
+                answer = "250 ok";
+                if line.starts_with("RCPT") {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    let found = answers.iter().find(|(name, _)| line.contains(name));
+                    answer = found.map_or("550 5.1.1 no such user", |(_, answer)| answer);
+                }
+                line.clear();
+            }
+        }
+    });
+    (port, asked)
+}
+
+#[tokio::test]
+async fn a_primary_is_asked_once_about_a_recipient_and_known_ones_are_taken_when_it_is_down() {
+    let house = House::open().await;
+    let (port, asked) =
+        scripted_primary(&[("<joe@", "250 ok"), ("<grey@", "450 4.2.0 later")]).await;
+    let domain = Domain::parse("foo.example").unwrap();
+    let primary = |port| Command::SetDomain {
+        domain: domain.clone(),
+        primary: Primary {
+            host: "127.0.0.1".into(),
+            port,
+        },
+        must_be_new: false,
+        must_exist: true,
+    };
+    house.propose(primary(port)).await;
+    let change = holdfast_ledger::PolicyChange {
+        verify: Some(true),
+        yes_ms: Some(1),
+        ..holdfast_ledger::PolicyChange::default()
+    };
+    let (name, keep_a_day) = (domain.clone(), Some(24 * 3_600_000));
+    house
+        .propose(Command::SetPolicy {
+            domain: name,
+            change: holdfast_ledger::PolicyChange {
+                yes_ms: keep_a_day,
+                ..change
+            },
+        })
+        .await;
+    let mut client = house.guest().await;
+    assert!(
+        client
+            .ask("MAIL FROM:<a@b.example>")
+            .await
+            .starts_with("250")
+    );
+    for (name, answer) in [
+        ("joe", "250"),
+        ("JOE", "250"),
+        ("ann", "550 5.1.1"),
+        ("ann", "550 5.1.1"),
+        ("grey", "451 4.4.1"),
+        ("postmaster", "250"),
+    ] {
+        let reply = client.ask(&format!("RCPT TO:<{name}@foo.example>")).await;
+        assert!(reply.starts_with(answer), "{name}: {reply}");
+    }
+    // Joe, a name that nobody has, Ann, and the one it did not tell about.
+    assert_eq!(asked.load(Ordering::Relaxed), 4);
+    let known = query::knowns(&house.cluster.view(), &domain, None, 10).unwrap();
+    let known: Vec<_> = known.iter().map(|(n, k)| (n.as_str(), k.takes)).collect();
+    assert_eq!(known, [("ann", false), ("joe", true)]);
+
+    // The primary is gone, and what it said is to be asked again.
+    house.propose(primary(1)).await;
+    let domain = domain.clone();
+    house.propose(Command::SetPolicy { domain, change }).await;
+    for (name, answer) in [("joe", "250"), ("ann", "451 4.4.1")] {
+        let reply = client.ask(&format!("RCPT TO:<{name}@foo.example>")).await;
+        assert!(reply.starts_with(answer), "{name}: {reply}");
+    }
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_primary_that_takes_everybody_is_asked_once() {
+    let house = House::open().await;
+    let (port, asked) = scripted_primary(&[("@", "250 ok")]).await;
+    let domain = Domain::parse("foo.example").unwrap();
+    house
+        .propose(Command::SetDomain {
+            domain: domain.clone(),
+            primary: Primary {
+                host: "127.0.0.1".into(),
+                port,
+            },
+            must_be_new: false,
+            must_exist: true,
+        })
+        .await;
+    let change = holdfast_ledger::PolicyChange {
+        verify: Some(true),
+        ..holdfast_ledger::PolicyChange::default()
+    };
+    let name = domain.clone();
+    house
+        .propose(Command::SetPolicy {
+            domain: name,
+            change,
+        })
+        .await;
+    let mut client = house.guest().await;
+    assert!(
+        client
+            .ask("MAIL FROM:<a@b.example>")
+            .await
+            .starts_with("250")
+    );
+    for name in ["joe", "ann", "nobody"] {
+        let reply = client.ask(&format!("RCPT TO:<{name}@foo.example>")).await;
+        assert!(reply.starts_with("250"), "{name}: {reply}");
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    let view = house.cluster.view();
+    assert!(query::known(&view, &domain, "").unwrap().unwrap().takes);
+    assert_eq!(query::knowns(&view, &domain, None, 10).unwrap(), []);
     house.close().await;
 }

@@ -1,18 +1,21 @@
 //! One client's transactions: who may send what, and the promise behind `250`.
 
 use std::net::IpAddr;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_ledger::{Command, Refusal, Reply as LedgerReply, query};
+use holdfast_ledger::query::DomainRecord;
+use holdfast_ledger::{Command, Refusal, Reply as LedgerReply, Standing, query};
 use holdfast_mail::trace::{Arrival, hops, received};
-use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, mutant};
+use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, ReversePath, mutant};
 use holdfast_smtp::reply::Reply;
 use holdfast_smtp::request::Mail;
 use holdfast_smtp::server::{Question, Session};
 use tokio::time::Instant;
 
 use super::counters::Reason;
+use super::inquiry::Answer;
 use super::{Options, Shared, etrn};
 use crate::failpoint;
 use crate::replica::{BodyWriter, ProposeError, now, random_id};
@@ -46,6 +49,10 @@ const OUR_HOPS_MAX: usize = 4;
 
 /// Bytes of header section that are looked at for `Received` fields.
 const HEADER_BYTES_MAX: usize = 256 << 10;
+
+/// How long a primary must have been up before senders are sent there: one that comes and goes is
+/// none to rely on.
+const UP_AT_LEAST: Duration = Duration::from_secs(60);
 
 const CATCHING_UP: &str =
     "this server is still catching up; please try again or another of our mail exchangers";
@@ -118,7 +125,7 @@ impl<'a> Transaction<'a> {
         Reply::new(250, 1, 0, "Ok")
     }
 
-    fn rcpt(&mut self, mut recipient: Recipient) -> Reply {
+    async fn rcpt(&mut self, mut recipient: Recipient) -> Reply {
         // RFC 5321 section 4.5.1: "Any system that includes an SMTP server supporting mail
         // relaying or delivery MUST support the reserved mailbox "postmaster"". Nobody has a
         // mailbox here, so it is the operator's elsewhere.
@@ -150,13 +157,19 @@ impl<'a> Transaction<'a> {
                     self.refuse("state", Reply::new(451, 3, 0, CATCHING_UP))
                 }
             }
-            Ok(Some(_)) => match self.room(domain) {
-                Some(refusal) => self.refuse("quota", refusal),
-                None => {
-                    self.recipients.push(recipient);
-                    Reply::new(250, 1, 5, "Ok")
+            Ok(Some(record)) => {
+                if let Some(refusal) = self.room(domain) {
+                    return self.refuse("quota", refusal);
                 }
-            },
+                if let Some((reason, refusal)) = self.inquire(address, domain).await {
+                    return self.refuse(reason, refusal);
+                }
+                if let Some(refusal) = self.defer(&record) {
+                    return self.refuse("primary_is_up", refusal);
+                }
+                self.recipients.push(recipient);
+                Reply::new(250, 1, 5, "Ok")
+            }
             // The domain may have been added in an entry that this node has not applied yet: 550
             // would bounce lawful mail.
             Ok(None) if !self.shared.cluster.is_current() => {
@@ -187,6 +200,64 @@ impl<'a> Transaction<'a> {
     fn takes_mail_for(&self, address: &Address, domain: &Domain) -> bool {
         let view = self.shared.cluster.view();
         query::takes_mail_for(&view, domain, address.local()).unwrap_or(true)
+    }
+
+    /// What to answer if the domain's primary is asked about its recipients, and does not take mail
+    /// for this one or cannot say.
+    async fn inquire(&self, address: &Address, domain: &Domain) -> Option<(&'static str, Reply)> {
+        let view = self.shared.cluster.view();
+        let standing = query::standing(&view, domain, address.local(), now());
+        // What cannot be read shuts nobody out: the primary decides when it gets the message.
+        let standing = standing.unwrap_or(Standing::Taken);
+        let answer = match standing {
+            Standing::Taken => return None,
+            Standing::Refused => Answer::Refused(String::new()),
+            Standing::Unknown | Standing::TakenUnlessRefused => {
+                self.shared.inquiry.ask(address, domain).await
+            }
+        };
+        match (answer, standing) {
+            // An answer may have come in an entry that this node has not applied yet.
+            (Answer::Refused(_), Standing::Refused) if !self.shared.cluster.is_current() => {
+                Some(("state", Reply::new(451, 3, 0, CATCHING_UP)))
+            }
+            (Answer::Refused(_), _) => {
+                let text = format!("{address} is not a recipient of {domain}: its server says so");
+                Some(("unknown_recipient", Reply::new(550, 1, 1, text)))
+            }
+            (Answer::Taken, _) | (Answer::Silent(_), Standing::TakenUnlessRefused) => None,
+            (Answer::Silent(_), _) => {
+                let text = format!(
+                    "the server of {domain} cannot be asked about {address} now; please try again"
+                );
+                Some(("unverified", Reply::new(451, 4, 1, text)))
+            }
+        }
+    }
+
+    /// What to answer if mail for the domain is to go to its primary, which is up. Not to the null
+    /// reverse-path's: a notification is tried less often, and its sender cannot be told of it.
+    fn defer(&self, record: &DomainRecord) -> Option<Reply> {
+        let view = self.shared.cluster.view();
+        let policy = query::policy(&view, &record.name).ok()?;
+        if !policy.defer || self.mail.as_ref()?.reverse_path == ReversePath::Null {
+            return None;
+        }
+        // What nobody has looked at for long may be down by now.
+        let reach = query::reach(&view, &record.name).ok()??;
+        let is_up = reach.down.is_none()
+            && now().since(reach.since) >= UP_AT_LEAST
+            && now().since(reach.at) < policy.probe * 2 + UP_AT_LEAST;
+        let knocks = &self.shared.knocks;
+        let mut knocks = knocks.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_up || knocks.believes(self.client, &record.name, now()) {
+            return None;
+        }
+        let text = format!(
+            "the first mail exchanger of {} is up; please deliver there",
+            record.name
+        );
+        Some(Reply::new(451, 4, 3, text))
     }
 
     /// What to answer if the domain has no room for a message of the size that MAIL announced. An
@@ -410,7 +481,7 @@ impl Desk for Transaction<'_> {
     async fn ask(&mut self, question: Question, session: &Session) -> Option<Reply> {
         match question {
             Question::Mail(mail) => Some(self.mail(mail).await),
-            Question::Rcpt(recipient) => Some(self.rcpt(recipient)),
+            Question::Rcpt(recipient) => Some(self.rcpt(recipient).await),
             Question::Content => Some(self.content(session).await),
             Question::Message => self.message(session).await,
             Question::Etrn(etrn) => {

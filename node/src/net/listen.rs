@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Connections that the kernel holds for us while we are busy. As many as a storm of senders
@@ -66,6 +66,14 @@ impl Listener {
             }
         }
     }
+}
+
+/// Ends a connection whose peer has acknowledged nothing for so long: it is gone, without a word.
+///
+/// # Errors
+/// The kernel does not do that; the connection then ends much later.
+pub fn end_when_silent(stream: &TcpStream, limit: Duration) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_user_timeout(Some(limit))
 }
 
 impl axum::serve::Listener for Listener {

@@ -34,6 +34,10 @@ pub struct ClusterClient(pub(super) Arc<ClientConfig>);
 #[derive(Clone)]
 pub struct SmtpServer(TlsAcceptor);
 
+/// What the portal's listener presents.
+#[derive(Clone)]
+pub struct WebServer(TlsAcceptor);
+
 /// A TLS configuration that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -196,45 +200,68 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-/// STARTTLS with a certificate and key from PEM files.
-pub fn smtp_server(cert: &Path, pkey: &Path) -> Result<SmtpServer, TlsError> {
-    let unreadable = |path: &Path, why: &dyn std::fmt::Display| TlsError::File {
-        path: path.display().to_string(),
-        why: why.to_string(),
-    };
-    let open = |path: &Path| {
-        File::open(path)
-            .map(BufReader::new)
-            .map_err(|e| unreadable(path, &e))
-    };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_reader_iter(open(cert)?)
-        .collect::<Result<_, _>>()
-        .map_err(|e| unreadable(cert, &e))?;
-    let key = PrivateKeyDer::from_pem_reader(open(pkey)?).map_err(|e| unreadable(pkey, &e))?;
-    smtp_config(chain, key)
-}
-
-/// STARTTLS with a certificate made now. Most senders encrypt without checking names, so this
-/// protects against listeners; a sender that checks needs a real certificate.
-pub fn smtp_self_signed(name: &str) -> Result<SmtpServer, TlsError> {
-    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()])
-        .map_err(|e| TlsError::Certificate(e.to_string()))?;
-    smtp_config(
-        vec![made.cert.der().clone()],
-        key(&made.signing_key.serialize_der()),
-    )
-}
-
-/// TLS 1.2 and 1.3: old senders would fall back to plain text, which is worse.
-fn smtp_config(
+/// A certificate, with the chain to its CA, and its key.
+pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-) -> Result<SmtpServer, TlsError> {
-    let config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-    Ok(SmtpServer(TlsAcceptor::from(Arc::new(config))))
+}
+
+impl Identity {
+    /// From PEM files.
+    pub fn read(cert: &Path, pkey: &Path) -> Result<Self, TlsError> {
+        let unreadable = |path: &Path, why: &dyn std::fmt::Display| TlsError::File {
+            path: path.display().to_string(),
+            why: why.to_string(),
+        };
+        let open = |path: &Path| {
+            File::open(path)
+                .map(BufReader::new)
+                .map_err(|e| unreadable(path, &e))
+        };
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_reader_iter(open(cert)?)
+            .collect::<Result<_, _>>()
+            .map_err(|e| unreadable(cert, &e))?;
+        let key = PrivateKeyDer::from_pem_reader(open(pkey)?).map_err(|e| unreadable(pkey, &e))?;
+        Ok(Self { chain, key })
+    }
+
+    /// Made now. Most senders encrypt without checking names, so this protects against listeners;
+    /// a sender that checks, and a browser, needs a real certificate.
+    pub fn self_signed(name: &str) -> Result<Self, TlsError> {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()])
+            .map_err(|e| TlsError::Certificate(e.to_string()))?;
+        Ok(Self {
+            chain: vec![made.cert.der().clone()],
+            key: key(&made.signing_key.serialize_der()),
+        })
+    }
+
+    /// TLS 1.2 and 1.3: old senders would fall back to plain text, which is worse.
+    fn config(self) -> Result<ServerConfig, TlsError> {
+        Ok(ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(self.chain, self.key)?)
+    }
+}
+
+/// STARTTLS.
+pub fn smtp_server(identity: Identity) -> Result<SmtpServer, TlsError> {
+    Ok(SmtpServer(TlsAcceptor::from(Arc::new(identity.config()?))))
+}
+
+/// HTTPS.
+pub fn web_server(identity: Identity) -> Result<WebServer, TlsError> {
+    let mut config = identity.config()?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(WebServer(TlsAcceptor::from(Arc::new(config))))
+}
+
+impl WebServer {
+    /// Shakes hands on an accepted connection.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<server::TlsStream<TcpStream>> {
+        self.0.accept(stream).await
+    }
 }
 
 impl SmtpServer {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use holdfast_ledger::{Command, Effect, Member, Reply, query};
@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
 use super::bodies::{Bodies, Copies};
+use super::lookout::Lookout;
 use super::membership::member_to_wire;
 use super::peers::Peers;
 use super::propose::{self, Waiting};
@@ -58,10 +59,11 @@ pub(crate) struct Inner {
     pub(crate) disk_total: AtomicU64,
     /// Consensus is being stopped on purpose: that it has stopped is no failure.
     pub(crate) stopping: AtomicBool,
-    /// Set when this node is about to be removed; the rooms above hand back what they hold and
-    /// then report through `retired`.
     /// Nodes that this one, as leader, is making voters.
     pub(crate) promoting: Mutex<BTreeSet<u64>>,
+    pub(crate) lookout: OnceLock<Arc<dyn Lookout>>,
+    /// Set when this node is about to be removed; the rooms above hand back what they hold and
+    /// then report through `retired`.
     pub(crate) retiring: watch::Sender<bool>,
     pub(crate) retired: watch::Sender<bool>,
     /// Set when a peer says that this node was removed from the cluster.

@@ -12,6 +12,7 @@ mod gate;
 mod handle;
 mod identity;
 mod log_storage;
+mod lookout;
 pub mod membership;
 mod network;
 mod peers;
@@ -47,6 +48,7 @@ pub(crate) use clock::follow as follow_clock;
 pub use clock::now;
 pub use handle::{Cluster, Place, ProposeError};
 pub use identity::{Identity, IdentityError};
+pub use lookout::{Looking, Lookout};
 pub use state_hash::StateHash;
 
 use crate::config::WanProfile;
@@ -272,6 +274,7 @@ pub async fn start(
         disk_total: AtomicU64::new(0),
         stopping: AtomicBool::new(false),
         promoting: std::sync::Mutex::default(),
+        lookout: std::sync::OnceLock::new(),
         retiring: watch::Sender::new(false),
         retired: watch::Sender::new(false),
         removed: watch::Sender::new(false),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
 use holdfast_ledger::query;
-use holdfast_mail::{BodyRef, MessageId, NodeId, mutant};
+use holdfast_mail::{BodyRef, Domain, MessageId, NodeId, mutant};
 use holdfast_proto::cluster as wire;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest,
@@ -23,7 +23,7 @@ use super::handle::{Cluster, Inner};
 use super::peers::MESSAGE_BYTES_MAX;
 use super::snapshot::{SnapshotFile, Snapshots};
 use super::types::{Entry, Snapshot};
-use super::{clock, codec, gate, membership, propose};
+use super::{clock, codec, gate, lookout, membership, propose};
 use crate::failpoint;
 use crate::net::grpc::ConnectInfo;
 use crate::world;
@@ -395,6 +395,26 @@ impl wire::members_server::Members for Service {
             standing.bodies_missing = counting.await.map_err(broken)?.map_err(broken)?;
         }
         Ok(Response::new(standing))
+    }
+
+    async fn check(&self, request: Request<wire::CheckRequest>) -> Reply<wire::CheckReply> {
+        self.sender(&request, request.get_ref().envelope.as_ref())?;
+        let domain = Domain::parse(&request.get_ref().domain)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let cluster = Cluster(self.cluster.clone());
+        Ok(Response::new(lookout::to_wire(
+            cluster.check_here(domain).await,
+        )))
+    }
+
+    async fn reach(&self, request: Request<wire::ReachRequest>) -> Reply<wire::ReachReply> {
+        self.sender(&request, request.get_ref().envelope.as_ref())?;
+        let domain = Domain::parse(&request.get_ref().domain)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let reached = Cluster(self.cluster.clone()).reach_here(domain).await;
+        Ok(Response::new(wire::ReachReply {
+            error: reached.err().unwrap_or_default(),
+        }))
     }
 
     async fn promote(

@@ -157,11 +157,17 @@ async fn run_simulated(
     flush: impl Fn() -> Result<(), rocksdb::Error>,
     mut after: impl FnMut(Moment) -> io::Result<()>,
 ) {
+    use std::sync::mpsc::TryRecvError;
+
     use crate::world::simulated::here;
     loop {
         let latency = here().map_or(1, |machine| 1 + machine.roll() % 8);
         // Asked before the wait: what is written during it is not covered.
-        let mut covered: Vec<Done> = waiting.try_iter().collect();
+        let mut covered: Vec<Done> = match waiting.try_recv() {
+            Ok(first) => std::iter::once(first).chain(waiting.try_iter()).collect(),
+            Err(TryRecvError::Empty) => Vec::new(),
+            Err(TryRecvError::Disconnected) => return,
+        };
         if mutant("acknowledged-before-flush") {
             covered.drain(..).for_each(|done| done(Ok(())));
         }

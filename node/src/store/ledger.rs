@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_mail::mutant;
 use rocksdb::{
@@ -15,6 +15,7 @@ use rocksdb::{
     MultiThreaded, WriteBatch,
 };
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::flusher::{Flusher, Moment};
 use super::mark::{Manifest, Mark, Reached};

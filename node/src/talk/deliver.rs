@@ -7,10 +7,12 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_mail::Envelope;
 use holdfast_smtp::client::{Closed, Mail, Options, Outcome, Session, Step, Tls};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -143,6 +145,18 @@ impl Connection {
             Step::Outcome(outcome) => Some(outcome),
             _ => None,
         }
+    }
+
+    /// Asks whether the recipients would be taken; nothing is sent. `None`: the session was not
+    /// ready.
+    pub async fn ask(&mut self, envelope: Envelope) -> Option<Outcome> {
+        let recipients = (0..).take(envelope.recipients.len()).collect();
+        let mail = Mail {
+            envelope: Arc::new(envelope),
+            recipients,
+            only_ask: true,
+        };
+        self.deliver(mail, &mut NoContent).await
     }
 
     /// Listens to a session without work until the primary ends it. May be dropped at any
@@ -379,14 +393,12 @@ mod tests {
                 client: String::new(),
             }),
             recipients: vec![0],
+            only_ask: false,
         }
     }
 
     fn connection(stream: DuplexStream, wait_max: Duration) -> Connection {
-        let session = Session::new(Options {
-            helo: "mx.example".to_owned(),
-            tls: Tls::Never,
-        });
+        let session = Session::new(Options::new("mx.example", Tls::Never));
         Connection {
             line: Line::new(session, wait_max),
             stream: Box::new(stream),

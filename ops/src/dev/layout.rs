@@ -2,6 +2,7 @@
 //! `nN.log` and its data in `nN/`; and `clock`, once days have passed in it.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,9 @@ pub(crate) struct Plan {
     pub(crate) domain: String,
     /// host:port
     pub(crate) primary: String,
+    /// The resolver that the nodes ask instead of the system's.
+    #[serde(default)]
+    pub(crate) dns: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -34,18 +38,23 @@ pub(crate) struct NodePlan {
     pub(crate) smtp_port: u16,
     pub(crate) cluster_port: u16,
     pub(crate) metrics_port: u16,
+    pub(crate) portal_port: u16,
+    pub(crate) finger_port: u16,
 }
+
+/// Ports of a node beside SMTP.
+const FREE_PORTS: usize = 4;
 
 impl Plan {
     /// A node for each of `smtp_ports`, everything else on free ports.
     pub(crate) fn new(smtp_ports: &[u16], domain: &str, primary: &str) -> Result<Self, Failure> {
-        let free: Vec<u16> = ports::free(2 * smtp_ports.len() + smtp_ports.len())?
+        let free: Vec<u16> = ports::free(FREE_PORTS * smtp_ports.len() + smtp_ports.len())?
             .into_iter()
             .filter(|port| !smtp_ports.contains(port))
             .collect();
         let nodes = smtp_ports
             .iter()
-            .zip(free.chunks_exact(2))
+            .zip(free.chunks_exact(FREE_PORTS))
             .enumerate()
             .map(|(at, (smtp_port, free))| NodePlan {
                 name: format!("n{}", at + 1),
@@ -53,12 +62,15 @@ impl Plan {
                 smtp_port: *smtp_port,
                 cluster_port: free[0],
                 metrics_port: free[1],
+                portal_port: free[2],
+                finger_port: free[3],
             })
             .collect();
         Ok(Self {
             nodes,
             domain: domain.to_owned(),
             primary: primary.to_owned(),
+            dns: None,
         })
     }
 
@@ -88,13 +100,19 @@ impl Plan {
         for node in &self.nodes {
             let file = config_file(dir, &node.name);
             if !file.exists() {
-                fs::write(file, node.config()).map_err(failed)?;
+                fs::write(file, node.config() + &self.dns_section()).map_err(failed)?;
             }
         }
         let text = serde_json::to_string_pretty(self)
             .map_err(|error| Failure::new("the sandbox's plan cannot be written", error))?;
         // Last: a folder with a plan is a complete one.
         fs::write(plan_file(dir), text + "\n").map_err(failed)
+    }
+
+    fn dns_section(&self) -> String {
+        self.dns.map_or_else(String::new, |server| {
+            format!("\n[dns]\nservers = [\"{server}\"]\n")
+        })
     }
 }
 
@@ -121,6 +139,12 @@ address = "{cluster}"
 [metrics]
 listen = "{metrics}"
 
+[portal]
+listen = "{portal}"
+
+[finger]
+listen = "{finger}"
+
 [limits]
 # On one machine every client has the same address.
 connections_per_client_max = 1000
@@ -132,6 +156,8 @@ disk_free_min_bytes = 67108864
             smtp = loopback(self.smtp_port),
             cluster = loopback(self.cluster_port),
             metrics = loopback(self.metrics_port),
+            portal = loopback(self.portal_port),
+            finger = loopback(self.finger_port),
         )
     }
 }
@@ -167,13 +193,15 @@ mod tests {
     fn a_plan_is_read_back_as_written_and_its_configurations_are_good() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Plan::load(dir.path()).unwrap(), None);
-        let plan = Plan::new(&[2525, 2526, 2527], "example.test", "127.0.0.1:2600").unwrap();
+        let mut plan = Plan::new(&[2525, 2526, 2527], "example.test", "127.0.0.1:2600").unwrap();
+        plan.dns = Some("127.0.0.1:53".parse().unwrap());
         plan.save(dir.path()).unwrap();
         assert_eq!(Plan::load(dir.path()).unwrap(), Some(plan.clone()));
         for node in &plan.nodes {
             let config = Config::read(&config_file(dir.path(), &node.name)).unwrap();
             assert_eq!(config.name, node.name);
             assert_eq!(config.data_dir, dir.path().join(&node.name));
+            assert_eq!(config.dns.servers, Vec::from_iter(plan.dns));
         }
     }
 
@@ -195,11 +223,19 @@ mod tests {
         let mut ports: Vec<u16> = plan
             .nodes
             .iter()
-            .flat_map(|node| [node.smtp_port, node.cluster_port, node.metrics_port])
+            .flat_map(|node| {
+                [
+                    node.smtp_port,
+                    node.cluster_port,
+                    node.metrics_port,
+                    node.portal_port,
+                    node.finger_port,
+                ]
+            })
             .collect();
         ports.sort_unstable();
         ports.dedup();
-        assert_eq!(ports.len(), 15);
+        assert_eq!(ports.len(), 25);
         for region in REGIONS {
             let members = plan
                 .nodes

@@ -92,6 +92,12 @@ fn plan(args: &cli::Sandbox) -> Result<Plan, Failure> {
         if args.smtp_port.is_some_and(|port| port != first) {
             return Err(other("first SMTP port", first.to_string()));
         }
+        if args.dns.is_some() && args.dns != found.dns {
+            let has = found
+                .dns
+                .map_or("of the system".to_owned(), |dns| dns.to_string());
+            return Err(other("a DNS server", has));
+        }
         return Ok(Plan {
             domain: args.domain.clone(),
             primary: args.primary.clone(),
@@ -108,7 +114,9 @@ fn plan(args: &cli::Sandbox) -> Result<Plan, Failure> {
         )
         .fix("choose other ports with --smtp-port"));
     }
-    Plan::new(&smtp_ports, &args.domain, &args.primary)
+    let mut plan = Plan::new(&smtp_ports, &args.domain, &args.primary)?;
+    plan.dns = args.dns;
+    Ok(plan)
 }
 
 fn announce(sandbox: &Sandbox, output: Output) -> Result<(), Failure> {
@@ -126,6 +134,8 @@ fn announce(sandbox: &Sandbox, output: Output) -> Result<(), Failure> {
                     "admin": sandbox.admin_socket(&node.name),
                     "cluster": cli::loopback(node.cluster_port),
                     "metrics": cli::loopback(node.metrics_port),
+                    "portal": cli::loopback(node.portal_port),
+                    "finger": cli::loopback(node.finger_port),
                     "data_dir": sandbox.data_dir(&node.name),
                     "config": sandbox.config(&node.name),
                     "log": sandbox.log(&node.name),
@@ -139,7 +149,7 @@ fn announce(sandbox: &Sandbox, output: Output) -> Result<(), Failure> {
         return Ok(());
     }
     let mut table = output::table(
-        &["NODE", "REGION", "PID", "SMTP", "METRICS", "CONFIG"],
+        &["NODE", "REGION", "PID", "SMTP", "PORTAL", "CONFIG"],
         &["PID"],
     );
     for node in &plan.nodes {
@@ -150,7 +160,7 @@ fn announce(sandbox: &Sandbox, output: Output) -> Result<(), Failure> {
                 .pid(&node.name)
                 .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
             cli::loopback(node.smtp_port).to_string(),
-            cli::loopback(node.metrics_port).to_string(),
+            format!("https://{}", cli::loopback(node.portal_port)),
             sandbox.config(&node.name).display().to_string(),
         ]);
     }
@@ -160,12 +170,16 @@ fn announce(sandbox: &Sandbox, output: Output) -> Result<(), Failure> {
         "\nMail for {} is accepted and delivered to {}. Ask the cluster, or send it a message:\n  \
          holdfast status --config {}\n  \
          swaks --server {} --to someone@{}\n\
+         For the portal, add an account and sign in at any node's:\n  \
+         holdfast account add NAME --domain {} --config {}\n\
          Ctrl-C stops it; the same command starts it again.",
         plan.domain,
         plan.primary,
         sandbox.config(&first.name).display(),
         cli::loopback(first.smtp_port),
         plan.domain,
+        plan.domain,
+        sandbox.config(&first.name).display(),
     ))?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use holdfast_proto::ledger as proto;
 
 use super::owe::owe;
 use super::place::{Place, answer};
-use super::{Logged, refuse};
+use super::{Logged, audit, refuse};
 use crate::row::unreadable;
 use crate::{Disposal, Effect, Kv, KvError, Refusal, Reply, Seq, query, row, tables, wire};
 
@@ -18,9 +18,6 @@ pub const DISPOSE_MAX: usize = 256;
 
 /// How long what was deleted can be had back.
 pub const UNDELETE_TIME: Duration = Duration::from_secs(24 * 3600);
-
-/// Audit rows kept: years of decisions by hand, in a few MiB.
-const AUDIT_KEPT: usize = 10_000;
 
 /// What is asked, and by whom.
 pub(super) struct Order<'a> {
@@ -209,13 +206,6 @@ fn note(
     order: &Order<'_>,
     done: &[MessageId],
 ) -> Result<(), KvError> {
-    let rows = kv.scan(tables::AUDIT, &[], AUDIT_KEPT)?;
-    for (key, _) in rows
-        .iter()
-        .take((rows.len() + 1).saturating_sub(AUDIT_KEPT))
-    {
-        kv.delete(key);
-    }
     let what = match order.how {
         Disposal::Requeue => "requeue",
         Disposal::Discard => "discard",
@@ -235,7 +225,7 @@ fn note(
             .iter()
             .map(|id| id.to_bytes().to_vec().into())
             .collect(),
+        from: String::new(),
     };
-    row::put(kv, &tables::audit(seq), &entry);
-    Ok(())
+    audit::note(kv, seq, &entry)
 }

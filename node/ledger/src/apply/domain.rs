@@ -3,7 +3,8 @@
 use holdfast_mail::Domain;
 use holdfast_proto::ledger as proto;
 
-use super::{Logged, recipients, refuse};
+use super::{Logged, account, known, recipients, refuse};
+use crate::policy::changed;
 use crate::{Effect, Kv, KvError, PolicyChange, Primary, Refusal, Reply, query, row, tables, wire};
 
 pub(super) fn set(
@@ -29,6 +30,8 @@ pub(super) fn set(
     row::put(kv, &tables::domain(domain), &row);
     // Another server has proved nothing yet.
     kv.delete(&tables::health(domain));
+    kv.delete(&tables::reach(domain));
+    known::doubt(kv, domain)?;
     effects.push(Effect::DomainChanged {
         domain: domain.clone(),
     });
@@ -47,7 +50,7 @@ pub(super) fn set_policy(
     let key = tables::policy(domain);
     let old: proto::PolicyRow = row::get(kv, &key)?.unwrap_or_default();
     let old = old.policy.unwrap_or_default();
-    let new = change.upon(old);
+    let new = changed(old, &change);
     if new != old {
         row::put(kv, &key, &proto::PolicyRow { policy: Some(new) });
         effects.push(Effect::PolicyChanged {
@@ -73,8 +76,12 @@ pub(super) fn remove(
     kv.delete(&tables::domain(domain));
     kv.delete(&tables::policy(domain));
     kv.delete(&tables::askers(domain));
+    kv.delete(&tables::attended(domain));
     recipients::forget(kv, domain)?;
+    known::forget(kv, domain)?;
+    account::forget_domain(kv, domain)?;
     kv.delete(&tables::health(domain));
+    kv.delete(&tables::reach(domain));
     effects.push(Effect::DomainChanged {
         domain: domain.clone(),
     });

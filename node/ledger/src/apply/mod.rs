@@ -1,14 +1,19 @@
 //! How the state changes: one file for each verb.
 
 mod accept;
+mod account;
+mod attend;
+mod audit;
 mod cancel;
 mod counts;
 mod dispose;
 mod domain;
 mod flush;
+mod known;
 mod lease;
 mod mark;
 mod member;
+mod observe;
 mod owe;
 mod place;
 mod post;
@@ -18,7 +23,10 @@ mod report;
 mod review;
 mod sweep;
 
+pub use attend::ATTEND_TTL_MAX;
 pub use dispose::{DISPOSE_MAX, UNDELETE_TIME};
+pub use known::{KNOWN_MAX, SWEEP_KNOWN_MAX};
+pub use observe::SEEN_MAX;
 pub use recipients::RECIPIENTS_PER_COMMAND_MAX;
 pub use report::REPORT_KEPT;
 pub use review::REVIEW_MAX;
@@ -225,7 +233,45 @@ pub fn apply(
             clear,
         } => recipients::set(kv, when, domain, add, remove, *clear),
         Command::SetPolicy { domain, change } => domain::set_policy(kv, domain, *change, effects),
+        Command::Learn {
+            domain,
+            name,
+            node,
+            takes,
+            reply,
+        } => {
+            let answer = proto::KnownRow {
+                takes: *takes,
+                at_ms: when.at.0,
+                reply: reply.clone(),
+                node: node.0,
+            };
+            known::learn(kv, when, domain, name, answer)
+        }
+        Command::Unlearn { domain, names } => known::unlearn(kv, domain, names),
+        Command::Observe { node, seen } => observe::observe(kv, when, *node, seen),
         Command::SetAskers { domain, askers } => flush::set_askers(kv, domain, askers),
+        Command::OfAccount { name, change } => account::change(kv, when, name, change),
+        Command::Attend {
+            domain,
+            session,
+            account,
+            to,
+            ttl_ms,
+        } => {
+            let who = (session, account.as_str());
+            attend::attend(kv, when, domain, who, *to, *ttl_ms, effects)
+        }
+        Command::Leave { domain, session } => attend::leave(kv, domain, session),
+        Command::By {
+            who,
+            from,
+            says,
+            command,
+        } => {
+            let person = audit::Person { who, from, says };
+            audit::by(kv, when, seq, &person, command, effects)
+        }
     }
 }
 

@@ -2,12 +2,13 @@
 
 use holdfast_proto::ledger as proto;
 
-use super::{Logged, SWEEP_MARKS_MAX, TOKENS_MAX, mark};
+use super::{Logged, SWEEP_MARKS_MAX, TOKENS_MAX, known, mark};
 use crate::{Kv, KvError, Reply, row, tables};
 
 pub(super) fn sweep(kv: &mut dyn Kv, when: Logged) -> Result<Reply, KvError> {
     let more = marks(kv, when)?;
     tokens(kv, when)?;
+    known::sweep(kv, when)?;
     Ok(Reply::Swept { more })
 }
 

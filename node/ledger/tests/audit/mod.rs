@@ -64,6 +64,21 @@ pub(crate) fn audit(kv: &dyn KvRead) {
         );
         assert!(queued.insert(report.message), "a report is in no queue");
     }
+    for account in query::accounts(kv, None, all).unwrap() {
+        for domain in &account.domains {
+            let known = query::domain(kv, domain).unwrap();
+            assert!(known.is_some(), "{domain} is gone and still looked after");
+        }
+        for token in &account.tokens {
+            let found = query::access_token(kv, &token.id).unwrap();
+            let of = found.map(|(account, _)| account.name);
+            assert_eq!(
+                of.as_ref(),
+                Some(&account.name),
+                "a token is found by its id"
+            );
+        }
+    }
     assert!(
         envelopes.keys().eq(&queued),
         "an envelope is kept exactly as long as something of it is queued or owed"

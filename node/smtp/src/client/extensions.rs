@@ -21,6 +21,9 @@ pub(super) struct Extensions {
     pub(super) dsn: bool,
     /// RFC 3207.
     pub(super) starttls: bool,
+    /// RFC 4954, and what Microsoft made of it.
+    pub(super) auth_plain: bool,
+    pub(super) auth_login: bool,
     /// RFC 1870: MAIL may carry SIZE.
     pub(super) size: bool,
     /// RFC 1870, bytes: the largest message taken; `None` where no limit is named.
@@ -54,6 +57,11 @@ impl Extensions {
                         .and_then(|limit| limit.parse().ok())
                         .filter(|limit| *limit > 0);
                 }
+                "AUTH" => words.for_each(|word| match word.to_ascii_uppercase().as_str() {
+                    "PLAIN" => offered.auth_plain = true,
+                    "LOGIN" => offered.auth_login = true,
+                    _ => {}
+                }),
                 "LIMITS" => words.for_each(|limit| offered.limit(limit)),
                 _ => {}
             }

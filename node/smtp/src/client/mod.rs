@@ -25,6 +25,8 @@ mod transaction;
 
 use std::collections::VecDeque;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use content::{Content, Framing};
 use extensions::Extensions;
 use holdfast_mail::{BodyType, mutant};
@@ -46,6 +48,22 @@ pub struct Options {
     /// How this host names itself in EHLO.
     pub helo: String,
     pub tls: Tls,
+    /// Who we say we are; only under TLS.
+    pub login: Option<Login>,
+    pub protocol: Protocol,
+}
+
+impl Options {
+    /// SMTP, as nobody in particular.
+    #[must_use]
+    pub fn new(helo: &str, tls: Tls) -> Self {
+        Self {
+            helo: helo.to_owned(),
+            tls,
+            login: None,
+            protocol: Protocol::Smtp,
+        }
+    }
 }
 
 /// Whether to ask for TLS where it is offered (RFC 7435: some protection most of the time).
@@ -54,6 +72,30 @@ pub enum Tls {
     Opportunistic,
     /// After a handshake failed: mail in clear text is better than no mail.
     Never,
+    /// No mail without it.
+    Required,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    #[default]
+    Smtp,
+    /// RFC 2033: each recipient is answered for by itself after the end of the content.
+    Lmtp,
+}
+
+/// A name and its secret, for AUTH (RFC 4954).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    pub user: String,
+    pub secret: String,
+}
+
+/// Without the secret.
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Login({})", self.user)
+    }
 }
 
 /// What the shell has to do next.
@@ -90,6 +132,11 @@ pub enum Closed {
     },
     #[error("the primary does not speak SMTP as it should: {0}")]
     Violation(#[from] Violation),
+    /// It cannot do what this destination asks for.
+    #[error("nothing was sent: {0}")]
+    Unfit(&'static str),
+    #[error("the primary does not take our name and secret: {0}")]
+    LoginRefused(String),
     /// Our own copy of the message could not be sent to its end. SMTP has no way to take a
     /// message back but to drop the connection.
     #[error("the message could not be read to its end here, nothing of it counts as sent: {0}")]
@@ -109,6 +156,8 @@ pub enum Violation {
     MixedCodes,
     #[error("{code} instead of the {awaited}")]
     Unexpected { code: u16, awaited: &'static str },
+    #[error("it takes a message for nobody")]
+    DataForNobody,
     #[error("{code} came unasked")]
     Unasked { code: u16 },
     #[error("bytes in clear text came after STARTTLS was agreed on: somebody injects replies")]
@@ -128,6 +177,7 @@ pub struct Session {
     replies: Replies,
     offered: Extensions,
     encrypted: bool,
+    logged_in: bool,
     /// Commands written whose replies are owed to us, in order.
     awaited: VecDeque<Awaited>,
     /// Commands of this transaction not written yet.
@@ -170,6 +220,11 @@ enum Awaited {
     Ehlo,
     Helo,
     StartTls,
+    /// AUTH is to be granted.
+    Auth,
+    /// AUTH LOGIN asks for the name, then for the secret.
+    AuthName,
+    AuthSecret,
     Rset,
     Mail,
     /// The place in the mail's recipients.
@@ -177,6 +232,8 @@ enum Awaited {
     Data,
     /// The end of the content.
     End,
+    /// The same for one recipient's place, under LMTP.
+    EndFor(usize),
     /// The end of an empty message nobody is to get (RFC 2920 section 3.1).
     EmptyEnd,
     Quit,
@@ -186,11 +243,16 @@ impl Awaited {
     fn timeout(self) -> Timeout {
         match self {
             Self::Banner => Timeout::Banner,
-            Self::Ehlo | Self::Helo | Self::StartTls => Timeout::Hello,
+            Self::Ehlo
+            | Self::Helo
+            | Self::StartTls
+            | Self::Auth
+            | Self::AuthName
+            | Self::AuthSecret => Timeout::Hello,
             Self::Rset | Self::Mail => Timeout::Mail,
             Self::Rcpt(_) => Timeout::Rcpt,
             Self::Data => Timeout::DataInitiation,
-            Self::End | Self::EmptyEnd => Timeout::DataTermination,
+            Self::End | Self::EndFor(_) | Self::EmptyEnd => Timeout::DataTermination,
             Self::Quit => Timeout::Quit,
         }
     }
@@ -207,6 +269,7 @@ impl Session {
             replies: Replies::default(),
             offered: Extensions::default(),
             encrypted: false,
+            logged_in: false,
             awaited: VecDeque::from([Awaited::Banner]),
             unsent: VecDeque::new(),
             out: Vec::new(),
@@ -358,7 +421,7 @@ impl Session {
             self.unsent.push_back(Awaited::Mail);
             self.unsent
                 .extend(transaction.places_to_ask().map(Awaited::Rcpt));
-            if !self.offered.chunking {
+            if !self.offered.chunking && !transaction.mail.only_ask {
                 self.unsent.push_back(Awaited::Data);
             }
         }
@@ -437,8 +500,12 @@ impl Session {
             Awaited::Banner | Awaited::Ehlo | Awaited::Helo | Awaited::StartTls => {
                 self.answer_opening(awaited, reply);
             }
+            Awaited::Auth | Awaited::AuthName | Awaited::AuthSecret => {
+                self.answer_auth(awaited, reply);
+            }
             Awaited::Quit => self.phase = Phase::Closed(Closed::Quit),
-            Awaited::End => self.answer_end(reply),
+            Awaited::End => self.answer_end(None, reply),
+            Awaited::EndFor(place) => self.answer_end(Some(place), reply),
             // A message without recipients: nothing depends on what becomes of it.
             Awaited::EmptyEnd => self.finish(),
             Awaited::Rset | Awaited::Mail | Awaited::Rcpt(_) | Awaited::Data => {
@@ -451,14 +518,14 @@ impl Session {
         match (awaited, reply.severity()) {
             (Awaited::StartTls, Severity::Done) => self.phase = Phase::Upgrading,
             // RFC 3207 section 4.1: after 454 the client decides; opportunistic means to go on.
-            (Awaited::StartTls, Severity::Later | Severity::Never) => self.phase = Phase::Idle,
+            (Awaited::StartTls, Severity::Later | Severity::Never) => self.settled_on_clear(),
             (_, Severity::GoOn) => self.unexpected(awaited, reply),
             (Awaited::Banner, Severity::Done) => self.ehlo(),
             (Awaited::Ehlo, Severity::Done) => self.opened(reply),
-            (Awaited::Helo, Severity::Done) => self.phase = Phase::Idle,
+            (Awaited::Helo, Severity::Done) => self.settled_on_clear(),
             // RFC 5321 section 3.2: "older systems which did not support extended SMTP" get
             // HELO.
-            (Awaited::Ehlo, Severity::Never) => {
+            (Awaited::Ehlo, Severity::Never) if self.options.protocol == Protocol::Smtp => {
                 let helo = format!("HELO {}\r\n", self.options.helo);
                 self.out.extend_from_slice(helo.as_bytes());
                 self.expect(Awaited::Helo);
@@ -472,14 +539,72 @@ impl Session {
 
     fn opened(&mut self, reply: &Reply) {
         self.offered = Extensions::read(reply);
-        let upgrade =
-            self.offered.starttls && !self.encrypted && self.options.tls == Tls::Opportunistic;
-        if upgrade {
+        if self.encrypted {
+            self.log_in();
+        } else if self.offered.starttls && self.options.tls != Tls::Never {
             self.out.extend_from_slice(b"STARTTLS\r\n");
             self.expect(Awaited::StartTls);
         } else {
+            self.settled_on_clear();
+        }
+    }
+
+    /// There will be no TLS.
+    fn settled_on_clear(&mut self) {
+        if self.options.tls == Tls::Required || self.options.login.is_some() {
+            self.fail(Closed::Unfit(
+                "the primary does not offer STARTTLS, and its mail goes only under TLS",
+            ));
+        } else {
             self.phase = Phase::Idle;
         }
+    }
+
+    /// RFC 4954 section 4: PLAIN in one step; LOGIN, which has no RFC, where nothing else is
+    /// offered.
+    fn log_in(&mut self) {
+        let Some(login) = self.options.login.as_ref().filter(|_| !self.logged_in) else {
+            self.phase = Phase::Idle;
+            return;
+        };
+        if self.offered.auth_plain {
+            let word = BASE64.encode(format!("\0{}\0{}", login.user, login.secret));
+            let line = format!("AUTH PLAIN {word}\r\n");
+            self.out.extend_from_slice(line.as_bytes());
+            self.expect(Awaited::Auth);
+        } else if self.offered.auth_login {
+            self.out.extend_from_slice(b"AUTH LOGIN\r\n");
+            self.expect(Awaited::AuthName);
+        } else {
+            self.fail(Closed::Unfit(
+                "the primary offers no AUTH that sends a name and a secret (PLAIN, LOGIN)",
+            ));
+        }
+    }
+
+    fn answer_auth(&mut self, awaited: Awaited, reply: &Reply) {
+        let Some(login) = &self.options.login else {
+            return;
+        };
+        let (word, next) = match (awaited, reply.severity()) {
+            (Awaited::Auth, Severity::Done) => {
+                self.logged_in = true;
+                self.phase = Phase::Idle;
+                if self.leaving {
+                    self.leave();
+                }
+                return;
+            }
+            (Awaited::AuthName, Severity::GoOn) => (&login.user, Awaited::AuthSecret),
+            (Awaited::AuthSecret, Severity::GoOn) => (&login.secret, Awaited::Auth),
+            (_, Severity::Later | Severity::Never) => {
+                return self.fail(Closed::LoginRefused(reply.recorded()));
+            }
+            _ => return self.unexpected(awaited, reply),
+        };
+        let line = BASE64.encode(word) + "\r\n";
+        self.out.extend_from_slice(line.as_bytes());
+        self.expect(next);
     }
 
     fn answer_envelope(&mut self, awaited: Awaited, reply: &Reply) {
@@ -509,7 +634,8 @@ impl Session {
         self.proceed();
     }
 
-    fn answer_end(&mut self, reply: &Reply) {
+    /// The answer to a message: for `place` among its recipients, or for all of them.
+    fn answer_end(&mut self, place: Option<usize>, reply: &Reply) {
         if reply.severity() == Severity::GoOn {
             return self.unexpected(Awaited::End, reply);
         }
@@ -517,12 +643,18 @@ impl Session {
             return self.fail(Violation::Unasked { code: reply.code }.into());
         }
         if let Some(transaction) = &mut self.transaction {
-            transaction.settle(fate(reply), &reply.recorded());
+            match place {
+                Some(place) => transaction.settle_one(place, fate(reply), &reply.recorded()),
+                None => transaction.settle(fate(reply), &reply.recorded()),
+            }
             // A final dot ends the transaction whatever its reply. RFC 3030 section 2 leaves
             // the state after a failed BDAT indeterminate and asks for RSET.
-            transaction.mail_accepted = self.offered.chunking && reply.severity() != Severity::Done;
+            let failed = reply.severity() != Severity::Done;
+            transaction.mail_accepted = self.offered.chunking && failed;
         }
-        self.finish();
+        if self.awaited.is_empty() {
+            self.finish();
+        }
     }
 
     /// A reply to nothing: a notice that the primary goes, or its verdict on a message it has
@@ -583,12 +715,16 @@ impl Session {
         let Some(transaction) = &mut self.transaction else {
             return;
         };
-        let wanted = transaction.is_any_accepted();
+        let wanted = transaction.is_any_accepted() && !transaction.mail.only_ask;
         let len = transaction.mail.envelope.body.len;
         if transaction.data_open && !wanted {
             // RFC 2920 section 3.1: "if the DATA command was accepted the client SMTP should
             // send a single dot."
             transaction.mail_accepted = false;
+            if self.options.protocol == Protocol::Lmtp {
+                // RFC 2033 section 4.2: DATA "MUST be failed" then, and nothing would answer.
+                return self.fail(Violation::DataForNobody.into());
+            }
             self.out.extend_from_slice(b".\r\n");
             self.phase = Phase::Ending;
             self.expect(Awaited::EmptyEnd);
@@ -613,12 +749,21 @@ impl Session {
 
     /// The primary has, or is about to be given, all it needs to deliver the message.
     fn end(&mut self) {
+        let mut each = Vec::new();
         if let Some(transaction) = &mut self.transaction {
             transaction.sent = true;
+            if self.options.protocol == Protocol::Lmtp {
+                each.extend(transaction.places_accepted());
+            }
         }
         self.content = None;
         self.phase = Phase::Ending;
-        self.expect(Awaited::End);
+        if self.options.protocol == Protocol::Smtp {
+            self.expect(Awaited::End);
+        }
+        for place in each {
+            self.expect(Awaited::EndFor(place));
+        }
     }
 
     /// What stands against sending this mail to this primary, known without asking it.
@@ -727,7 +872,11 @@ impl Session {
     }
 
     fn ehlo(&mut self) {
-        let ehlo = format!("EHLO {}\r\n", self.options.helo);
+        let verb = match self.options.protocol {
+            Protocol::Smtp => "EHLO",
+            Protocol::Lmtp => "LHLO",
+        };
+        let ehlo = format!("{verb} {}\r\n", self.options.helo);
         self.out.extend_from_slice(ehlo.as_bytes());
         self.expect(Awaited::Ehlo);
     }

@@ -49,6 +49,20 @@ impl Reply {
         }
     }
 
+    /// Whether a refusal says that there is no such mailbox: by RFC 5321 section 4.2.2 with 550, 551
+    /// or 553; by RFC 3463 section 3 with a status whose subject is addressing or the mailbox.
+    pub(super) fn is_about_a_mailbox(&self) -> bool {
+        let text = self.lines.first().map_or("", |line| line.as_str());
+        let mut parts = text.split([' ', '.']);
+        let subject = match (parts.next(), parts.next(), parts.next()) {
+            (Some("5"), Some(subject), Some(detail)) if detail.parse::<u16>().is_ok() => {
+                Some(subject)
+            }
+            _ => None,
+        };
+        matches!(self.code, 550 | 551 | 553) && subject.is_none_or(|s| s == "1" || s == "2")
+    }
+
     /// The reply as people read it, on one line of at most [`RECORDED_BYTES_MAX`] bytes.
     pub(super) fn recorded(&self) -> String {
         let mut text = String::with_capacity(64);

@@ -13,6 +13,8 @@ pub struct Mail {
     /// Indices in `envelope.recipients`; an index that is not there is passed over. At most
     /// [`Session::recipients_max`](super::Session::recipients_max) are sent in one go.
     pub recipients: Vec<u32>,
+    /// Only ask whether the recipients are taken: no content is sent, and nobody is delivered to.
+    pub only_ask: bool,
 }
 
 /// What became of a message. Each recipient that was asked for appears once.
@@ -44,6 +46,8 @@ pub struct RecipientResult {
 pub enum Fate {
     /// The primary took responsibility.
     Delivered,
+    /// It would take mail for the recipient. Only where it was asked no more.
+    Known,
     /// To be tried again.
     Deferred,
     /// The primary, or a limit it announced, said never.
@@ -68,7 +72,7 @@ pub(super) struct Transaction {
 #[derive(Debug)]
 enum Standing {
     Asked,
-    Accepted,
+    Accepted(String),
     Settled(Fate, String),
 }
 
@@ -111,7 +115,7 @@ impl Transaction {
     pub(super) fn is_any_accepted(&self) -> bool {
         self.standing
             .iter()
-            .any(|standing| matches!(standing, Standing::Accepted))
+            .any(|standing| matches!(standing, Standing::Accepted(_)))
     }
 
     /// The primary answered RCPT for `place`. After a refused MAIL the answer means nothing.
@@ -121,18 +125,40 @@ impl Transaction {
             return;
         };
         *standing = match fate(reply) {
-            Fate::Delivered => Standing::Accepted,
+            Fate::Delivered | Fate::Known => Standing::Accepted(reply.recorded()),
             // RFC 5321 section 4.5.3.1.10: "Clients SHOULD treat a 552 code in this case as a
             // temporary, rather than permanent, failure": too many recipients.
             Fate::Refused if reply.code == 552 && any_accepted => {
+                Standing::Settled(Fate::Deferred, reply.recorded())
+            }
+            // What is said of us, or of the server, is no word about a mailbox.
+            Fate::Refused if self.mail.only_ask && !reply.is_about_a_mailbox() => {
                 Standing::Settled(Fate::Deferred, reply.recorded())
             }
             other => Standing::Settled(other, reply.recorded()),
         };
     }
 
+    /// The places of those the message is sent for.
+    pub(super) fn places_accepted(&self) -> impl Iterator<Item = usize> + '_ {
+        let accepted = |place: &usize| matches!(self.standing[*place], Standing::Accepted(_));
+        (0..self.standing.len()).filter(accepted)
+    }
+
+    /// The answer for one recipient (RFC 2033 section 4.2).
+    pub(super) fn settle_one(&mut self, place: usize, fate: Fate, reply: &str) {
+        if let Some(standing @ Standing::Accepted(_)) = self.standing.get_mut(place) {
+            *standing = Standing::Settled(fate, recordable(reply));
+        }
+    }
+
     /// One reply, or one event, decides for every recipient not settled yet.
     pub(super) fn settle(&mut self, fate: Fate, reply: &str) {
+        let fate = if self.mail.only_ask {
+            Fate::Deferred
+        } else {
+            fate
+        };
         for standing in &mut self.standing {
             if !matches!(standing, Standing::Settled(..)) {
                 *standing = Standing::Settled(fate, recordable(reply));
@@ -149,7 +175,8 @@ impl Transaction {
             .map(|(recipient, standing)| {
                 let (fate, reply) = match standing {
                     Standing::Settled(fate, reply) => (fate, reply),
-                    Standing::Asked | Standing::Accepted => {
+                    Standing::Accepted(reply) if self.mail.only_ask => (Fate::Known, reply),
+                    Standing::Asked | Standing::Accepted(_) => {
                         (Fate::Deferred, "not decided by the primary".to_owned())
                     }
                 };

@@ -68,6 +68,9 @@ pub(super) struct Desk {
 pub(super) struct Post {
     desk: Arc<Desk>,
     reviewer: review::Reviewer,
+    /// Found by the last look, and not proposed yet: there is work until somebody has done it, or a
+    /// node that waits for its turn would take it for done and wait for ever.
+    reviews: Vec<Command>,
     lease: Option<Lease>,
     renewed_at: Instant,
     /// Since when there has been work and nobody to do it.
@@ -88,6 +91,7 @@ impl Post {
                 via: options.reports_via.clone(),
             }),
             reviewer: review::Reviewer::default(),
+            reviews: Vec::new(),
             lease: None,
             renewed_at: Instant::now(),
             unattended: None,
@@ -129,9 +133,11 @@ impl Post {
         if !cluster.is_current() || !cluster.has_quorum() {
             return Ok(());
         }
-        let reviews = self.reviewer.due(&cluster.view())?;
+        if let Some(found) = self.reviewer.due(&cluster.view())? {
+            self.reviews = found;
+        }
         let (owed, due) = (self.owed()?, self.due()?);
-        let idle = reviews.is_empty() && owed.is_empty() && due.is_empty();
+        let idle = self.reviews.is_empty() && owed.is_empty() && due.is_empty();
         if idle && self.sending.is_empty() {
             self.unattended = None;
             return Ok(());
@@ -140,7 +146,7 @@ impl Post {
             return Ok(());
         }
         self.send(due)?;
-        for command in reviews {
+        for command in std::mem::take(&mut self.reviews) {
             // Whatever is not done is found again.
             if let Err(why) = self.desk.propose(command).await {
                 tracing::debug!(%why, "a review was not committed");
@@ -375,5 +381,5 @@ fn rank(me: NodeId, members: &[NodeId]) -> Option<usize> {
     const POST: &str = "post.invalid";
     Domain::parse(POST)
         .ok()
-        .and_then(|post| plan::rank(&post, me, members))
+        .and_then(|post| crate::rank::rank(&post, me, members))
 }

@@ -29,13 +29,13 @@ pub(super) struct Reviewer {
 }
 
 impl Reviewer {
-    /// What to ask the ledger to review, if it is time to look.
-    pub(super) fn due(&mut self, view: &dyn KvRead) -> Result<Vec<Command>, KvError> {
+    /// What to ask the ledger to review; `None`: it is not time to look again.
+    pub(super) fn due(&mut self, view: &dyn KvRead) -> Result<Option<Vec<Command>>, KvError> {
         if self
             .last
             .is_some_and(|last| last.elapsed() < REVIEW_INTERVAL)
         {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         self.last = Some(Instant::now());
         let now = clock();
@@ -51,7 +51,7 @@ impl Reviewer {
                 }));
             }
             if page.len() < PAGE {
-                return Ok(commands);
+                return Ok(Some(commands));
             }
             after = page.into_iter().next_back();
         }

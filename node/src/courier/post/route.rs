@@ -7,8 +7,8 @@ use holdfast_mail::Domain;
 use holdfast_mail::route::{self, NoRoute};
 
 use super::super::desk::jitter;
-use super::super::destination::{CONNECT_TIMEOUT, literal, split};
 use super::Desk;
+use crate::destination::{CONNECT_TIMEOUT, literal, split};
 use crate::net::dns::Exchangers;
 use crate::talk::deliver::{self, Connection, Dialing};
 

@@ -148,6 +148,7 @@ async fn one(
     let mail = Mail {
         envelope: Arc::clone(&letter.envelope),
         recipients: vec![0],
+        only_ask: false,
     };
     let mut content = Guarded { body, lease };
     let result = connection
@@ -160,6 +161,6 @@ async fn one(
     match result.fate {
         Fate::Delivered => letter.ended(domain, ReportFate::Delivered, &result.reply),
         Fate::Refused => letter.ended(domain, ReportFate::Dropped, &result.reply),
-        Fate::Deferred => letter.put_off(domain, &result.reply),
+        Fate::Deferred | Fate::Known => letter.put_off(domain, &result.reply),
     }
 }

@@ -70,7 +70,7 @@ impl Server {
             message_bytes_max: 10 << 20,
             tls: true,
         });
-        let tls = tls::smtp_self_signed("mx.example").unwrap();
+        let tls = tls::smtp_server(tls::Identity::self_signed("mx.example").unwrap()).unwrap();
         let mut desk = diary.clone();
         let served =
             tokio::spawn(

@@ -2,28 +2,72 @@
 
 use std::time::Duration;
 
-use holdfast_ledger::query::Counts;
-use holdfast_ledger::{Askers, Doubt, Health, Policy, Probation, doubt};
+use holdfast_ledger::query::{self, Attended, Counts, DomainRecord, Reach};
+use holdfast_ledger::{Askers, Doubt, Health, KvError, KvRead, Policy, Primary, Probation, doubt};
 use holdfast_mail::{Domain, Timestamp};
 
-/// Everything that a domain's mail depends on.
-pub(super) struct Sight<'a> {
-    pub(super) domain: &'a Domain,
-    pub(super) primary: &'a str,
-    pub(super) policy: &'a Policy,
-    pub(super) health: &'a Health,
-    /// Held and refused.
-    pub(super) held: Counts,
-    pub(super) refused: usize,
-    pub(super) askers: &'a Askers,
-    /// Whether anybody is listed as a recipient.
-    pub(super) listed: usize,
-    pub(super) now: Timestamp,
+/// Refused messages that are counted; beyond it "many" is all that matters.
+pub const REFUSED_MAX: usize = 10_000;
+
+/// What becomes of a message for the domain.
+///
+/// # Errors
+/// The state cannot be read.
+pub fn sentences(view: &dyn KvRead, record: &DomainRecord) -> Result<Vec<String>, KvError> {
+    let domain = &record.name;
+    let now = query::now(view)?;
+    let attended = query::attended(view, domain)?.filter(|attended| now < attended.until);
+    Ok(explain(&Sight {
+        domain,
+        primary: &primary_text(&record.primary),
+        policy: &query::policy(view, domain)?,
+        health: &query::health(view, domain)?,
+        held: query::counts(view, domain)?,
+        listed: query::recipients(view, domain, None, 1)?.len(),
+        takes_anyone: query::known(view, domain, "")?.is_some_and(|known| known.takes),
+        askers: &query::askers(view, domain)?,
+        refused: query::refused(view, domain, REFUSED_MAX)?.len(),
+        attended: attended.as_ref(),
+        reach: query::reach(view, domain)?.as_ref(),
+        now,
+    }))
 }
 
-pub(super) fn explain(sight: &Sight<'_>) -> Vec<String> {
+/// `host:port`; an IPv6 address stands in brackets.
+#[must_use]
+pub fn primary_text(primary: &Primary) -> String {
+    if primary.host.contains(':') {
+        format!("[{}]:{}", primary.host, primary.port)
+    } else {
+        format!("{}:{}", primary.host, primary.port)
+    }
+}
+
+/// Everything that a domain's mail depends on.
+struct Sight<'a> {
+    domain: &'a Domain,
+    primary: &'a str,
+    policy: &'a Policy,
+    health: &'a Health,
+    /// Held and refused.
+    held: Counts,
+    refused: usize,
+    askers: &'a Askers,
+    /// Whether anybody is listed as a recipient.
+    listed: usize,
+    /// The primary takes mail for names that nobody has.
+    takes_anyone: bool,
+    /// Who is signed in where the mail goes.
+    attended: Option<&'a Attended>,
+    /// Whether the primary can be reached, once somebody has looked.
+    reach: Option<&'a Reach>,
+    now: Timestamp,
+}
+
+fn explain(sight: &Sight<'_>) -> Vec<String> {
     vec![
         arrival(sight),
+        primary(sight),
         recipients(sight),
         hold(sight),
         refusal(sight),
@@ -52,9 +96,15 @@ fn arrival(sight: &Sight<'_>) -> String {
         }
     };
     if policy.has_room(held.messages, held.bytes, 1) {
-        return format!(
-            "A message for {domain} is accepted now and delivered to {primary}; {room}."
-        );
+        let then = match sight.attended {
+            _ if !policy.attended => format!("delivered to {primary}"),
+            None => "held until somebody signs in to receive it".to_owned(),
+            Some(attended) => format!(
+                "delivered to {}, where {} is signed in",
+                attended.to, attended.account
+            ),
+        };
+        return format!("A message for {domain} is accepted now and {then}; {room}.");
     }
     if policy.full_for_good {
         format!(
@@ -67,7 +117,52 @@ fn arrival(sight: &Sight<'_>) -> String {
     }
 }
 
+fn primary(sight: &Sight<'_>) -> String {
+    let Sight { policy, now, .. } = sight;
+    if policy.attended {
+        return "Where mail goes is tried only while somebody is signed in there.".to_owned();
+    }
+    let state = match sight.reach {
+        None => "Nobody has looked at the primary yet".to_owned(),
+        Some(Reach {
+            down: None, since, ..
+        }) => format!("The primary has been up for {}", span(now.since(*since))),
+        Some(Reach {
+            down: Some(why),
+            since,
+            ..
+        }) => format!(
+            "The primary has been down for {} ({})",
+            span(now.since(*since)),
+            why.trim_end_matches("; mail is kept")
+        ),
+    };
+    let then = if policy.defer {
+        "while it is up, senders are asked to go there (451), and are believed when they come back \
+         again and again"
+    } else {
+        "while it is up, mail that arrives here is passed on at once"
+    };
+    format!(
+        "{state}; it is looked at every {}, and every few seconds while mail is held; {then}.",
+        span(policy.probe)
+    )
+}
+
 fn recipients(sight: &Sight<'_>) -> String {
+    if sight.policy.verify {
+        let anyone = sight.takes_anyone.then_some(
+            " It takes mail for names that nobody has, so mail for any recipient is taken.",
+        );
+        return format!(
+            "The primary is asked whether it takes mail for a recipient; its yes is asked for again \
+             after {}, its no is forgotten after {}. While it is down, known recipients are taken, \
+             and mail for unknown ones is put off with 451.{}",
+            span(sight.policy.yes),
+            span(sight.policy.no),
+            anyone.unwrap_or_default()
+        );
+    }
     match (sight.policy.listed_only, sight.listed) {
         (false, _) => "Mail for any recipient is taken.".to_owned(),
         (true, 0) => "Mail for any recipient is taken, since the list of them is empty.".to_owned(),
@@ -156,7 +251,8 @@ fn delay(sight: &Sight<'_>) -> String {
 }
 
 /// `5d`, `1h30m`: the two largest units.
-fn span(span: Duration) -> String {
+#[must_use]
+pub fn span(span: Duration) -> String {
     let seconds = span.as_secs();
     let units = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
     let at = units
@@ -191,6 +287,9 @@ mod tests {
             refused: 0,
             askers: &Askers::Anybody,
             listed: 0,
+            takes_anyone: false,
+            attended: None,
+            reach: None,
             now: Timestamp(1_800_000_000_000),
         };
         assert_eq!(
@@ -198,6 +297,9 @@ mod tests {
             [
                 "A message for a.example is accepted now and delivered to mx.a.example:25; there is \
                  no quota.",
+                "Nobody has looked at the primary yet; it is looked at every 5m, and every few \
+                 seconds while mail is held; while it is up, mail that arrives here is passed on at \
+                 once.",
                 "Mail for any recipient is taken.",
                 "What cannot be delivered is tried again for 5d after it arrived, and then given \
                  back to its sender.",
@@ -227,6 +329,31 @@ mod tests {
              messages are used."
         );
         assert!(refusal(&sight).ends_with(" 2 messages are kept as refused."));
+        let attended = Attended {
+            session: [0; 16],
+            account: "ann".to_owned(),
+            to: "192.0.2.7:25".parse().unwrap(),
+            since: Timestamp(0),
+            until: Timestamp(1),
+        };
+        let policy = &Policy {
+            attended: true,
+            ..policy
+        };
+        for (attended, said) in [
+            (None, "is accepted now and held until somebody signs in"),
+            (
+                Some(&attended),
+                "is accepted now and delivered to 192.0.2.7:25, where ann is signed in",
+            ),
+        ] {
+            let told = arrival(&Sight {
+                policy,
+                attended,
+                ..sight
+            });
+            assert!(told.contains(said), "{told}");
+        }
         for (list, said) in [
             (&[][..], "Nobody but an operator may ask"),
             (

@@ -10,27 +10,29 @@ use holdfast_mail::Domain;
 use holdfast_smtp::client::Closed;
 
 use crate::net::dns::Resolver;
-use crate::replica::Cluster;
+use crate::replica::{Cluster, now};
 use crate::talk::deliver::{self, Connection, Dialing, Unavailable};
 
 /// How long one TCP connect may take. The kernel repeats a lost SYN after one and three
 /// seconds, so a primary that comes back in the middle of an attempt is still met by it.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Addresses of a primary tried in a row (RFC 5321 section 5.1: "SHOULD try at least two").
 const ADDRESSES_MAX: usize = 8;
 
-pub(super) struct Destination {
-    pub(super) cluster: Cluster,
-    pub(super) resolver: Arc<Resolver>,
-    pub(super) domain: Domain,
+pub(crate) struct Destination {
+    pub(crate) cluster: Cluster,
+    pub(crate) resolver: Arc<Resolver>,
+    pub(crate) domain: Domain,
 }
 
 /// Why there is no session with the primary. Mail stays held in every case.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unreachable {
+pub(crate) enum Unreachable {
     #[error("the domain has no record of its primary; mail is kept; configure the domain again")]
     NoPrimary,
+    #[error("nobody is signed in where the domain's mail goes; mail is kept until somebody is")]
+    NobodySignedIn,
     #[error(transparent)]
     State(#[from] KvError),
     #[error("{host} has no address now: {why}; mail is kept; check the name and the DNS")]
@@ -46,12 +48,17 @@ pub(super) enum Unreachable {
 
 impl Unreachable {
     /// Waiting does not help: somebody has to change the domain's record.
-    pub(super) fn needs_an_operator(&self) -> bool {
+    pub(crate) fn needs_an_operator(&self) -> bool {
         matches!(self, Self::NoPrimary | Self::Ourselves { .. })
     }
 
+    /// Other nodes would fare no better: it is not the line.
+    pub(crate) fn is_ours_to_mend(&self) -> bool {
+        self.needs_an_operator() || matches!(self, Self::NobodySignedIn | Self::State(_))
+    }
+
     /// The primary took the connection and then let us wait.
-    pub(super) fn is_slow(&self) -> bool {
+    pub(crate) fn is_slow(&self) -> bool {
         matches!(
             self,
             Self::Unavailable(Unavailable::Session {
@@ -65,10 +72,8 @@ impl Unreachable {
 impl Destination {
     /// Resolves the primary's name anew each time, so that a changed address is used at once,
     /// and tries its addresses in the resolver's order.
-    pub(super) async fn open(&self, opening_wait_max: Duration) -> Result<Connection, Unreachable> {
-        let primary = query::domain(&self.cluster.view(), &self.domain)?
-            .ok_or(Unreachable::NoPrimary)?
-            .primary;
+    pub(crate) async fn open(&self, opening_wait_max: Duration) -> Result<Connection, Unreachable> {
+        let primary = self.primary()?;
         let members = self.cluster.members();
         let dialing = Dialing {
             helo: self.cluster.me().smtp_name.clone(),
@@ -92,6 +97,28 @@ impl Destination {
             }
         }
         Err(last)
+    }
+
+    /// Where mail goes now.
+    fn primary(&self) -> Result<Primary, Unreachable> {
+        let view = self.cluster.view();
+        let record = query::domain(&view, &self.domain)?.ok_or(Unreachable::NoPrimary)?;
+        if !query::policy(&view, &self.domain)?.attended {
+            return Ok(record.primary);
+        }
+        let attended = query::attended(&view, &self.domain)?;
+        let attended = attended.filter(|attended| now() < attended.until);
+        let to = attended.ok_or(Unreachable::NobodySignedIn)?.to;
+        Ok(Primary {
+            host: to.ip().to_string(),
+            port: to.port(),
+        })
+    }
+
+    /// Whether a message may go out over a connection that is open: not to a machine that nobody
+    /// is signed in at any more.
+    pub(super) fn is_open(&self) -> bool {
+        self.primary().is_ok()
     }
 
     async fn addresses(&self, primary: &Primary) -> Result<Vec<IpAddr>, Unreachable> {
@@ -138,13 +165,13 @@ impl Destination {
     }
 }
 
-pub(super) fn split(address: &str) -> Option<(&str, u16)> {
+pub(crate) fn split(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     Some((host, port.parse().ok()?))
 }
 
 /// An IP address, in the brackets of a URL or an address literal or without.
-pub(super) fn literal(host: &str) -> Option<IpAddr> {
+pub(crate) fn literal(host: &str) -> Option<IpAddr> {
     let inside = host
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))

@@ -1,0 +1,286 @@
+//! Who may sign in to look after domains, and with what.
+//!
+//! Passwords are checked by the node that was given one, with a hash that is slow on purpose. What
+//! came of it is entered in the log: so a guess counts on every node, and a code of the second
+//! factor is good once in the whole cluster.
+
+use std::time::Duration;
+
+use holdfast_mail::{Domain, Timestamp};
+use holdfast_proto::ledger as proto;
+
+use crate::wire::{domain, exactly};
+use crate::{KvError, Undecodable, row};
+
+/// Octets of a name; e-mail addresses fit.
+pub const ACCOUNT_NAME_OCTETS_MAX: usize = 254;
+
+/// Tokens of one account: they are in its row.
+pub const ACCOUNT_TOKENS_MAX: usize = 50;
+
+/// Octets of a token's label.
+pub const TOKEN_LABEL_OCTETS_MAX: usize = 100;
+
+/// Wrong passwords or codes within [`FAILURE_PERIOD`] that lock an account for [`LOCK_TIME`]: a
+/// guesser has about 500 tries a day, and who forgot a password is not locked out for long.
+pub const FAILURES_MAX: u32 = 5;
+pub const FAILURE_PERIOD: Duration = Duration::from_secs(15 * 60);
+pub const LOCK_TIME: Duration = Duration::from_secs(15 * 60);
+
+#[derive(Clone, PartialEq, Eq)]
+pub struct Account {
+    pub name: String,
+    /// Hash of the password, as a PHC string.
+    pub password: String,
+    /// The secret of RFC 6238, if codes are asked for.
+    pub second_factor: Option<Vec<u8>>,
+    pub domains: Vec<Domain>,
+    pub created_at: Timestamp,
+    /// Sessions begun under another epoch have ended.
+    pub epoch: u64,
+    pub locked_until: Option<Timestamp>,
+    pub signed_in_at: Option<Timestamp>,
+    pub signed_in_from: String,
+    pub tokens: Vec<AccessToken>,
+}
+
+/// A key for programs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessToken {
+    pub id: [u8; 16],
+    /// BLAKE3 of the secret, which has 256 bits: no slow hash is needed.
+    pub secret_hash: [u8; 32],
+    pub scopes: Scopes,
+    pub label: String,
+    /// None: never.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What a token is good for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scopes {
+    /// See the domain's state and its list of mail.
+    pub read: bool,
+    /// Ask for delivery.
+    pub deliver: bool,
+    /// Keep mail back, release and delete it.
+    pub mail: bool,
+    /// Change how mail is held, and recipients.
+    pub settings: bool,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub enum AccountChange {
+    Add {
+        password: String,
+        domains: Vec<Domain>,
+    },
+    Remove,
+    /// Ends all sessions.
+    Password(String),
+    /// Ends all sessions.
+    SecondFactor(Option<Vec<u8>>),
+    Domains(Vec<Domain>),
+    /// Ends all sessions.
+    SignOut,
+    Unlock,
+    /// Somebody tried to sign in.
+    SignIn {
+        good: bool,
+        /// Of the code, by RFC 6238; 0: the account has no second factor.
+        step: u64,
+        from: String,
+    },
+    AddToken(AccessToken),
+    RemoveToken([u8; 16]),
+}
+
+impl Account {
+    pub(crate) fn from_row(
+        name: &str,
+        key: &[u8],
+        row: proto::AccountRow,
+    ) -> Result<Self, KvError> {
+        let unreadable = |error| row::unreadable(key, error);
+        let time = |ms| (ms > 0).then_some(Timestamp(ms));
+        Ok(Self {
+            name: name.to_owned(),
+            password: row.password,
+            second_factor: (!row.second_factor.is_empty()).then(|| row.second_factor.to_vec()),
+            domains: domains_from(row.domains).map_err(unreadable)?,
+            created_at: Timestamp(row.created_at_ms),
+            epoch: row.epoch,
+            locked_until: time(row.locked_until_ms),
+            signed_in_at: time(row.signed_in_at_ms),
+            signed_in_from: row.signed_in_from,
+            tokens: row
+                .tokens
+                .into_iter()
+                .map(AccessToken::from_proto)
+                .collect::<Result<_, _>>()
+                .map_err(unreadable)?,
+        })
+    }
+
+    #[must_use]
+    pub fn is_locked(&self, now: Timestamp) -> bool {
+        self.locked_until.is_some_and(|until| now < until)
+    }
+}
+
+/// Lower-case letters, digits and `._@+-`: names of people and their e-mail addresses.
+#[must_use]
+pub fn is_account_name(name: &str) -> bool {
+    let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"._@+-".contains(&c);
+    !name.is_empty() && name.len() <= ACCOUNT_NAME_OCTETS_MAX && name.bytes().all(fits)
+}
+
+impl Scopes {
+    pub const ALL: Self = Self {
+        read: true,
+        deliver: true,
+        mail: true,
+        settings: true,
+    };
+
+    /// Whether everything in `other` is in this.
+    #[must_use]
+    pub fn include(self, other: Self) -> bool {
+        self.bits() & other.bits() == other.bits()
+    }
+
+    /// What it includes, in words.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        [
+            (self.read, "read"),
+            (self.deliver, "deliver"),
+            (self.mail, "mail"),
+            (self.settings, "settings"),
+        ]
+        .into_iter()
+        .filter_map(|(is, name)| is.then_some(name))
+    }
+
+    /// # Errors
+    /// The word that names none.
+    pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, &'a str> {
+        let mut scopes = Self::default();
+        for name in names {
+            match name {
+                "read" => scopes.read = true,
+                "deliver" => scopes.deliver = true,
+                "mail" => scopes.mail = true,
+                "settings" => scopes.settings = true,
+                other => return Err(other),
+            }
+        }
+        Ok(scopes)
+    }
+
+    fn bits(self) -> u32 {
+        u32::from(self.read)
+            | u32::from(self.deliver) << 1
+            | u32::from(self.mail) << 2
+            | u32::from(self.settings) << 3
+    }
+
+    /// What a newer version may grant is not granted here.
+    fn from_bits(bits: u32) -> Self {
+        Self {
+            read: bits & 1 != 0,
+            deliver: bits & 2 != 0,
+            mail: bits & 4 != 0,
+            settings: bits & 8 != 0,
+        }
+    }
+}
+
+impl AccessToken {
+    /// What it is called where it is listed: its id, in hexadecimal.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.id.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub(crate) fn to_proto(&self) -> proto::AccessToken {
+        proto::AccessToken {
+            id: self.id.to_vec().into(),
+            secret_hash: self.secret_hash.to_vec().into(),
+            scopes: self.scopes.bits(),
+            label: self.label.clone(),
+            expires_at_ms: self.expires_at.map_or(0, |at| at.0),
+        }
+    }
+
+    fn from_proto(token: proto::AccessToken) -> Result<Self, Undecodable> {
+        Ok(Self {
+            id: exactly("token id", &token.id)?,
+            secret_hash: exactly("secret hash", &token.secret_hash)?,
+            scopes: Scopes::from_bits(token.scopes),
+            label: token.label,
+            expires_at: (token.expires_at_ms > 0).then_some(Timestamp(token.expires_at_ms)),
+        })
+    }
+}
+
+impl AccountChange {
+    pub(crate) fn to_proto(&self) -> proto::of_account::Change {
+        use proto::of_account::Change;
+        match self {
+            Self::Add { password, domains } => Change::Add(proto::AddAccount {
+                password: password.clone(),
+                domains: Some(domains_to(domains)),
+            }),
+            Self::Remove => Change::Remove(true),
+            Self::Password(hash) => Change::Password(hash.clone()),
+            Self::SecondFactor(secret) => {
+                Change::SecondFactor(secret.clone().unwrap_or_default().into())
+            }
+            Self::Domains(domains) => Change::Domains(domains_to(domains)),
+            Self::SignOut => Change::SignOut(true),
+            Self::Unlock => Change::Unlock(true),
+            Self::SignIn { good, step, from } => Change::SignIn(proto::SignIn {
+                good: *good,
+                step: *step,
+                from: from.clone(),
+            }),
+            Self::AddToken(token) => Change::AddToken(token.to_proto()),
+            Self::RemoveToken(id) => Change::RemoveToken(id.to_vec().into()),
+        }
+    }
+
+    pub(crate) fn from_proto(change: proto::of_account::Change) -> Result<Self, Undecodable> {
+        use proto::of_account::Change;
+        Ok(match change {
+            Change::Add(add) => Self::Add {
+                password: add.password,
+                domains: domains_from(add.domains.unwrap_or_default().names)?,
+            },
+            Change::Remove(_) => Self::Remove,
+            Change::Password(hash) => Self::Password(hash),
+            Change::SecondFactor(secret) => {
+                Self::SecondFactor((!secret.is_empty()).then(|| secret.to_vec()))
+            }
+            Change::Domains(domains) => Self::Domains(domains_from(domains.names)?),
+            Change::SignOut(_) => Self::SignOut,
+            Change::Unlock(_) => Self::Unlock,
+            Change::SignIn(sign_in) => Self::SignIn {
+                good: sign_in.good,
+                step: sign_in.step,
+                from: sign_in.from,
+            },
+            Change::AddToken(token) => Self::AddToken(AccessToken::from_proto(token)?),
+            Change::RemoveToken(id) => Self::RemoveToken(exactly("token id", &id)?),
+        })
+    }
+}
+
+fn domains_to(domains: &[Domain]) -> proto::DomainNames {
+    proto::DomainNames {
+        names: domains.iter().map(Domain::to_string).collect(),
+    }
+}
+
+fn domains_from(names: Vec<String>) -> Result<Vec<Domain>, Undecodable> {
+    names.iter().map(|name| domain(name)).collect()
+}

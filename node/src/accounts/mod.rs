@@ -1,0 +1,168 @@
+//! Signing in: passwords, codes, sessions and tokens.
+//!
+//! Every node can sign everybody in, and knows the sessions that others began: a session is a
+//! sealed text that the browser keeps, under a key that all nodes derive from the cluster's own.
+//! What must hold for all nodes at once, guesses and codes used, goes through the log.
+
+mod codes;
+mod password;
+mod session;
+mod token;
+
+pub use codes::{Enrolment, code_fits};
+pub use password::{PASSWORD_OCTETS_MAX, PASSWORD_OCTETS_MIN};
+pub use session::{SESSION_TIME, Seal, Session};
+pub use token::{NewToken, TokenError, bearer};
+
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use holdfast_ledger::account::{Account, AccountChange, is_account_name};
+use holdfast_ledger::{Command, KvError, Reply, query};
+use holdfast_mail::network;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::person::Person;
+use crate::recent::Recent;
+use crate::replica::Cluster;
+
+/// Passwords hashed at a time; each takes a core for some 50 ms and 19 MiB. Mail comes first.
+const HASHED_MAX: usize = 2;
+
+/// How long a sign-in may wait for its turn and for a quorum.
+const SIGN_IN_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Sign-ins that one client may try within [`CLIENT_PERIOD`], whatever account they are for: who
+/// tries one password on many accounts is slowed down too.
+const CLIENT_TRIES_MAX: u32 = 20;
+const CLIENT_PERIOD: Duration = Duration::from_secs(60);
+
+/// One for a node.
+pub struct Doorkeeper {
+    turns: Semaphore,
+    clients: Mutex<Recent<IpAddr>>,
+}
+
+/// What somebody typed.
+pub struct Attempt<'a> {
+    pub name: &'a str,
+    pub password: &'a str,
+    /// Of the second factor; empty where none is asked for.
+    pub code: &'a str,
+    pub from: IpAddr,
+}
+
+/// Why somebody is not signed in. The first tells nothing of what was wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum NotSignedIn {
+    #[error(
+        "That did not work. Name, password or code is wrong, or there were too many tries: then wait a quarter of an hour."
+    )]
+    Wrong,
+    #[error("Too many tries from your address. Wait a minute.")]
+    TooOften,
+    #[error("Nobody can be signed in now: {0}. Held mail is safe. Try again in a moment.")]
+    Unable(String),
+}
+
+impl Default for Doorkeeper {
+    fn default() -> Self {
+        Self {
+            turns: Semaphore::new(HASHED_MAX),
+            clients: Mutex::default(),
+        }
+    }
+}
+
+impl Doorkeeper {
+    /// Who it is, if name, password and code are right.
+    pub async fn sign_in(
+        &self,
+        cluster: &Cluster,
+        attempt: &Attempt<'_>,
+    ) -> Result<Account, NotSignedIn> {
+        let client = network::client(attempt.from);
+        if !Recent::within(&self.clients, client, CLIENT_PERIOD, CLIENT_TRIES_MAX) {
+            return Err(NotSignedIn::TooOften);
+        }
+        let until = Instant::now() + SIGN_IN_TIME_MAX;
+        let name = attempt.name.trim().to_lowercase();
+        let account = self.known(cluster, &name)?;
+        let good = self.is_right(until, account.as_ref(), attempt).await?;
+        let Some(account) = account else {
+            return Err(NotSignedIn::Wrong);
+        };
+        let step = match &account.second_factor {
+            Some(secret) => code_fits(secret, attempt.code),
+            None => Some(0),
+        };
+        let change = AccountChange::SignIn {
+            good: good && step.is_some(),
+            step: step.unwrap_or(0),
+            from: attempt.from.to_string(),
+        };
+        let person = Person {
+            who: name.clone(),
+            from: attempt.from.to_string(),
+        };
+        let signed_in = matches!(change, AccountChange::SignIn { good: true, .. });
+        let command = Command::OfAccount { name, change };
+        // A good password of a locked account is refused here, and a code that was used.
+        match person.propose(cluster, command, until).await {
+            Ok(Reply::Done) if signed_in => Ok(account),
+            Ok(_) => Err(NotSignedIn::Wrong),
+            Err(error) => Err(NotSignedIn::Unable(error.to_string())),
+        }
+    }
+
+    /// The hash of a new password.
+    pub async fn hash(&self, password: &str) -> Result<String, NotSignedIn> {
+        let until = Instant::now() + SIGN_IN_TIME_MAX;
+        let password = password.to_owned();
+        self.take_turn(until, move || password::hash(&password))
+            .await?
+            .map_err(NotSignedIn::Unable)
+    }
+
+    fn known(&self, cluster: &Cluster, name: &str) -> Result<Option<Account>, NotSignedIn> {
+        if !is_account_name(name) {
+            return Ok(None);
+        }
+        query::account(&cluster.view(), name).map_err(unreadable)
+    }
+
+    /// Takes as long whether the account exists or not.
+    async fn is_right(
+        &self,
+        until: Instant,
+        account: Option<&Account>,
+        attempt: &Attempt<'_>,
+    ) -> Result<bool, NotSignedIn> {
+        let password = attempt.password.to_owned();
+        let hash = account.map(|account| account.password.clone());
+        self.take_turn(until, move || {
+            password::is_right(&password, hash.as_deref())
+        })
+        .await
+    }
+
+    async fn take_turn<T: Send + 'static>(
+        &self,
+        until: Instant,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NotSignedIn> {
+        let busy = || NotSignedIn::Unable("too many people are signing in".to_owned());
+        let turn = tokio::time::timeout_at(until, self.turns.acquire());
+        let _turn = turn.await.map_err(|_| busy())?.map_err(|_| busy())?;
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| NotSignedIn::Unable(error.to_string()))
+    }
+}
+
+fn unreadable(error: KvError) -> NotSignedIn {
+    tracing::error!("the accounts cannot be read: {error}");
+    NotSignedIn::Unable("the accounts cannot be read".to_owned())
+}

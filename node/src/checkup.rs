@@ -1,0 +1,73 @@
+//! Asks the DNS what it says of a domain, and the primary whether it answers, from this node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use holdfast_ledger::{KvError, query};
+use holdfast_mail::Domain;
+use holdfast_mail::checkup::{Evidence, Finding, Host, Mail, judge};
+
+use crate::destination::Destination;
+use crate::net::dns::{Exchangers, Resolver};
+use crate::reach;
+use crate::replica::Cluster;
+
+/// What this node finds.
+///
+/// # Errors
+/// The domain's record cannot be read, or there is none.
+pub async fn findings(
+    cluster: &Cluster,
+    resolver: &Resolver,
+    domain: &Domain,
+) -> Result<Vec<Finding>, String> {
+    let unreadable = |error: KvError| error.to_string();
+    let record = query::domain(&cluster.view(), domain).map_err(unreadable)?;
+    let record = record.ok_or("the domain is not configured here yet")?;
+    let members = cluster.members();
+    let ours: Vec<String> = members
+        .iter()
+        .map(|member| member.smtp_name.clone())
+        .collect();
+    let mail = match resolver.exchangers(domain.as_str()).await {
+        Ok(Exchangers::Mx(list)) => Mail::Exchangers(list),
+        Ok(Exchangers::Implicit) => Mail::NoRecord,
+        Ok(Exchangers::NoDomain) => Mail::NoDomain,
+        Err(error) => Mail::Unknown(error.to_string()),
+    };
+    let me = cluster.me().smtp_name.clone();
+    let mut names = vec![me.clone()];
+    if let Mail::Exchangers(list) = &mail {
+        names.extend(list.iter().map(|mx| mx.host.clone()));
+    }
+    let mut hosts = BTreeMap::new();
+    for name in names {
+        let found = Host {
+            alias_of: resolver.alias(&name).await,
+            addresses: resolver.addresses(&name).await.unwrap_or_default(),
+        };
+        hosts.insert(name, found);
+    }
+    let mut my_pointers = Vec::new();
+    for address in hosts.get(&me).map_or(&[][..], |host| &host.addresses) {
+        my_pointers.push((*address, resolver.pointers(*address).await));
+    }
+    let destination = Destination {
+        cluster: cluster.clone(),
+        resolver: Arc::new(resolver.clone()),
+        domain: domain.clone(),
+    };
+    Ok(judge(&Evidence {
+        domain: domain.clone(),
+        primary: record.primary.host.clone(),
+        ours,
+        mail,
+        hosts,
+        greeted: reach::reached(&destination)
+            .await
+            .map_err(|why| why.to_string()),
+        mta_sts: resolver.has_text(&format!("_mta-sts.{domain}")).await,
+        me,
+        my_pointers,
+    }))
+}

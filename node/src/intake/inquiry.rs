@@ -1,0 +1,283 @@
+//! Asks the primary whether it takes mail for a recipient, and tells the cluster what it said.
+//!
+//! Strangers choose whom to ask about, and each question costs the primary a connection. So one
+//! name is asked about once at a time, a domain a few times at once, and a primary that does not
+//! answer is left alone for a moment.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use holdfast_ledger::{Command, Doubt, KvError, Standing, doubt, query};
+use holdfast_mail::{
+    Address, BodyRef, BodyType, Domain, Envelope, MessageId, Recipient, ReversePath,
+};
+use holdfast_smtp::client::Fate;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use crate::destination::Destination;
+use crate::net::dns::Resolver;
+use crate::replica::{Cluster, now, random_id};
+
+/// How long the primary may take from the connection to its answer. The client waits five minutes
+/// for the reply to RCPT (RFC 5321 section 4.5.3.2.3), and may have a hundred recipients.
+const ASK_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long one step of the session's opening may take, so that a second address can be tried.
+const OPENING_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How long the cluster may take to note an answer. Without a quorum the message would not be
+/// accepted either.
+const NOTE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How long a primary that did not answer is not asked again.
+const SILENCE_KEPT: Duration = Duration::from_secs(10);
+
+/// Questions about one domain under way at a time on a node: connections that the primary then has
+/// less for other mail.
+const QUESTIONS_MAX: usize = 4;
+
+/// Domains under question, or with a silent primary, that are remembered. Beyond it nothing more
+/// is asked until some are done.
+const DOMAINS_MAX: usize = 1_000;
+
+/// What came of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Taken,
+    Refused(String),
+    /// Nothing that can be relied on, and why.
+    Silent(String),
+}
+
+/// One for a node.
+pub(super) struct Inquiry {
+    cluster: Cluster,
+    resolver: Arc<Resolver>,
+    domains: Mutex<HashMap<Domain, Questions>>,
+}
+
+#[derive(Default)]
+struct Questions {
+    open: HashMap<String, watch::Receiver<Option<Answer>>>,
+    /// When the primary last failed to answer.
+    silent: Option<Instant>,
+}
+
+impl Inquiry {
+    pub(super) fn new(cluster: Cluster, resolver: Resolver) -> Arc<Self> {
+        Arc::new(Self {
+            cluster,
+            resolver: Arc::new(resolver),
+            domains: Mutex::default(),
+        })
+    }
+
+    /// Asks, or waits for the answer to the same question. The question goes on without the
+    /// client: its answer is worth as much to the next one.
+    pub(super) async fn ask(self: &Arc<Self>, address: &Address, domain: &Domain) -> Answer {
+        let mut answer = match self.begin(address, domain) {
+            Ok(answer) => answer,
+            Err(why) => return Answer::Silent(why.to_owned()),
+        };
+        match answer.wait_for(Option::is_some).await {
+            Ok(answer) => answer.clone(),
+            Err(_) => None,
+        }
+        .unwrap_or_else(|| Answer::Silent("the question was given up".to_owned()))
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        address: &Address,
+        domain: &Domain,
+    ) -> Result<watch::Receiver<Option<Answer>>, &'static str> {
+        let name = address.local().to_lowercase();
+        let mut domains = self.domains();
+        if domains.len() >= DOMAINS_MAX {
+            domains.retain(|_, questions| !questions.is_over());
+        }
+        if domains.len() >= DOMAINS_MAX && !domains.contains_key(domain) {
+            return Err("too many domains are asked about");
+        }
+        let questions = domains.entry(domain.clone()).or_default();
+        if let Some(answer) = questions.open.get(&name) {
+            return Ok(answer.clone());
+        }
+        if questions.is_silent() {
+            return Err("the primary did not answer a moment ago");
+        }
+        if questions.open.len() >= QUESTIONS_MAX {
+            return Err("the primary is being asked about others");
+        }
+        let (answered, answer) = watch::channel(None);
+        questions.open.insert(name.clone(), answer.clone());
+        drop(domains);
+        let (inquiry, address, domain) = (self.clone(), address.clone(), domain.clone());
+        tokio::spawn(async move {
+            let said = timeout(ASK_TIME_MAX, inquiry.question(&address, &domain)).await;
+            let said = said.unwrap_or_else(|_| Err("it took too long".to_owned()));
+            let answer = match &said {
+                Ok(said) => inquiry.note(&address, &domain, said).await,
+                Err(why) => Answer::Silent(why.clone()),
+            };
+            if let Answer::Silent(why) = &answer {
+                tracing::info!(%domain, "the primary did not say whether it has a recipient: {why}");
+            }
+            let mut domains = inquiry.domains();
+            if let Some(questions) = domains.get_mut(&domain) {
+                questions.open.remove(&name);
+                questions.silent = said.is_err().then(Instant::now);
+                if questions.is_over() {
+                    domains.remove(&domain);
+                }
+            }
+            drop(domains);
+            answered.send_replace(Some(answer));
+        });
+        Ok(answer)
+    }
+
+    /// What the primary said of the address, and, if that is due, of one that nobody has.
+    async fn question(&self, address: &Address, domain: &Domain) -> Result<Said, String> {
+        let destination = Destination {
+            cluster: self.cluster.clone(),
+            resolver: self.resolver.clone(),
+            domain: domain.clone(),
+        };
+        let mut asked = vec![address.clone()];
+        if self.must_try_nobody(domain).map_err(|e| e.to_string())? {
+            let nobody = format!("no-such-mailbox-{:032x}@{domain}", random_id());
+            asked.push(Address::parse(&nobody, false).map_err(|e| e.to_string())?);
+        }
+        let opened = destination.open(OPENING_WAIT_MAX).await;
+        let mut connection = opened.map_err(|why| why.to_string())?;
+        let outcome = connection.ask(question(asked)).await;
+        tokio::spawn(connection.quit());
+        let outcome = outcome.ok_or_else(|| "it ended the session".to_owned())?;
+        let mut answers = outcome.results.into_iter();
+        let mut next = || answers.next().map(|result| (result.fate, result.reply));
+        match (next(), next()) {
+            _ if outcome.connection_failed => Err("the connection was lost".to_owned()),
+            (Some(name), nobody) => Ok(Said { name, nobody }),
+            (None, _) => Err("nothing was asked".to_owned()),
+        }
+    }
+
+    fn must_try_nobody(&self, domain: &Domain) -> Result<bool, KvError> {
+        let view = self.cluster.view();
+        let policy = query::policy(&view, domain)?;
+        Ok(query::known(&view, domain, "")?.is_none_or(|known| known.at.plus(policy.yes) <= now()))
+    }
+
+    /// Tells the cluster, and says what follows for the recipient.
+    async fn note(&self, address: &Address, domain: &Domain, said: &Said) -> Answer {
+        if let Some((fate @ (Fate::Known | Fate::Refused), reply)) = &said.nobody {
+            let takes = *fate == Fate::Known;
+            self.learn(domain, "", takes, reply).await;
+            // It takes everybody: what it says of one says nothing.
+            if takes {
+                return Answer::Taken;
+            }
+        }
+        let (fate, reply) = &said.name;
+        match fate {
+            Fate::Known => {
+                self.learn(domain, address.local(), true, reply).await;
+                Answer::Taken
+            }
+            Fate::Refused if self.is_doubtful(address, domain) => Answer::Silent(format!(
+                "it is not believed yet that a known recipient is gone: {reply}"
+            )),
+            Fate::Refused => {
+                self.learn(domain, address.local(), false, reply).await;
+                Answer::Refused(reply.clone())
+            }
+            Fate::Delivered | Fate::Deferred => Answer::Silent(reply.clone()),
+        }
+    }
+
+    /// A primary that comes back half-built refuses those it took mail for before. As long as its
+    /// refusals of mail are not believed, such a no is not either.
+    fn is_doubtful(&self, address: &Address, domain: &Domain) -> bool {
+        let view = self.cluster.view();
+        let doubtful = || -> Result<bool, KvError> {
+            let standing = query::standing(&view, domain, address.local(), now())?;
+            let policy = query::policy(&view, domain)?;
+            let health = query::health(&view, domain)?;
+            let doubt = doubt(policy.probation, &health, now());
+            Ok(standing == Standing::TakenUnlessRefused
+                && matches!(doubt, Some(Doubt::TooNew | Doubt::RefusesMore)))
+        };
+        doubtful().unwrap_or(true)
+    }
+
+    async fn learn(&self, domain: &Domain, name: &str, takes: bool, reply: &str) {
+        let command = Command::Learn {
+            domain: domain.clone(),
+            name: name.to_owned(),
+            node: self.cluster.me().id,
+            takes,
+            reply: reply.to_owned(),
+        };
+        let noted = self
+            .cluster
+            .propose(command, Instant::now() + NOTE_TIME_MAX);
+        match noted.await {
+            Ok(holdfast_ledger::Reply::Refused(why)) => tracing::warn!(%domain, "{why}"),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::info!(%domain, "an answer of the primary was not noted: {error}")
+            }
+        }
+    }
+
+    fn domains(&self) -> MutexGuard<'_, HashMap<Domain, Questions>> {
+        self.domains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Questions {
+    fn is_silent(&self) -> bool {
+        self.silent.is_some_and(|at| at.elapsed() < SILENCE_KEPT)
+    }
+
+    fn is_over(&self) -> bool {
+        self.open.is_empty() && !self.is_silent()
+    }
+}
+
+/// What the primary said, of the name and of one that nobody has.
+struct Said {
+    name: (Fate, String),
+    nobody: Option<(Fate, String)>,
+}
+
+/// The envelope of a message that is never sent. With the null reverse-path, so that a primary that
+/// asks the sender's server back does not go round in circles.
+fn question(asked: Vec<Address>) -> Envelope {
+    let id = MessageId::new(now(), random_id());
+    let recipients = asked.into_iter().map(|address| Recipient {
+        address,
+        notify: None,
+        orcpt: None,
+    });
+    Envelope {
+        id,
+        reverse_path: ReversePath::Null,
+        recipients: recipients.collect(),
+        body: BodyRef {
+            id,
+            len: 0,
+            digest: [0; 32],
+        },
+        received_at: now(),
+        body_type: BodyType::SevenBit,
+        smtputf8: false,
+        ret: None,
+        envid: None,
+        helo: String::new(),
+        client: String::new(),
+    }
+}

@@ -1,0 +1,134 @@
+//! Somebody who changes something: an operator, or a customer. What they do is in the audit.
+
+use holdfast_ledger::account::AccountChange;
+use holdfast_ledger::{Askers, Command, PolicyChange, Reply};
+use holdfast_mail::Timestamp;
+use tokio::time::Instant;
+
+use crate::replica::{Cluster, ProposeError};
+
+#[derive(Clone, Debug)]
+pub struct Person {
+    pub who: String,
+    /// Where they are connected from.
+    pub from: String,
+}
+
+impl Person {
+    /// Proposes what they want.
+    ///
+    /// # Errors
+    /// As for [`Cluster::propose`].
+    pub async fn propose(
+        &self,
+        cluster: &Cluster,
+        command: Command,
+        until: Instant,
+    ) -> Result<Reply, ProposeError> {
+        let by = Command::By {
+            who: self.who.clone(),
+            from: self.from.clone(),
+            says: says(&command),
+            command: Box::new(command),
+        };
+        cluster.propose(by, until).await
+    }
+}
+
+/// What the audit tells of a command. Whose domain it is stands beside it.
+fn says(command: &Command) -> String {
+    match command {
+        Command::SetDomain { primary, .. } => {
+            format!("primary set to {}, port {}", primary.host, primary.port)
+        }
+        Command::RemoveDomain { .. } => "domain removed".to_owned(),
+        Command::SetPolicy { change, .. } => policy(*change),
+        Command::SetRecipients {
+            add, remove, clear, ..
+        } => {
+            let cleared = if *clear { "list emptied, " } else { "" };
+            format!(
+                "recipients: {cleared}{} added, {} removed",
+                add.len(),
+                remove.len()
+            )
+        }
+        Command::SetAskers { askers, .. } => match askers {
+            Askers::Anybody => "anybody may ask for delivery".to_owned(),
+            Askers::Networks(networks) => {
+                let list: Vec<_> = networks.iter().map(ToString::to_string).collect();
+                format!("asking for delivery: only [{}]", list.join(", "))
+            }
+        },
+        Command::Flush { via, .. } => format!("delivery asked for by {via}"),
+        Command::OfAccount { name, change } => format!("account {name}: {}", account(change)),
+        other => other.verb().to_owned(),
+    }
+}
+
+fn policy(change: PolicyChange) -> String {
+    // All of them by name, so that a new one cannot be forgotten here.
+    let PolicyChange {
+        hold_ms,
+        delay_ms,
+        probation_ms,
+        quota_bytes,
+        quota_messages,
+        full_for_good,
+        listed_only,
+        delimiter,
+        verify,
+        yes_ms,
+        no_ms,
+        probe_ms,
+        defer,
+        attended,
+    } = change;
+    let number = |name: &str, value: Option<u64>| value.map(|value| format!("{name} {value}"));
+    let flag = |name: &str, value: Option<bool>| value.map(|value| format!("{name} {value}"));
+    let changed = [
+        number("hold_ms", hold_ms),
+        number("delay_ms", delay_ms),
+        number("probation_ms", probation_ms),
+        number("quota_bytes", quota_bytes),
+        number("quota_messages", quota_messages),
+        flag("full_for_good", full_for_good),
+        flag("listed_only", listed_only),
+        number("delimiter", delimiter.map(u64::from)),
+        flag("verify", verify),
+        number("yes_ms", yes_ms),
+        number("no_ms", no_ms),
+        number("probe_ms", probe_ms),
+        flag("defer", defer),
+        flag("attended", attended),
+    ];
+    let changed: Vec<_> = changed.into_iter().flatten().collect();
+    format!("policy: {}", changed.join(", "))
+}
+
+fn account(change: &AccountChange) -> String {
+    let names = |domains: &[holdfast_mail::Domain]| {
+        let names: Vec<_> = domains.iter().map(ToString::to_string).collect();
+        names.join(", ")
+    };
+    match change {
+        AccountChange::Add { domains, .. } => format!("added for [{}]", names(domains)),
+        AccountChange::Remove => "removed".to_owned(),
+        AccountChange::Password(_) => "password changed".to_owned(),
+        AccountChange::SecondFactor(Some(_)) => "second factor switched on".to_owned(),
+        AccountChange::SecondFactor(None) => "second factor switched off".to_owned(),
+        AccountChange::Domains(domains) => format!("domains set to [{}]", names(domains)),
+        AccountChange::SignOut => "signed out everywhere".to_owned(),
+        AccountChange::Unlock => "unlocked".to_owned(),
+        AccountChange::SignIn { good: true, .. } => "signed in".to_owned(),
+        AccountChange::SignIn { good: false, .. } => "failed to sign in".to_owned(),
+        AccountChange::AddToken(token) => {
+            let expires = match token.expires_at {
+                Some(Timestamp(ms)) => format!("until {ms}"),
+                None => "for ever".to_owned(),
+            };
+            format!("token {:?} added {expires}", token.label)
+        }
+        AccountChange::RemoveToken(_) => "token removed".to_owned(),
+    }
+}

@@ -1,0 +1,98 @@
+//! On how many nodes a held message is.
+//!
+//! A node has an entry of the log only with the bodies it needs. So who has the entry that accepted
+//! a message has the message, and one question to each node answers for all messages.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use holdfast_ledger::Seq;
+
+use super::page::count;
+use crate::replica::Cluster;
+
+/// How often the nodes are asked.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+
+/// How far each node that answers has come.
+#[derive(Clone, Default)]
+pub(super) struct Copies(Arc<ArcSwap<Sight>>);
+
+#[derive(Debug, Default)]
+struct Sight {
+    voters: usize,
+    nodes: Vec<Reached>,
+}
+
+#[derive(Clone, Debug)]
+struct Reached {
+    region: String,
+    last_log: u64,
+}
+
+impl Copies {
+    /// Asks as long as it is not dropped.
+    pub(super) async fn keep(self, cluster: Cluster) {
+        loop {
+            let standings = cluster.standings().await;
+            let voters = standings.iter().filter(|(place, ..)| place.voter).count();
+            let reached = standings.into_iter().filter_map(|(place, standing, _)| {
+                let last_log = standing.ok()?.last_log?.index;
+                let region = place.region;
+                Some(Reached { region, last_log })
+            });
+            let nodes = reached.collect();
+            self.0.store(Arc::new(Sight { voters, nodes }));
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// `3 nodes in 3 regions`, of those that answer now; a majority has what is accepted, whoever
+    /// answers.
+    pub(super) fn of(&self, seq: Seq) -> String {
+        words(&self.0.load(), seq)
+    }
+}
+
+fn words(sight: &Sight, seq: Seq) -> String {
+    let has_it = |node: &&Reached| node.last_log >= seq.index();
+    let holders: Vec<_> = sight.nodes.iter().filter(has_it).collect();
+    let regions: BTreeSet<_> = holders.iter().map(|node| &node.region).collect();
+    let majority = sight.voters / 2 + 1;
+    match (holders.len(), regions.len()) {
+        (nodes, _) if nodes < majority => count(majority as u64, "node"),
+        (nodes, 1) => count(nodes as u64, "node"),
+        (nodes, regions) => format!(
+            "{} in {}",
+            count(nodes as u64, "node"),
+            count(regions as u64, "region")
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_the_entry_has_the_message() {
+        let node = |region: &str, last_log| Reached {
+            region: region.to_owned(),
+            last_log,
+        };
+        let mut sight = Sight {
+            voters: 3,
+            nodes: vec![node("eu", 10), node("eu", 10), node("us", 9)],
+        };
+        assert_eq!(words(&sight, Seq::new(9, 3)), "3 nodes in 2 regions");
+        assert_eq!(words(&sight, Seq::new(10, 0)), "2 nodes");
+        sight.nodes.truncate(1);
+        assert_eq!(
+            words(&sight, Seq::new(1, 0)),
+            "2 nodes",
+            "or it were not accepted"
+        );
+    }
+}

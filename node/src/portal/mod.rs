@@ -1,0 +1,237 @@
+//! What customers see in a browser, and their programs over HTTP: the state of their domains, the
+//! mail that is held, and what may be done with it.
+//!
+//! Every node serves all of it: what it shows is the replicated state, what it changes goes through
+//! the log, and a session is a text that the browser keeps. Pages work without scripts.
+
+mod account;
+mod api;
+mod copies;
+mod door;
+mod live;
+mod log;
+mod mail;
+mod overview;
+mod page;
+mod receive;
+mod recipients;
+mod settings;
+mod sign_in;
+
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, Request, header};
+use axum::middleware::map_response;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use holdfast_ledger::query;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::AbortOnDropHandle;
+use tower::ServiceExt;
+
+use crate::accounts::{Doorkeeper, Seal};
+use crate::net::listen::{Listener, end_when_silent};
+use crate::net::tls::WebServer;
+use crate::release::Desk;
+use crate::replica::Cluster;
+
+use copies::Copies;
+use page::Problem;
+
+/// Connections at a time, of all browsers and programs. A page that is open keeps one.
+const CONNECTIONS_MAX: usize = 1_000;
+
+/// How long a client may take to shake hands, and to send the head of a request: who is slower
+/// keeps others out.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a browser may acknowledge nothing. A page that shows what happens, or that receives mail,
+/// must not outlast its machine; a slow line is given three tries.
+const SILENCE_MAX: Duration = Duration::from_secs(8);
+
+/// Octets of a form: the longest list of recipients that one may paste.
+const FORM_OCTETS_MAX: usize = 2 * 1024 * 1024;
+
+/// Sent with every answer. No script, style or form but our own; no other site frames a page.
+const HEADERS: [(HeaderName, &str); 6] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; \
+         connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "same-origin"),
+    (
+        header::STRICT_TRANSPORT_SECURITY,
+        "max-age=31536000; includeSubDomains",
+    ),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        "same-origin",
+    ),
+];
+
+/// What all pages share.
+struct Portal {
+    cluster: Cluster,
+    doorkeeper: Arc<Doorkeeper>,
+    release: Arc<Desk>,
+    seal: OnceLock<Seal>,
+    copies: Copies,
+    /// True once the node stops: open pages are told to come back elsewhere.
+    stopping: watch::Receiver<bool>,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+struct Client(IpAddr);
+
+/// What a node needs to serve the portal.
+pub struct Options {
+    pub listener: Listener,
+    /// Another after the certificate was renewed.
+    pub tls: Arc<ArcSwap<WebServer>>,
+    pub doorkeeper: Arc<Doorkeeper>,
+    pub release: Arc<Desk>,
+}
+
+/// Serves until `stop` is true, and then finishes what is in progress.
+pub async fn run(options: Options, cluster: Cluster, mut stop: watch::Receiver<bool>) {
+    let copies = Copies::default();
+    let _asking = AbortOnDropHandle::new(tokio::spawn(copies.clone().keep(cluster.clone())));
+    let portal = Arc::new(Portal {
+        cluster,
+        doorkeeper: options.doorkeeper,
+        release: options.release,
+        seal: OnceLock::new(),
+        copies,
+        stopping: stop.clone(),
+    });
+    let router = router(portal);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        let (stream, peer) = tokio::select! {
+            accepted = options.listener.accept() => accepted,
+            () = told(&mut stop) => break,
+        };
+        if let Err(error) = end_when_silent(&stream, SILENCE_MAX) {
+            tracing::debug!("a dead browser is noticed late: {error}");
+        }
+        let (tls, router, stop) = (options.tls.load_full(), router.clone(), stop.clone());
+        tokio::spawn(async move {
+            match tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
+                Ok(Ok(stream)) => converse(TokioIo::new(stream), router, peer.ip(), stop).await,
+                Ok(Err(error)) => tracing::debug!(client = %peer.ip(), "no TLS: {error}"),
+                Err(_) => tracing::debug!(client = %peer.ip(), "a TLS handshake took too long"),
+            }
+            drop(place);
+        });
+    }
+    // Those that talk with us end by themselves: they saw `stop` too.
+    let finished = places.acquire_many(u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX));
+    if tokio::time::timeout(PATIENCE, finished).await.is_err() {
+        tracing::debug!("some browsers were cut off");
+    }
+}
+
+/// Resolves when the node stops.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _sender_gone = stop.wait_for(|stop| *stop).await;
+}
+
+impl Portal {
+    /// The key of sessions; a node that has just joined does not know it yet.
+    fn seal(&self) -> Result<&Seal, Problem> {
+        if let Some(seal) = self.seal.get() {
+            return Ok(seal);
+        }
+        let known = query::cluster(&self.cluster.view())?;
+        let known = known.ok_or_else(|| {
+            Problem::Unable("this node has just joined and is still catching up".to_owned())
+        })?;
+        Ok(self.seal.get_or_init(|| Seal::new(&known.ca_key)))
+    }
+}
+
+async fn converse<S>(stream: S, router: Router, client: IpAddr, mut stop: watch::Receiver<bool>)
+where
+    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let service = tower::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let mut request = request.map(axum::body::Body::new);
+        request.extensions_mut().insert(Client(client));
+        router.clone().oneshot(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .serve_connection(stream, TowerToHyperService::new(service));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = told(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%client, "a browser's connection broke off: {error}");
+    }
+}
+
+fn router(portal: Arc<Portal>) -> Router {
+    Router::new()
+        .route("/", get(overview::domains))
+        .route("/sign-in", get(sign_in::form).post(sign_in::submit))
+        .route("/sign-out", post(sign_in::out))
+        .route("/d/{domain}", get(overview::show))
+        .route("/d/{domain}/live", get(live::stream))
+        .route("/d/{domain}/receive", post(receive::receive))
+        .route("/d/{domain}/deliver", post(overview::deliver))
+        .route("/d/{domain}/mail", get(mail::list).post(mail::dispose))
+        .route(
+            "/d/{domain}/recipients",
+            get(recipients::show).post(recipients::change),
+        )
+        .route("/d/{domain}/recipients.txt", get(recipients::export))
+        .route(
+            "/d/{domain}/settings",
+            get(settings::show).post(settings::change),
+        )
+        .route("/d/{domain}/log", get(log::show))
+        .route("/account", get(account::show))
+        .route("/account/password", post(account::password))
+        .route("/account/codes", post(account::codes))
+        .route("/account/tokens", post(account::tokens))
+        .nest("/api/v1", api::router())
+        .route("/style.css", get(page::style))
+        .route("/live.js", get(page::script))
+        .fallback(page::not_found)
+        .layer(axum::extract::DefaultBodyLimit::max(FORM_OCTETS_MAX))
+        .layer(map_response(with_headers))
+        .with_state(portal)
+}
+
+async fn with_headers(response: Response) -> Response {
+    let mut response = response.into_response();
+    let headers = response.headers_mut();
+    for (name, value) in HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    // What a customer sees is nobody else's, not even a cache's.
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,320 @@
+//! The state of a domain: one sentence that says what matters, and the button that one came for.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use askama::Template;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Redirect, Response};
+use holdfast_ledger::query::{self, Counts, DomainRecord};
+use holdfast_ledger::{KvError, Policy};
+use holdfast_mail::Domain;
+
+use super::Portal;
+use super::door::{Posted, SignedIn};
+use super::page::{Frame, Problem, bytes, count, render, span};
+use crate::explain;
+use crate::release::{NotStarted, Pending};
+
+/// How it is with a domain.
+pub(super) struct Picture {
+    pub(super) tone: Tone,
+    /// Some words.
+    pub(super) headline: String,
+    /// The sentence that says what matters.
+    pub(super) sentence: String,
+    /// Messages that wait for delivery.
+    pub(super) held: u64,
+    /// Of all mail of the domain.
+    pub(super) bytes: u64,
+    pub(super) refused: usize,
+    pub(super) aside: usize,
+    pub(super) deleted: usize,
+    /// Of the quota, in percent; none: there is none.
+    pub(super) used: Option<u64>,
+    pub(super) room: String,
+    /// What the primary said last about what waits.
+    pub(super) last_reply: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tone {
+    Good,
+    Waiting,
+    Bad,
+}
+
+impl Tone {
+    pub(super) fn class(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Waiting => "waiting",
+            Self::Bad => "bad",
+        }
+    }
+}
+
+/// Messages of each state that are counted; beyond it "many" is all that matters.
+const COUNTED_MAX: usize = 1_000;
+
+pub(super) fn picture(portal: &Portal, record: &DomainRecord) -> Result<Picture, KvError> {
+    let view = portal.cluster.view();
+    let domain = &record.name;
+    let policy = query::policy(&view, domain)?;
+    let all = query::counts(&view, domain)?;
+    let refused = query::refused(&view, domain, COUNTED_MAX)?;
+    let aside = query::aside(&view, domain, None, COUNTED_MAX)?;
+    let deleted = aside.iter().filter(|row| row.discard_at.is_some()).count();
+    let oldest = query::held(&view, domain, None, 1)?.into_iter().next();
+    // A message may be in two queues, for different recipients.
+    let elsewhere = (refused.len() + aside.len()) as u64;
+    let held = match &oldest {
+        Some(_) => all.messages.saturating_sub(elsewhere).max(1),
+        None => 0,
+    };
+    let primary = explain::primary_text(&record.primary);
+    let is_full = !policy.has_room(all.messages, all.bytes, 1);
+    let kept = match refused.len() {
+        0 => String::new(),
+        1 => " Your server refused one message; it is kept for you to decide.".to_owned(),
+        number => {
+            format!(" Your server refused {number} messages; they are kept for you to decide.")
+        }
+    };
+    let (tone, headline, sentence, last_reply) = match &oldest {
+        None => {
+            let text = if policy.attended {
+                "Nothing waits. What arrives here is held until you receive it.".to_owned()
+            } else {
+                format!("Nothing waits. What arrives here is passed on to {primary} at once.")
+            };
+            let headline = "All delivered".to_owned();
+            (Tone::Good, headline, format!("{text}{kept}"), String::new())
+        }
+        Some(first) => {
+            let now = query::now(&view)?;
+            let envelope = query::envelope(&view, first.message)?;
+            let waiting =
+                envelope.map_or(Duration::ZERO, |envelope| now.since(envelope.received_at));
+            let waiting = span(waiting);
+            // Bytes are counted for all mail of the domain, whatever its state.
+            let size = if kept.is_empty() && aside.is_empty() {
+                format!(", {}", bytes(all.bytes))
+            } else {
+                String::new()
+            };
+            let then = if !policy.attended {
+                format!(
+                    "{primary} is tried again every few seconds, and all of it is delivered, in \
+                     order, as soon as it answers."
+                )
+            } else if let Some(here) = query::attended(&view, domain)?.filter(|a| now < a.until) {
+                format!("It is delivered to {} now.", here.to)
+            } else {
+                "It is delivered, in order, while you receive it here.".to_owned()
+            };
+            let reach = query::reach(&view, domain)?;
+            let since = reach.filter(|reach| reach.down.is_some() && !policy.attended);
+            let down = since.map_or_else(String::new, |reach| {
+                format!(
+                    "Your server has been down for {}. ",
+                    span(now.since(reach.since))
+                )
+            });
+            let sentence = format!(
+                "{down}{}{size}, safe on {}. The oldest has waited for {waiting}. {then}{kept}",
+                count(held, "message"),
+                portal.copies.of(first.seq),
+            );
+            let headline = format!("Holding {}", count(held, "message"));
+            (Tone::Waiting, headline, sentence, first.last_reply.clone())
+        }
+    };
+    let (tone, headline) = if is_full {
+        (Tone::Bad, "Full".to_owned())
+    } else {
+        (tone, headline)
+    };
+    Ok(Picture {
+        tone,
+        headline,
+        sentence,
+        held,
+        bytes: all.bytes,
+        refused: refused.len(),
+        aside: aside.len() - deleted,
+        deleted,
+        used: used(&policy, all),
+        room: room(&policy, all),
+        last_reply,
+    })
+}
+
+fn used(policy: &Policy, held: Counts) -> Option<u64> {
+    let part = |of: Option<u64>, used: u64| of.map(|of| used.saturating_mul(100) / of.max(1));
+    part(policy.quota_bytes, held.bytes)
+        .max(part(policy.quota_messages, held.messages))
+        .map(|percent| percent.min(100))
+}
+
+fn room(policy: &Policy, held: Counts) -> String {
+    let parts: Vec<String> = [
+        policy
+            .quota_bytes
+            .map(|quota| format!("{} of {}", bytes(held.bytes), bytes(quota))),
+        policy
+            .quota_messages
+            .map(|quota| format!("{} of {}", held.messages, count(quota, "message"))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    parts.join(", ")
+}
+
+#[derive(Template)]
+#[template(path = "overview.html")]
+struct Page {
+    frame: Frame,
+    picture: Picture,
+    /// Mail waits for somebody to sign in where it is to go.
+    attended: bool,
+    says: Vec<String>,
+    said: String,
+}
+
+/// The part that changes while one looks.
+#[derive(Template)]
+#[template(path = "picture.html")]
+struct Part<'a> {
+    picture: &'a Picture,
+}
+
+pub(super) fn part(portal: &Portal, record: &DomainRecord) -> Result<String, Problem> {
+    let picture = picture(portal, record)?;
+    let part = Part { picture: &picture };
+    part.render().map_err(|e| Problem::Unable(e.to_string()))
+}
+
+#[derive(serde::Deserialize)]
+pub(super) struct Said {
+    #[serde(default)]
+    done: String,
+    #[serde(default)]
+    n: u64,
+}
+
+impl Said {
+    fn text(&self) -> String {
+        match (self.done.as_str(), self.n) {
+            ("started", 0) => "Nothing waits for delivery.".to_owned(),
+            ("started", n) => format!("Delivery of {} was started.", count(n, "message")),
+            ("under-way", _) => "Delivery was started a moment ago.".to_owned(),
+            ("often", _) => "Delivery was asked for too often. Wait a minute.".to_owned(),
+            _ => String::new(),
+        }
+    }
+}
+
+pub(super) async fn show(
+    State(portal): State<Arc<Portal>>,
+    who: SignedIn,
+    Path(name): Path<String>,
+    Query(said): Query<Said>,
+) -> Result<Response, Problem> {
+    let record = who.domain(&portal, &name)?;
+    render(&Page {
+        frame: Frame::of(&who, record.name.as_str(), "overview"),
+        picture: picture(&portal, &record)?,
+        attended: query::policy(&portal.cluster.view(), &record.name)?.attended,
+        says: explain::sentences(&portal.cluster.view(), &record)?,
+        said: said.text(),
+    })
+}
+
+pub(super) async fn deliver(
+    State(portal): State<Arc<Portal>>,
+    Path(name): Path<String>,
+    posted: Posted,
+) -> Result<Response, Problem> {
+    let record = posted.who.domain(&portal, &name)?;
+    let said = match start(&portal, posted.who.client.0, record.name).await {
+        Ok(Pending::Known(number)) => format!("done=started&n={number}"),
+        Ok(Pending::Started) => "done=under-way".to_owned(),
+        Err(NotStarted::TooOften) => "done=often".to_owned(),
+        Err(why) => return Err(Problem::Unable(why.to_string())),
+    };
+    Ok(Redirect::to(&format!("/d/{name}?{said}")).into_response())
+}
+
+/// Starts delivery for somebody who may.
+pub(super) async fn start(
+    portal: &Portal,
+    client: IpAddr,
+    domain: Domain,
+) -> Result<Pending, NotStarted> {
+    let (cluster, release) = (&portal.cluster, &portal.release);
+    release.order(cluster, client, domain, "portal").await
+}
+
+/// One line of the list of domains.
+struct Line {
+    name: Domain,
+    picture: Picture,
+}
+
+#[derive(Template)]
+#[template(path = "domains.html")]
+struct List {
+    frame: Frame,
+    lines: Vec<Line>,
+}
+
+/// All domains of an account; if there is but one, that.
+pub(super) async fn domains(
+    State(portal): State<Arc<Portal>>,
+    who: SignedIn,
+) -> Result<Response, Problem> {
+    let domains = &who.session.account.domains;
+    if let [only] = domains.as_slice() {
+        return Ok(Redirect::to(&format!("/d/{only}")).into_response());
+    }
+    let mut lines = Vec::new();
+    for domain in domains {
+        if let Some(record) = query::domain(&portal.cluster.view(), domain)? {
+            lines.push(Line {
+                name: domain.clone(),
+                picture: picture(&portal, &record)?,
+            });
+        }
+    }
+    render(&List {
+        frame: Frame::of(&who, "", ""),
+        lines,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_reads_as_its_fuller_part() {
+        let mut policy = Policy::default();
+        let held = Counts {
+            messages: 3,
+            bytes: 20_000_000,
+        };
+        assert_eq!(
+            (used(&policy, held), room(&policy, held)),
+            (None, String::new())
+        );
+        policy.quota_bytes = Some(100_000_000);
+        policy.quota_messages = Some(10);
+        assert_eq!(used(&policy, held), Some(30));
+        assert_eq!(room(&policy, held), "20 MB of 100 MB, 3 of 10 messages");
+        policy.quota_messages = Some(2);
+        assert_eq!(used(&policy, held), Some(100));
+    }
+}

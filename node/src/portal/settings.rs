@@ -1,0 +1,197 @@
+//! What a domain's owner may set: how long mail is held, and what is told to whom.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use askama::Template;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Redirect, Response};
+use holdfast_ledger::{Askers, Command, NETWORKS_MAX, PolicyChange, Probation, query};
+use holdfast_mail::Network;
+
+use super::Portal;
+use super::door::{Fields, Posted, SignedIn};
+use super::page::{Frame, Problem, render};
+use crate::explain;
+
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// The longest that a span can be set to here, as by an operator.
+const SPAN_MAX_MS: u64 = 400 * DAY_MS;
+
+/// A choice of a list.
+struct Choice {
+    value: String,
+    text: String,
+    is_chosen: bool,
+}
+
+#[derive(Template)]
+#[template(path = "settings.html")]
+struct Page {
+    frame: Frame,
+    primary: String,
+    hold: Vec<Choice>,
+    delay: Vec<Choice>,
+    probation: Vec<Choice>,
+    full_for_good: bool,
+    anybody: bool,
+    networks: String,
+    said: &'static str,
+}
+
+#[derive(serde::Deserialize)]
+pub(super) struct Said {
+    #[serde(default)]
+    done: String,
+}
+
+pub(super) async fn show(
+    State(portal): State<Arc<Portal>>,
+    who: SignedIn,
+    Path(name): Path<String>,
+    Query(said): Query<Said>,
+) -> Result<Response, Problem> {
+    let record = who.domain(&portal, &name)?;
+    let view = portal.cluster.view();
+    let policy = query::policy(&view, &record.name)?;
+    let ms = |span: Option<Duration>| {
+        span.map_or(0, |span| {
+            u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+        })
+    };
+    let probation = match policy.probation {
+        Probation::For(span) => ms(Some(span)),
+        Probation::Endless => u64::MAX,
+    };
+    let (anybody, networks) = match query::askers(&view, &record.name)? {
+        Askers::Anybody => (true, Vec::new()),
+        Askers::Networks(networks) => (false, networks),
+    };
+    let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+    render(&Page {
+        frame: Frame::of(&who, record.name.as_str(), "settings"),
+        primary: explain::primary_text(&record.primary),
+        hold: choices(
+            &[DAY_MS, 5 * DAY_MS, 7 * DAY_MS, 14 * DAY_MS, 30 * DAY_MS, 0],
+            ms(policy.hold),
+            "without end, until the quota is full",
+        ),
+        delay: choices(
+            &[HOUR_MS, 4 * HOUR_MS, DAY_MS, 2 * DAY_MS, 0],
+            ms(policy.delay),
+            "never",
+        ),
+        probation: choices(
+            &[0, 600_000, HOUR_MS, DAY_MS, u64::MAX],
+            probation,
+            "no time: believe every refusal",
+        ),
+        full_for_good: policy.full_for_good,
+        anybody,
+        networks: networks.join("\n"),
+        said: if said.done == "yes" {
+            "Saved. It holds on every node from now on, for mail that is held already too."
+        } else {
+            ""
+        },
+    })
+}
+
+/// `zero`: what no time at all means.
+fn choices(offered: &[u64], chosen: u64, zero: &str) -> Vec<Choice> {
+    let mut values = offered.to_vec();
+    if !values.contains(&chosen) {
+        values.insert(0, chosen);
+    }
+    let text = |ms: u64| match ms {
+        0 => zero.to_owned(),
+        u64::MAX => "until you decide".to_owned(),
+        ms => explain_span(ms),
+    };
+    let choice = |ms: u64| Choice {
+        value: ms.to_string(),
+        text: text(ms),
+        is_chosen: ms == chosen,
+    };
+    values.into_iter().map(choice).collect()
+}
+
+fn explain_span(ms: u64) -> String {
+    match (ms / DAY_MS, ms / HOUR_MS) {
+        (1, _) if ms == DAY_MS => "1 day".to_owned(),
+        (days, _) if days > 0 && ms.is_multiple_of(DAY_MS) => format!("{days} days"),
+        (_, 1) if ms == HOUR_MS => "1 hour".to_owned(),
+        (_, hours) if hours > 0 && ms.is_multiple_of(HOUR_MS) => format!("{hours} hours"),
+        _ => super::page::span(Duration::from_millis(ms)),
+    }
+}
+
+pub(super) async fn change(
+    State(portal): State<Arc<Portal>>,
+    Path(name): Path<String>,
+    posted: Posted,
+) -> Result<Response, Problem> {
+    let record = posted.who.domain(&portal, &name)?;
+    let domain = record.name;
+    let person = posted.who.person();
+    let fields = &posted.fields;
+    let change = PolicyChange {
+        hold_ms: Some(span(fields, "hold")?),
+        delay_ms: Some(span(fields, "delay")?),
+        probation_ms: Some(span(fields, "probation")?),
+        full_for_good: Some(fields.get("full") == "never"),
+        ..PolicyChange::default()
+    };
+    let askers = askers(fields)?;
+    let view = portal.cluster.view();
+    if query::askers(&view, &domain)? != askers {
+        let domain = domain.clone();
+        let command = Command::SetAskers { domain, askers };
+        portal.change(&person, command).await?;
+    }
+    let command = Command::SetPolicy { domain, change };
+    portal.change(&person, command).await?;
+    Ok(Redirect::to(&format!("/d/{name}/settings?done=yes")).into_response())
+}
+
+fn span(fields: &Fields, name: &str) -> Result<u64, Problem> {
+    let wrong = || Problem::Wrong(format!("{name} is not among the choices"));
+    let ms: u64 = fields.get(name).parse().map_err(|_| wrong())?;
+    let is_good = ms <= SPAN_MAX_MS || name == "probation" && ms == u64::MAX;
+    is_good.then_some(ms).ok_or_else(wrong)
+}
+
+fn askers(fields: &Fields) -> Result<Askers, Problem> {
+    if fields.get("askers") == "anybody" {
+        return Ok(Askers::Anybody);
+    }
+    let networks = fields
+        .get("networks")
+        .split([',', '\n', ' '])
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+        .map(|text| Network::parse(text).map_err(|why| Problem::Wrong(format!("{text:?}: {why}"))))
+        .collect::<Result<Vec<_>, _>>()?;
+    if networks.len() > NETWORKS_MAX {
+        return Err(Problem::Wrong(format!("at most {NETWORKS_MAX} networks")));
+    }
+    Ok(Askers::Networks(networks))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_that_an_operator_set_is_offered_too() {
+        let offered = choices(&[DAY_MS, 0], 90_000, "never");
+        let texts: Vec<_> = offered.iter().map(|choice| choice.text.as_str()).collect();
+        assert_eq!(texts, ["1 min", "1 day", "never"]);
+        let chosen: Vec<_> = offered.iter().map(|choice| choice.is_chosen).collect();
+        assert_eq!(chosen, [true, false, false]);
+        assert_eq!(explain_span(30 * DAY_MS), "30 days");
+        assert_eq!(explain_span(4 * HOUR_MS), "4 hours");
+    }
+}

@@ -1,0 +1,71 @@
+//! Whether a domain's primary can be reached: as one node sees it, and as the cluster says.
+//!
+//! One node's broken line is no reason to call a primary down, so whoever finds it so asks the
+//! others first. Deciding about mail is left to whoever tries to deliver it.
+
+use std::time::Duration;
+
+use holdfast_ledger::{Command, Seen, query};
+use holdfast_mail::Domain;
+use tokio::time::Instant;
+
+use crate::destination::{Destination, Unreachable};
+use crate::replica::Cluster;
+
+/// How long a primary may take for each step until its EHLO is answered. One that takes longer is
+/// slow, and mail for it better waits than is deferred.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the cluster may take to note what was found. Later than this it is found again.
+const NOTE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Whether the primary takes this node's EHLO.
+///
+/// # Errors
+/// Why not.
+pub(crate) async fn reached(destination: &Destination) -> Result<(), Unreachable> {
+    let connection = destination.open(PATIENCE).await?;
+    connection.quit().await;
+    Ok(())
+}
+
+/// What the cluster is to say of a primary that this node does not reach, and whether another node
+/// does.
+pub(crate) async fn judged(destination: &Destination, why: String) -> (Seen, bool) {
+    let domain = &destination.domain;
+    let other = destination.cluster.reached_elsewhere(domain).await;
+    if let Some(node) = &other {
+        tracing::warn!(%domain, %why, by = %node, "the primary is reached by another node, not from here");
+    }
+    let seen = Seen {
+        domain: domain.clone(),
+        down: other.is_none().then_some(why),
+    };
+    (seen, other.is_some())
+}
+
+/// Tells the cluster.
+pub(crate) async fn note(cluster: &Cluster, seen: Vec<Seen>) {
+    let command = Command::Observe {
+        node: cluster.me().id,
+        seen,
+    };
+    let noted = cluster.propose(command, Instant::now() + NOTE_TIME_MAX);
+    if let Err(error) = noted.await {
+        tracing::debug!(%error, "what was found of primaries was not noted");
+    }
+}
+
+/// The primary has just taken a session: if the cluster says otherwise, it is told.
+pub(crate) fn is_up(cluster: &Cluster, domain: &Domain) {
+    let known = query::reach(&cluster.view(), domain);
+    if !known.is_ok_and(|reach| reach.is_some_and(|reach| reach.down.is_some())) {
+        return;
+    }
+    let seen = Seen {
+        domain: domain.clone(),
+        down: None,
+    };
+    let cluster = cluster.clone();
+    tokio::spawn(async move { note(&cluster, vec![seen]).await });
+}
