@@ -1,24 +1,17 @@
-//! The way to a domain's primary: its record, its addresses, a session.
+//! The way to a domain's primary: its record, its route, a session.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_ledger::{KvError, Member, Primary, query};
+use holdfast_ledger::{KvError, Route, RouteTls, query};
 use holdfast_mail::Domain;
-use holdfast_smtp::client::Closed;
+use holdfast_smtp::client::{Login, Protocol};
 
+use crate::dial::{self, CONNECT_TIMEOUT, NoSession, SMTP_PORT, Way, literal};
 use crate::net::dns::Resolver;
-use crate::replica::{Cluster, now};
-use crate::talk::deliver::{self, Connection, Dialing, Unavailable};
-
-/// How long one TCP connect may take. The kernel repeats a lost SYN after one and three
-/// seconds, so a primary that comes back in the middle of an attempt is still met by it.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Addresses of a primary tried in a row (RFC 5321 section 5.1: "SHOULD try at least two").
-const ADDRESSES_MAX: usize = 8;
+use crate::net::tls::Trust;
+use crate::replica::{Cluster, now, random_id};
+use crate::talk::deliver::{Connection, Dialing, Security};
 
 pub(crate) struct Destination {
     pub(crate) cluster: Cluster,
@@ -35,21 +28,18 @@ pub(crate) enum Unreachable {
     NobodySignedIn,
     #[error(transparent)]
     State(#[from] KvError),
-    #[error("{host} has no address now: {why}; mail is kept; check the name and the DNS")]
-    NoAddress { host: String, why: io::Error },
-    #[error(
-        "{address}, the primary's address, is a node of this cluster, so mail would come back \
-         to us; mail is kept; set the domain's real primary"
-    )]
-    Ourselves { address: SocketAddr },
     #[error(transparent)]
-    Unavailable(#[from] Unavailable),
+    NoSession(#[from] NoSession),
 }
 
 impl Unreachable {
     /// Waiting does not help: somebody has to change the domain's record.
     pub(crate) fn needs_an_operator(&self) -> bool {
-        matches!(self, Self::NoPrimary | Self::Ourselves { .. })
+        match self {
+            Self::NoPrimary => true,
+            Self::NobodySignedIn | Self::State(_) => false,
+            Self::NoSession(why) => why.needs_an_operator(),
+        }
     }
 
     /// Other nodes would fare no better: it is not the line.
@@ -59,137 +49,77 @@ impl Unreachable {
 
     /// The primary took the connection and then let us wait.
     pub(crate) fn is_slow(&self) -> bool {
-        matches!(
-            self,
-            Self::Unavailable(Unavailable::Session {
-                why: Closed::Lost { .. },
-                ..
-            })
-        )
+        matches!(self, Self::NoSession(why) if why.is_slow())
     }
 }
 
+/// Where mail goes now.
+enum Place {
+    Host(String, u16),
+    /// By the domain's MX records.
+    Exchangers,
+}
+
 impl Destination {
-    /// Resolves the primary's name anew each time, so that a changed address is used at once,
-    /// and tries its addresses in the resolver's order.
     pub(crate) async fn open(&self, opening_wait_max: Duration) -> Result<Connection, Unreachable> {
-        let primary = self.primary()?;
-        let members = self.cluster.members();
+        let place = self.place()?;
+        let route = query::route(&self.cluster.view(), &self.domain)?;
+        let (cluster, resolver) = (&self.cluster, &self.resolver);
+        let way = match place {
+            // An address that somebody configured, or signed in from, is what they mean.
+            Place::Host(host, port) => Way {
+                private: route.private || literal(&host).is_some(),
+                hosts: vec![host],
+                port,
+            },
+            Place::Exchangers => Way {
+                hosts: dial::exchangers(cluster, resolver, &self.domain, random_id() as u32)
+                    .await?,
+                port: SMTP_PORT,
+                private: route.private,
+            },
+        };
+        let helo = &cluster.me().smtp_name;
         let dialing = Dialing {
-            helo: self.cluster.me().smtp_name.clone(),
-            connect_timeout: CONNECT_TIMEOUT,
-            opening_wait_max,
+            security: security(&route),
+            protocol: if route.lmtp {
+                Protocol::Lmtp
+            } else {
+                Protocol::Smtp
+            },
+            login: route.login.map(|(user, secret)| Login { user, secret }),
+            ..Dialing::new(helo, CONNECT_TIMEOUT, opening_wait_max)
         };
-        let mut last = Unreachable::NoAddress {
-            host: primary.host.clone(),
-            why: io::ErrorKind::NotFound.into(),
-        };
-        let addresses = self.addresses(&primary).await?;
-        for ip in addresses.into_iter().take(ADDRESSES_MAX) {
-            let address = SocketAddr::new(ip, primary.port);
-            if self.is_ours(address, &primary, &members).await {
-                last = Unreachable::Ourselves { address };
-                continue;
-            }
-            match deliver::open(&dialing, address, &primary.host).await {
-                Ok(connection) => return Ok(connection),
-                Err(why) => last = why.into(),
-            }
-        }
-        Err(last)
+        Ok(dial::dial(cluster, resolver, &dialing, &way).await?)
     }
 
-    /// Where mail goes now.
-    fn primary(&self) -> Result<Primary, Unreachable> {
+    fn place(&self) -> Result<Place, Unreachable> {
         let view = self.cluster.view();
         let record = query::domain(&view, &self.domain)?.ok_or(Unreachable::NoPrimary)?;
-        if !query::policy(&view, &self.domain)?.attended {
-            return Ok(record.primary);
+        if query::policy(&view, &self.domain)?.attended {
+            let attended = query::attended(&view, &self.domain)?;
+            let attended = attended.filter(|attended| now() < attended.until);
+            let to = attended.ok_or(Unreachable::NobodySignedIn)?.to;
+            return Ok(Place::Host(to.ip().to_string(), to.port()));
         }
-        let attended = query::attended(&view, &self.domain)?;
-        let attended = attended.filter(|attended| now() < attended.until);
-        let to = attended.ok_or(Unreachable::NobodySignedIn)?.to;
-        Ok(Primary {
-            host: to.ip().to_string(),
-            port: to.port(),
-        })
+        if query::route(&view, &self.domain)?.by_mx {
+            return Ok(Place::Exchangers);
+        }
+        Ok(Place::Host(record.primary.host, record.primary.port))
     }
 
     /// Whether a message may go out over a connection that is open: not to a machine that nobody
     /// is signed in at any more.
     pub(super) fn is_open(&self) -> bool {
-        self.primary().is_ok()
-    }
-
-    async fn addresses(&self, primary: &Primary) -> Result<Vec<IpAddr>, Unreachable> {
-        if let Some(ip) = literal(&primary.host) {
-            return Ok(vec![ip]);
-        }
-        self.resolver
-            .addresses(&primary.host)
-            .await
-            .map_err(|why| Unreachable::NoAddress {
-                host: primary.host.clone(),
-                why,
-            })
-    }
-
-    /// Whether a connection to `address` would reach an SMTP listener of this cluster.
-    async fn is_ours(&self, address: SocketAddr, primary: &Primary, members: &[Member]) -> bool {
-        for member in members {
-            let Some((host, port)) = split(&member.smtp_address) else {
-                continue;
-            };
-            if port != address.port() {
-                continue;
-            }
-            let ours = match literal(host) {
-                // A listener on every address is met on loopback by those on its machine.
-                Some(ip) if ip.is_unspecified() => {
-                    member.id == self.cluster.me().id && address.ip().is_loopback()
-                        || member.smtp_name.eq_ignore_ascii_case(&primary.host)
-                }
-                Some(ip) => ip == address.ip(),
-                None if host.eq_ignore_ascii_case(&primary.host) => true,
-                None => self
-                    .resolver
-                    .addresses(host)
-                    .await
-                    .is_ok_and(|addresses| addresses.contains(&address.ip())),
-            };
-            if ours {
-                return true;
-            }
-        }
-        false
+        self.place().is_ok()
     }
 }
 
-pub(crate) fn split(address: &str) -> Option<(&str, u16)> {
-    let (host, port) = address.rsplit_once(':')?;
-    Some((host, port.parse().ok()?))
-}
-
-/// An IP address, in the brackets of a URL or an address literal or without.
-pub(crate) fn literal(host: &str) -> Option<IpAddr> {
-    let inside = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(host);
-    inside.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_taken_apart_in_all_their_forms() {
-        assert_eq!(split("[::1]:25"), Some(("[::1]", 25)));
-        assert_eq!(split("mx.example:2525"), Some(("mx.example", 2525)));
-        assert_eq!(split("mx.example"), None);
-        assert_eq!(literal("[::1]"), Some("::1".parse().unwrap()));
-        assert_eq!(literal("192.0.2.1"), Some("192.0.2.1".parse().unwrap()));
-        assert_eq!(literal("mx.example"), None);
+fn security(route: &Route) -> Security {
+    match (route.tls, route.key) {
+        (RouteTls::Opportunistic, _) => Security::Opportunistic,
+        (_, Some(key)) => Security::Required(Trust::Key(key)),
+        (RouteTls::Required, None) => Security::Required(Trust::Anyone),
+        (RouteTls::Verified, None) => Security::Required(Trust::Roots),
     }
 }

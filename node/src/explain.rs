@@ -19,7 +19,7 @@ pub fn sentences(view: &dyn KvRead, record: &DomainRecord) -> Result<Vec<String>
     let attended = query::attended(view, domain)?.filter(|attended| now < attended.until);
     Ok(explain(&Sight {
         domain,
-        primary: &primary_text(&record.primary),
+        primary: &whither(view, record)?,
         policy: &query::policy(view, domain)?,
         health: &query::health(view, domain)?,
         held: query::counts(view, domain)?,
@@ -31,6 +31,18 @@ pub fn sentences(view: &dyn KvRead, record: &DomainRecord) -> Result<Vec<String>
         reach: query::reach(view, domain)?.as_ref(),
         now,
     }))
+}
+
+/// Where the domain's mail goes, in words.
+///
+/// # Errors
+/// The state cannot be read.
+pub fn whither(view: &dyn KvRead, record: &DomainRecord) -> Result<String, KvError> {
+    Ok(if query::route(view, &record.name)?.by_mx {
+        "the mail exchangers that its MX records name before us".to_owned()
+    } else {
+        primary_text(&record.primary)
+    })
 }
 
 /// `host:port`; an IPv6 address stands in brackets.

@@ -6,6 +6,7 @@ pub mod checkup;
 pub mod config;
 pub mod courier;
 pub mod destination;
+mod dial;
 pub mod explain;
 pub mod failpoint;
 pub mod finger;

@@ -53,6 +53,7 @@ fn says(command: &Command) -> String {
                 remove.len()
             )
         }
+        Command::SetRoute { route, .. } => format!("route: {route:?}"),
         Command::SetAskers { askers, .. } => match askers {
             Askers::Anybody => "anybody may ask for delivery".to_owned(),
             Askers::Networks(networks) => {

@@ -154,6 +154,9 @@ pub(crate) enum Domain {
     Recipients(Recipients),
     /// List what the primary said when it was asked about recipients; or forget it
     Verdicts(Verdicts),
+    /// Say how mail goes to a domain's primary, or print it: by MX, by LMTP, under which TLS, with
+    /// which login
+    Route(Route),
     /// Say who may ask for a domain's held mail with ETRN or finger: `anybody`, `nobody`, or the
     /// clients in some networks. It goes to the primary, whoever asks
     Askers {
@@ -198,7 +201,7 @@ pub(crate) struct DomainWithPrimary {
 #[derive(Args, Debug)]
 pub(crate) struct DomainChange {
     pub(crate) name: String,
-    /// Where mail for the domain is delivered
+    /// Where mail for the domain is delivered; `mx`: to the hosts that its MX records name before ours
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) primary: Option<String>,
     #[command(flatten)]
@@ -266,6 +269,76 @@ pub(crate) struct Verdicts {
     /// Forget all of it
     #[arg(long, conflicts_with = "forget")]
     pub(crate) flush: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Route {
+    /// The domain
+    pub(crate) name: String,
+    /// To the configured `primary`, or to the hosts that the domain's `mx` records name before ours
+    #[arg(long, value_enum)]
+    pub(crate) to: Option<To>,
+    #[arg(long, value_enum)]
+    pub(crate) protocol: Option<Protocol>,
+    /// TLS where it is offered (`opportunistic`); no mail without it (`required`); nor to a
+    /// certificate that is not good for the host's name (`verified`)
+    #[arg(long, value_enum)]
+    pub(crate) tls: Option<Tls>,
+    /// Log in there under this name; needs TLS that is required
+    #[arg(long, value_name = "USER", requires = "secret_file")]
+    pub(crate) login: Option<String>,
+    /// The login's secret, the only line of a file, or of standard input: -
+    #[arg(long, value_name = "FILE", requires = "login")]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// Log in no more
+    #[arg(long, conflicts_with = "login")]
+    pub(crate) no_login: bool,
+    /// No mail to another public key than this: the SHA-256 of its SubjectPublicKeyInfo
+    #[arg(long, value_name = "HEX")]
+    pub(crate) pin: Option<String>,
+    /// Any key again
+    #[arg(long, conflicts_with = "pin")]
+    pub(crate) no_pin: bool,
+    /// Whether a host's name may lead to a private or loopback address; one that is configured as an
+    /// address may always be used
+    #[arg(long, value_enum)]
+    pub(crate) private_addresses: Option<Permission>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum To {
+    Primary,
+    Mx,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum Protocol {
+    Smtp,
+    Lmtp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum Tls {
+    Opportunistic,
+    Required,
+    Verified,
+}
+
+impl Tls {
+    /// As the nodes read it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Opportunistic => "opportunistic",
+            Self::Required => "required",
+            Self::Verified => "verified",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum Permission {
+    Allow,
+    Refuse,
 }
 
 #[derive(Args, Debug)]

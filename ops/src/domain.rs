@@ -12,6 +12,7 @@ use crate::cli::{
 use crate::client::{self, Client};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
+use crate::route;
 
 /// Whether the domain may, or must, be known already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,7 @@ pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Res
         }
         Domain::Verdicts(asked) => verdicts(&mut client, asked, output).await?,
         Domain::Recipients(asked) => recipients(&mut client, asked, output).await?,
+        Domain::Route(asked) => route::route(&mut client, asked, output).await?,
         Domain::Askers { name, who } => {
             let failed = format!("who may ask for {name} was not changed");
             let request = AskersSetRequest {

@@ -15,6 +15,7 @@ mod domain;
 mod failure;
 mod mail;
 mod output;
+mod route;
 mod serve;
 mod status;
 

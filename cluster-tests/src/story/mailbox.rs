@@ -52,8 +52,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Mailbox {
     #[must_use]
     pub fn new() -> Self {
+        Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())))
+    }
+
+    #[must_use]
+    pub fn at(address: SocketAddr) -> Self {
         Self {
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())),
+            address,
             inside: Arc::default(),
             up: None,
         }

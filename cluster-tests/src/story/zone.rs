@@ -11,25 +11,25 @@ use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::rdata::{A, CNAME, MX, PTR, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
-/// Long enough that a resolver which keeps answers would be noticed.
-const TTL_SECONDS: u32 = 3600;
-
 /// How soon the server notices that it has to end.
 const TURN: Duration = Duration::from_millis(100);
 
 /// One at a time answers; it ends when this is dropped.
 pub struct Zone {
     address: SocketAddr,
+    ttl: Duration,
     records: Arc<Mutex<Vec<Record>>>,
     going: Arc<AtomicBool>,
     serving: Option<JoinHandle<()>>,
 }
 
 impl Zone {
+    /// Answers may be kept for `ttl`.
+    ///
     /// # Panics
     /// If it has no port.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(ttl: Duration) -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         socket.set_read_timeout(Some(TURN)).expect("a socket");
         let address = socket.local_addr().expect("an address");
@@ -44,6 +44,7 @@ impl Zone {
         });
         Self {
             address,
+            ttl,
             records,
             going,
             serving: Some(serving),
@@ -61,13 +62,25 @@ impl Zone {
     /// If a line cannot be read.
     pub fn says(&self, text: &str) {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        *self.records.lock().unwrap_or_else(PoisonError::into_inner) = lines.map(record).collect();
+        *self.records.lock().unwrap_or_else(PoisonError::into_inner) =
+            lines.map(|line| self.record(line)).collect();
     }
-}
 
-impl Default for Zone {
-    fn default() -> Self {
-        Self::new()
+    fn record(&self, line: &str) -> Record {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let name = |word: &str| Name::from_ascii(word).expect(line);
+        let data = match words[1..] {
+            ["A", address] => RData::A(A(address.parse().expect(line))),
+            ["CNAME", host] => RData::CNAME(CNAME(name(host))),
+            ["PTR", host] => RData::PTR(PTR(name(host))),
+            ["MX", preference, host] => {
+                RData::MX(MX::new(preference.parse().expect(line), name(host)))
+            }
+            ["TXT", ..] => RData::TXT(TXT::new(vec![words[2..].join(" ")])),
+            _ => panic!("not a record: {line}"),
+        };
+        let ttl = u32::try_from(self.ttl.as_secs()).expect("a TTL");
+        Record::from_rdata(name(words[0]), ttl, data)
     }
 }
 
@@ -78,20 +91,6 @@ impl Drop for Zone {
             drop(serving.join());
         }
     }
-}
-
-fn record(line: &str) -> Record {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let name = |word: &str| Name::from_ascii(word).expect(line);
-    let data = match words[1..] {
-        ["A", address] => RData::A(A(address.parse().expect(line))),
-        ["CNAME", host] => RData::CNAME(CNAME(name(host))),
-        ["PTR", host] => RData::PTR(PTR(name(host))),
-        ["MX", preference, host] => RData::MX(MX::new(preference.parse().expect(line), name(host))),
-        ["TXT", ..] => RData::TXT(TXT::new(vec![words[2..].join(" ")])),
-        _ => panic!("not a record: {line}"),
-    };
-    Record::from_rdata(name(words[0]), TTL_SECONDS, data)
 }
 
 fn answer_one(socket: &UdpSocket, known: &Mutex<Vec<Record>>) -> io::Result<()> {

@@ -1,5 +1,7 @@
 //! A customer enters what we tell them into their zone; every node looks whether it is right.
 
+use std::time::Duration;
+
 use holdfast_cluster_tests::harness::Sandbox;
 use holdfast_cluster_tests::story::{Mailbox, Zone};
 use serde_json::Value;
@@ -20,12 +22,15 @@ fn a_customer_enters_our_lines_and_every_node_looks_whether_they_are_right() {
     let _alone = alone();
     let mut mailbox = Mailbox::new();
     mailbox.come_up();
-    let zone = Zone::new();
+    // A resolver that kept answers would be noticed.
+    let zone = Zone::new(Duration::from_secs(3600));
     let dns = zone.address().to_string();
     let sandbox = Sandbox::start_with(3, DOMAIN, mailbox.address(), &["--dns", &dns]);
     let named = format!("mail.{DOMAIN}:{}", mailbox.address().port());
     let theirs = format!("mail.{DOMAIN}. A 127.0.0.1\n");
     zone.says(&format!("{OURS}{theirs}"));
+    let private = ["--private-addresses", "allow"];
+    sandbox.must("n1", &[&["domain", "route", DOMAIN], &private[..]].concat());
     sandbox.must("n1", &["domain", "set", DOMAIN, "--primary", &named]);
 
     let (code, found) = check(&sandbox);

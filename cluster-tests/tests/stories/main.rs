@@ -3,6 +3,7 @@
 
 mod dns_help;
 mod dynamic_consulting;
+mod mail_exchangers;
 mod portal;
 mod psinet;
 mod purity;

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::{
     Askers, Batch, Command, Disposal, Effect, Member, MemoryKv, NETWORKS_MAX, Outcome,
-    PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Seen, Seq, Verdict, apply_batch,
-    query,
+    PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Route, RouteTls, Seen, Seq, Verdict,
+    apply_batch, query,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
@@ -137,7 +137,7 @@ fn batch(at: u64, commands: Vec<Command>) -> Batch {
 }
 
 fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
-    match choices.below(39) {
+    match choices.below(40) {
         0..=5 => Command::Accept {
             envelope: envelope(choices, now),
         },
@@ -311,6 +311,16 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
                     down: choices.flag().then(|| "refused".to_owned()),
                 })
                 .collect(),
+        },
+        39 => Command::SetRoute {
+            domain: domain(choices),
+            route: Route {
+                by_mx: choices.flag(),
+                lmtp: choices.flag(),
+                tls: [RouteTls::Opportunistic, RouteTls::Verified][choices.below(2) as usize],
+                key: choices.flag().then_some([1; 32]),
+                ..Route::default()
+            },
         },
         32 => Command::By {
             who: "operator".to_owned(),

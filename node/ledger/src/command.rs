@@ -15,7 +15,7 @@ use crate::wire::{
     domain, envelope_from, envelope_to, exactly, member_from, member_to, message_id, present,
     primary_from, primary_to, socket,
 };
-use crate::{Seq, Undecodable};
+use crate::{Route, Seq, Undecodable};
 
 #[derive(Clone, PartialEq, Eq)]
 pub enum Command {
@@ -171,6 +171,11 @@ pub enum Command {
     Observe {
         node: NodeId,
         seen: Vec<Seen>,
+    },
+    /// How mail goes to the domain's primary.
+    SetRoute {
+        domain: Domain,
+        route: Route,
     },
     /// Who may ask for the domain's held mail to be delivered.
     SetAskers {
@@ -373,6 +378,7 @@ impl Command {
             Self::Learn { .. } => "learn",
             Self::Unlearn { .. } => "unlearn",
             Self::Observe { .. } => "observe",
+            Self::SetRoute { .. } => "set_route",
             Self::SetAskers { .. } => "set_askers",
             Self::OfAccount { .. } => "of_account",
             Self::Attend { .. } => "attend",
@@ -597,6 +603,10 @@ impl Command {
                 node: node.0,
                 seen: seen.iter().map(Seen::to_proto).collect(),
             }),
+            Self::SetRoute { domain, route } => Verb::SetRoute(proto::SetRoute {
+                domain: domain.to_string(),
+                route: Some(route.to_proto()),
+            }),
             Self::SetAskers { domain, askers } => Verb::SetAskers(proto::SetAskers {
                 domain: domain.to_string(),
                 askers: Some(askers.to_proto()),
@@ -799,6 +809,10 @@ impl Command {
                     .into_iter()
                     .map(Seen::from_proto)
                     .collect::<Result<_, _>>()?,
+            },
+            Verb::SetRoute(set) => Self::SetRoute {
+                domain: domain(&set.domain)?,
+                route: Route::from_proto(present("route", set.route)?)?,
             },
             Verb::SetAskers(set) => Self::SetAskers {
                 domain: domain(&set.domain)?,

@@ -26,6 +26,7 @@ mod policy;
 mod probation;
 pub mod query;
 mod reply;
+mod route;
 mod row;
 mod tables;
 mod wire;
@@ -46,6 +47,7 @@ pub use kv::{Kv, KvError, KvRead, MemoryKv, Row};
 pub use policy::{Policy, PolicyChange, Probation};
 pub use probation::{Doubt, Health, PROOF_KEPT, doubt};
 pub use reply::{Refusal, Replies, Reply};
+pub use route::{LOGIN_OCTETS_MAX, Route, RouteTls};
 pub use wire::Undecodable;
 
 use std::fmt;

@@ -10,7 +10,8 @@ use holdfast_proto::ledger as proto;
 use crate::account::{AccessToken, Account};
 use crate::row::{self, unreadable};
 use crate::{
-    Askers, Health, Known, KvError, KvRead, Member, Policy, Primary, Seq, Standing, tables, wire,
+    Askers, Health, Known, KvError, KvRead, Member, Policy, Primary, Route, Seq, Standing, tables,
+    wire,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -474,6 +475,13 @@ pub fn reach(kv: &dyn KvRead, domain: &Domain) -> Result<Option<Reach>, KvError>
         at: Timestamp(row.at_ms),
         node: NodeId(row.node),
     }))
+}
+
+/// How mail goes to the domain's primary.
+pub fn route(kv: &dyn KvRead, domain: &Domain) -> Result<Route, KvError> {
+    let row: Option<proto::RouteRow> = row::get(kv, &tables::route(domain))?;
+    let route = row.and_then(|row| row.route).unwrap_or_default();
+    Route::from_proto(route).map_err(|why| unreadable(&tables::route(domain), why))
 }
 
 /// Who writes and sends notifications. Past `until` anybody may take the post.

@@ -123,6 +123,10 @@ pub enum Refusal {
         "as much is known about the domain's recipients as is kept; the answer was not noted; the primary is asked again when it is needed"
     )]
     TooManyKnown,
+    #[error(
+        "the route makes no sense: a login or a pinned key needs TLS that is required, and LMTP a fixed host; nothing was changed"
+    )]
+    UnsoundRoute,
     #[error("there is no such account; nothing was changed; see `account list`")]
     UnknownAccount,
     #[error("the account exists already and was left as it is; use `account set` to change it")]
@@ -252,6 +256,7 @@ impl Refusal {
             Self::FullForNow => proto::Refusal::FullForNow,
             Self::FullForGood => proto::Refusal::FullForGood,
             Self::TooManyKnown => proto::Refusal::TooManyKnown,
+            Self::UnsoundRoute => proto::Refusal::UnsoundRoute,
             Self::UnknownAccount => proto::Refusal::UnknownAccount,
             Self::AccountExists => proto::Refusal::AccountExists,
             Self::AccountLocked => proto::Refusal::AccountLocked,
@@ -283,6 +288,7 @@ impl Refusal {
             Ok(P::FullForNow) => Self::FullForNow,
             Ok(P::FullForGood) => Self::FullForGood,
             Ok(P::TooManyKnown) => Self::TooManyKnown,
+            Ok(P::UnsoundRoute) => Self::UnsoundRoute,
             Ok(P::UnknownAccount) => Self::UnknownAccount,
             Ok(P::AccountExists) => Self::AccountExists,
             Ok(P::AccountLocked) => Self::AccountLocked,

@@ -21,6 +21,7 @@
 //! |      |           | domain 00         | `KnownsRow`  | RemoveDomain                            |
 //! |      |           |                   | `SweptRow`   | for ever                                |
 //! | 27   | reach     | domain 00         | `ReachRow`   | removal or change of the primary        |
+//! | 2b   | routes    | domain 00         | `RouteRow`   | RemoveDomain                            |
 //! | 2a   | askers    | domain 00         | `AskersRow`  | RemoveDomain                            |
 //! | 30   | messages  | message id        | `MessageRow` | nothing refers to it any more           |
 //! | 31   | held      | domain 00 seq     | `QueueRow`   | its last recipient there is settled     |
@@ -64,6 +65,7 @@ pub(crate) const LISTED: &[u8] = &[0x25];
 pub(crate) const KNOWN: &[u8] = &[0x26];
 const REACH: &[u8] = &[0x27];
 const ASKERS: &[u8] = &[0x2a];
+const ROUTES: &[u8] = &[0x2b];
 pub(crate) const MESSAGES: &[u8] = &[0x30];
 pub(crate) const HELD: &[u8] = &[0x31];
 pub(crate) const REFUSED: &[u8] = &[0x32];
@@ -121,6 +123,10 @@ pub(crate) fn askers(domain: &Domain) -> Vec<u8> {
 
 pub(crate) fn reach(domain: &Domain) -> Vec<u8> {
     of_domain(REACH, domain)
+}
+
+pub(crate) fn route(domain: &Domain) -> Vec<u8> {
+    of_domain(ROUTES, domain)
 }
 
 pub(crate) fn attended(domain: &Domain) -> Vec<u8> {

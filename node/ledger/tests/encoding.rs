@@ -8,7 +8,7 @@ use std::{env, fs};
 use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::{
     Askers, Batch, Command, Disposal, Member, Outcome, PolicyChange, Primary, Refusal, Replies,
-    Reply, ReportFate, ReportOutcome, Seen, Seq, Verdict,
+    Reply, ReportFate, ReportOutcome, Route, RouteTls, Seen, Seq, Verdict,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
@@ -20,7 +20,7 @@ use holdfast_mail::{
 fn every_command_is_read_back_as_written() {
     let commands = commands();
     let verbs: BTreeSet<_> = commands.iter().map(Command::verb).collect();
-    assert_eq!(verbs.len(), 30, "each verb has an example");
+    assert_eq!(verbs.len(), 31, "each verb has an example");
     for command in &commands {
         assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(command));
     }
@@ -296,6 +296,17 @@ fn commands() -> Vec<Command> {
         Command::Unlearn {
             domain: domain(),
             names: vec!["joe".to_owned()],
+        },
+        Command::SetRoute {
+            domain: domain(),
+            route: Route {
+                by_mx: true,
+                lmtp: true,
+                tls: RouteTls::Verified,
+                login: Some(("backup".to_owned(), "secret".to_owned())),
+                private: true,
+                key: Some([7; 32]),
+            },
         },
         Command::SetAskers {
             domain: domain(),

@@ -30,13 +30,14 @@
 //! post by NODE for TIME [epoch EPOCH]
 //! report NAME by NODE epoch EPOCH about MESSAGE failed|delayed version SEQ to ADDRESS
 //! reports by NODE epoch EPOCH: SEQ delivered|deferred|dropped TEXT, …
+//! route DOMAIN [mx] [lmtp] [required|verified] [login] [key] [private]
 //! askers DOMAIN anybody|nobody|NETWORK,…
 //! sweep
 //! together                  the indented commands that follow are one entry of the log
 //! ? held|refused|aside|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE
 //! ? recipients DOMAIN   ? takes ADDRESS   ? standing ADDRESS   ? known DOMAIN
 //! ? askers DOMAIN from CLIENT
-//! ? policy|health|reach DOMAIN   ? owed   ? reports   ? post   ? audit
+//! ? policy|health|reach|route DOMAIN   ? owed   ? reports   ? post   ? audit
 //! ? total   ? domains   ? held domains   ? members   ? bodies   ? cluster   ? now   ? marks
 //! ? invitations
 //! ```
@@ -58,7 +59,7 @@ use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::query::{self, Held};
 use holdfast_ledger::{
     Askers, Batch, Command, Disposal, Effect, KvRead, Member, MemoryKv, Outcome, PolicyChange,
-    Primary, Reply, ReportFate, ReportOutcome, Seen, Seq, Verdict, apply_batch,
+    Primary, Reply, ReportFate, ReportOutcome, Route, RouteTls, Seen, Seq, Verdict, apply_batch,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
@@ -321,6 +322,21 @@ impl Stage {
                     names => names.split(',').map(str::to_owned).collect(),
                 },
             },
+            ("route", [name, words @ ..]) => Command::SetRoute {
+                domain: domain(name),
+                route: Route {
+                    by_mx: words.contains(&"mx"),
+                    lmtp: words.contains(&"lmtp"),
+                    tls: match (words.contains(&"required"), words.contains(&"verified")) {
+                        (_, true) => RouteTls::Verified,
+                        (true, false) => RouteTls::Required,
+                        _ => RouteTls::Opportunistic,
+                    },
+                    login: (words.contains(&"login")).then(|| ("us".into(), "secret".into())),
+                    private: words.contains(&"private"),
+                    key: words.contains(&"key").then_some([0xab; 32]),
+                },
+            },
             ("askers", [name, who]) => Command::SetAskers {
                 domain: domain(name),
                 askers: match *who {
@@ -578,6 +594,7 @@ impl Stage {
                 .iter()
                 .map(|(name, known)| format!("{name} {}", yes_no(known.takes)))
                 .collect(),
+            ["route", name] => vec![format!("{:?}", query::route(kv, &domain(name)).unwrap())],
             ["reach", name] => query::reach(kv, &domain(name))
                 .unwrap()
                 .iter()

@@ -4,15 +4,18 @@ use std::time::Duration;
 
 use holdfast_ledger::query::{self, DomainRecord};
 use holdfast_ledger::{
-    Askers, Command, NETWORKS_MAX, Policy, PolicyChange, Primary, Probation, Refusal,
+    Askers, Command, NETWORKS_MAX, Policy, PolicyChange, Primary, Probation, Refusal, Route,
 };
 use holdfast_mail::{Domain, Network};
 use holdfast_proto::admin as wire;
 use tonic::Status;
 
-use super::{Admin, broken, refused};
+use super::{Admin, broken, refused, route};
 use crate::explain::{self, REFUSED_MAX, primary_text};
 use crate::replica::Cluster;
+
+/// In the place of a primary: whom the domain's MX records name before us.
+const BY_MX: &str = "mx";
 
 /// Rows read from the state at a time.
 const PAGE: usize = 256;
@@ -71,6 +74,9 @@ fn to_wire(cluster: &Cluster, record: &DomainRecord) -> Result<wire::Domain, Sta
         created_at_ms: record.created_at.0,
         refused_messages: refused.len() as u64,
         policy: Some(policy_to_wire(&policy)),
+        route: Some(route::to_wire(
+            &query::route(&view, &record.name).map_err(broken)?,
+        )),
     })
 }
 
@@ -143,7 +149,13 @@ pub(super) async fn set(
             ..wire::Domain::default()
         });
     }
-    let primary = parse_primary(&request.primary)?;
+    let by_mx = request.primary == BY_MX;
+    let primary = if by_mx {
+        let host = domain.to_string();
+        Primary { host, port: 25 }
+    } else {
+        parse_primary(&request.primary)?
+    };
     // A primary that is one of our own listeners would make us deliver to ourselves for ever.
     let ours = primary_text(&primary);
     if cluster
@@ -175,6 +187,12 @@ pub(super) async fn set(
             must_exist,
         })
         .await?;
+    let route = query::route(&cluster.view(), &domain).map_err(broken)?;
+    if route.by_mx != by_mx {
+        let domain = domain.clone();
+        let route = Route { by_mx, ..route };
+        admin.propose(Command::SetRoute { domain, route }).await?;
+    }
     if let Some(change) = change {
         let domain = domain.clone();
         admin.propose(Command::SetPolicy { domain, change }).await?;

@@ -5,6 +5,7 @@ mod domains;
 mod known;
 mod mail;
 mod recipients;
+mod route;
 mod status;
 mod zone;
 
@@ -361,6 +362,12 @@ impl wire::admin_server::Admin for Admin {
             Reply::Flushed { messages } => Ok(Response::new(wire::DeliverReply { messages })),
             other => Err(Status::internal(format!("an unexpected reply: {other:?}"))),
         }
+    }
+
+    async fn route_set(&self, request: Request<wire::RouteSetRequest>) -> Answer<wire::Route> {
+        route::set(self, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn askers_set(&self, request: Request<wire::AskersSetRequest>) -> Answer<wire::Empty> {

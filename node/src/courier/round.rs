@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use holdfast_ledger::Seen;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -65,6 +66,8 @@ enum Primary {
         patience: Duration,
         /// When to ask other nodes whether they reach it; `None` while they are asked.
         ask_at: Option<Instant>,
+        /// What an operator was told last.
+        told: String,
     },
     /// Away from here, and not from there.
     Elsewhere,
@@ -240,11 +243,7 @@ impl Round {
             Ended::Lost => {}
             Ended::Unreachable(why) => {
                 desk.counters.unavailable.inc();
-                if why.needs_an_operator() {
-                    tracing::warn!(domain = %desk.domain(), %why, "mail cannot be delivered");
-                } else {
-                    tracing::info!(domain = %desk.domain(), %why, "no connection to the primary");
-                }
+                tracing::info!(domain = %desk.domain(), %why, "no connection to the primary");
             }
         }
         if self.workers() > 0 {
@@ -255,6 +254,7 @@ impl Round {
                 probe_at: Some(Instant::now() + probe_interval()),
                 patience: PROBE_WAIT,
                 ask_at: Some(Instant::now() + ASK_AFTER),
+                told: String::new(),
             };
         }
     }
@@ -279,6 +279,7 @@ impl Round {
                     probe_at,
                     patience,
                     ask_at,
+                    told,
                 } = &mut self.primary
                 {
                     *patience = if why.is_slow() {
@@ -287,20 +288,34 @@ impl Round {
                         PROBE_WAIT
                     };
                     *probe_at = Some((begun + probe_interval()).max(now));
-                    if !why.is_ours_to_mend() && ask_at.is_some_and(|at| at <= now) {
+                    let text = why.to_string();
+                    if why.needs_an_operator() && *told != text {
+                        // It will not mend itself: the operator reads why in `domain show`.
+                        tracing::warn!(domain = %desk.domain(), %why, "mail cannot be delivered");
+                        *ask_at = ask_at.map(|_| now);
+                        told.clone_from(&text);
+                    }
+                    if ask_at.is_some_and(|at| at <= now) {
                         *ask_at = None;
-                        self.ask(why.to_string());
+                        self.ask(text, why.is_ours_to_mend());
                     }
                 }
             }
         }
     }
 
-    /// Asks the others whether they reach the primary, and tells the cluster.
-    fn ask(&mut self, why: String) {
+    /// Asks the others whether they reach the primary, unless they would fare no better, and tells
+    /// the cluster.
+    fn ask(&mut self, why: String, same_for_all: bool) {
         let desk = Arc::clone(&self.carrier.desk);
         self.tasks.spawn(async move {
-            let (seen, elsewhere) = reach::judged(&desk.destination, why).await;
+            let (seen, elsewhere) = if same_for_all {
+                let domain = desk.domain().clone();
+                let down = Some(why);
+                (Seen { domain, down }, false)
+            } else {
+                reach::judged(&desk.destination, why).await
+            };
             reach::note(desk.cluster(), vec![seen]).await;
             Task::Asked { elsewhere }
         });

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use holdfast_mail::NodeId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -236,6 +236,12 @@ impl Identity {
         })
     }
 
+    /// The fingerprint of its public key.
+    #[cfg(test)]
+    pub(crate) fn key(&self) -> Option<[u8; 32]> {
+        authority::fingerprint(self.chain.first()?).ok()
+    }
+
     /// TLS 1.2 and 1.3: old senders would fall back to plain text, which is worse.
     fn config(self) -> Result<ServerConfig, TlsError> {
         Ok(ServerConfig::builder_with_provider(provider())
@@ -271,38 +277,88 @@ impl SmtpServer {
     }
 }
 
-/// Upgrades a connection to a primary without checking its certificate (RFC 7435): encryption
-/// against listeners where nothing better is agreed. A primary without TLS gets its mail too.
-pub async fn client_opportunistic(
+/// Whose certificate a primary may show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// RFC 7435: encryption against listeners where nothing better is agreed.
+    Anyone,
+    /// It is good for the host's name, by what this machine trusts.
+    Roots,
+    /// Its public key has this fingerprint, whatever else it says.
+    Key([u8; 32]),
+}
+
+/// Upgrades a connection to a primary.
+///
+/// # Errors
+/// The handshake fails, or the certificate is not one to trust.
+pub async fn client(
     stream: TcpStream,
     name: &str,
+    trust: Trust,
 ) -> io::Result<client::TlsStream<TcpStream>> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider())))
-        .with_no_client_auth();
+        .map_err(io::Error::other)?;
+    let unchecked = |key| {
+        let provider = provider();
+        Arc::new(Unchecked { key, provider })
+    };
+    let config = match trust {
+        Trust::Roots => config.with_root_certificates(machine_roots()?),
+        Trust::Anyone => config
+            .dangerous()
+            .with_custom_certificate_verifier(unchecked(None)),
+        Trust::Key(key) => config
+            .dangerous()
+            .with_custom_certificate_verifier(unchecked(Some(key))),
+    };
     let name = ServerName::try_from(name.to_owned())
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
-    TlsConnector::from(Arc::new(config))
+    TlsConnector::from(Arc::new(config.with_no_client_auth()))
         .connect(name, stream)
         .await
 }
 
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+/// What the machine trusts (`/etc/ssl/certs`, or where `SSL_CERT_FILE` points). Read once: it
+/// changes with the system's updates, and those restart what uses it.
+fn machine_roots() -> io::Result<Arc<RootCertStore>> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    let roots = ROOTS.get_or_init(|| {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Arc::new(roots)
+    });
+    if roots.is_empty() {
+        let text = "this machine trusts no certificate authority; install ca-certificates";
+        return Err(io::Error::new(io::ErrorKind::NotFound, text));
+    }
+    Ok(roots.clone())
+}
 
-impl ServerCertVerifier for Anyone {
+/// Looks at the key at most: names, dates and signers of a certificate count for nothing.
+#[derive(Debug)]
+struct Unchecked {
+    key: Option<[u8; 32]>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Unchecked {
     fn verify_server_cert(
         &self,
-        _end_entity: &CertificateDer<'_>,
+        end_entity: &CertificateDer<'_>,
         _intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+        let is_right = |key| authority::fingerprint(end_entity).ok() == Some(key);
+        if self.key.is_none_or(is_right) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(rustls::Error::InvalidCertificate(
+            CertificateError::ApplicationVerificationFailure,
+        ))
     }
 
     fn verify_tls12_signature(
@@ -315,7 +371,7 @@ impl ServerCertVerifier for Anyone {
             message,
             cert,
             dss,
-            &self.0.signature_verification_algorithms,
+            &self.provider.signature_verification_algorithms,
         )
     }
 
@@ -329,11 +385,13 @@ impl ServerCertVerifier for Anyone {
             message,
             cert,
             dss,
-            &self.0.signature_verification_algorithms,
+            &self.provider.signature_verification_algorithms,
         )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -73,7 +73,7 @@ pub(super) fn picture(portal: &Portal, record: &DomainRecord) -> Result<Picture,
         Some(_) => all.messages.saturating_sub(elsewhere).max(1),
         None => 0,
     };
-    let primary = explain::primary_text(&record.primary);
+    let primary = explain::whither(&view, record)?;
     let is_full = !policy.has_room(all.messages, all.bytes, 1);
     let kept = match refused.len() {
         0 => String::new(),

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_mail::Envelope;
-use holdfast_smtp::client::{Closed, Mail, Options, Outcome, Session, Step, Tls};
+use holdfast_smtp::client::{Closed, Login, Mail, Options, Outcome, Protocol, Session, Step, Tls};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::net::{connect, tls};
+use crate::net::connect;
+use crate::net::tls::{self, Trust};
 
 /// How long the handshake may take that STARTTLS agreed on. RFC 3207 names no time; a minute
 /// covers a slow host, and what fails is tried again without TLS.
@@ -50,6 +51,32 @@ pub struct Dialing {
     /// Caps the times of RFC 5321 section 4.5.3.2 until the session is ready for mail; for a
     /// probe, which is made again if it was too impatient.
     pub opening_wait_max: Duration,
+    pub security: Security,
+    pub login: Option<Login>,
+    pub protocol: Protocol,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// TLS where it is offered and works.
+    Opportunistic,
+    /// No mail without it.
+    Required(Trust),
+}
+
+impl Dialing {
+    /// SMTP with what security there is, as to anybody.
+    #[must_use]
+    pub fn new(helo: &str, connect_timeout: Duration, opening_wait_max: Duration) -> Self {
+        Self {
+            helo: helo.to_owned(),
+            connect_timeout,
+            opening_wait_max,
+            security: Security::Opportunistic,
+            login: None,
+            protocol: Protocol::Smtp,
+        }
+    }
 }
 
 /// Why there is no session to deliver through.
@@ -71,15 +98,19 @@ pub struct Connection {
 }
 
 /// Connects, and goes through banner, EHLO and, where it is offered, STARTTLS. `host` is the
-/// primary's name for TLS. A handshake that fails is followed by one more connection without
-/// TLS: opportunistic encryption must not keep mail from its owner (RFC 7435 section 3).
+/// primary's name for TLS. Where security is opportunistic, a handshake that fails is followed by
+/// one more connection without TLS: opportunistic encryption must not keep mail from its owner (RFC 7435 section 3).
 pub async fn open(
     dialing: &Dialing,
     address: SocketAddr,
     host: &str,
 ) -> Result<Connection, Unavailable> {
-    match attempt(dialing, address, host, Tls::Opportunistic).await {
-        Err(Unavailable::Handshake { why, .. }) => {
+    let tls = match dialing.security {
+        Security::Opportunistic => Tls::Opportunistic,
+        Security::Required(_) => Tls::Required,
+    };
+    match attempt(dialing, address, host, tls).await {
+        Err(Unavailable::Handshake { why, .. }) if tls == Tls::Opportunistic => {
             tracing::info!(%address, host, %why, "TLS handshake failed, going on in clear text");
             attempt(dialing, address, host, Tls::Never).await
         }
@@ -99,13 +130,19 @@ async fn attempt(
     let session = Session::new(Options {
         helo: dialing.helo.clone(),
         tls,
+        login: dialing.login.clone(),
+        protocol: dialing.protocol,
     });
     let mut line = Line::new(session, dialing.opening_wait_max);
     let step = line.drive(&mut stream, &mut NoContent).await;
     if step != Step::StartTls {
         return line.opened(step, Box::new(stream), address);
     }
-    let handshake = tls::client_opportunistic(stream, host);
+    let trust = match dialing.security {
+        Security::Opportunistic => Trust::Anyone,
+        Security::Required(trust) => trust,
+    };
+    let handshake = tls::client(stream, host, trust);
     let mut stream = timeout(TLS_HANDSHAKE_TIMEOUT, handshake)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -347,15 +384,16 @@ async fn until<T>(deadline: Option<Instant>, what: impl Future<Output = T>) -> O
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
 
     use holdfast_mail::{
         Address, BodyRef, BodyType, Envelope, MessageId, Recipient, ReversePath, Timestamp,
     };
     use holdfast_smtp::client::Fate;
-    use tokio::io::DuplexStream;
+    use tokio::io::{AsyncBufReadExt, DuplexStream};
 
     use super::*;
+    use crate::net::listen::Listener;
 
     struct Pieces(Vec<Result<Bytes, String>>);
 
@@ -499,5 +537,107 @@ mod tests {
         let outcome = deliver(script, 64, content).await;
         assert_eq!(outcome.results[0].fate, Fate::Refused);
         assert_eq!(outcome.results[0].reply, "552 too big");
+    }
+
+    /// Serves one connection under STARTTLS after another, and says what it heard in clear and
+    /// under TLS. Ends with the listener's owner.
+    async fn tls_primary(
+        listener: Listener,
+        server: tls::SmtpServer,
+        heard: Arc<Mutex<Vec<(bool, String)>>>,
+    ) {
+        loop {
+            let (plain, _) = listener.accept().await;
+            let server = server.clone();
+            let heard = heard.clone();
+            tokio::spawn(async move {
+                let mut plain = plain;
+                if talk(&mut plain, false, &heard).await {
+                    // A client that does not trust the certificate goes.
+                    if let Ok(mut encrypted) = server.accept(plain).await {
+                        talk(&mut encrypted, true, &heard).await;
+                    }
+                }
+            });
+        }
+    }
+
+    /// Whether TLS is to begin.
+    async fn talk(
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        encrypted: bool,
+        heard: &Mutex<Vec<(bool, String)>>,
+    ) -> bool {
+        let mut stream = tokio::io::BufReader::new(stream);
+        if !encrypted {
+            let _gone = stream.write_all(b"220 hi\r\n").await;
+        }
+        loop {
+            let mut line = String::new();
+            if !matches!(stream.read_line(&mut line).await, Ok(1..)) {
+                return false;
+            }
+            let line = line.trim_end().to_owned();
+            heard.lock().unwrap().push((encrypted, line.clone()));
+            let reply = match line.as_str() {
+                "STARTTLS" => "220 go on",
+                "DATA" => "354 go on",
+                line if line.contains("HLO") && encrypted => "250-hi\r\n250 AUTH PLAIN",
+                line if line.contains("HLO") => "250-hi\r\n250 STARTTLS",
+                line if line.starts_with("AUTH") => "235 welcome",
+                "hi" => continue,
+                _ => "250 ok",
+            };
+            let _gone = stream.write_all(format!("{reply}\r\n").as_bytes()).await;
+            let _gone = stream.flush().await;
+            if line == "STARTTLS" {
+                return true;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn mail_and_secrets_go_only_to_the_key_that_was_pinned() {
+        let identity = tls::Identity::self_signed("mail.example").unwrap();
+        let key = identity.key().unwrap();
+        let server = tls::smtp_server(identity).unwrap();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.address().unwrap();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let primary = tokio::spawn(tls_primary(listener, server, heard.clone()));
+        let patience = Duration::from_secs(10);
+        let dialing = |security| Dialing {
+            security,
+            protocol: Protocol::Lmtp,
+            login: Some(Login {
+                user: "us".to_owned(),
+                secret: "secret".to_owned(),
+            }),
+            ..Dialing::new("mx.example", patience, patience)
+        };
+        for trust in [Trust::Key([7; 32]), Trust::Roots] {
+            let opened = open(&dialing(Security::Required(trust)), address, "mail.example").await;
+            let Err(why) = opened else {
+                panic!("{trust:?} was trusted")
+            };
+            assert!(matches!(why, Unavailable::Handshake { .. }), "{why}");
+        }
+        let said = |word: &str| {
+            let heard = heard.lock().unwrap();
+            heard.iter().filter(|(_, line)| line.contains(word)).count()
+        };
+        assert_eq!((said("AUTH"), said("MAIL")), (0, 0), "{heard:?}");
+
+        let right = dialing(Security::Required(Trust::Key(key)));
+        let mut connection = open(&right, address, "mail.example").await.unwrap();
+        let content = Pieces(vec![Ok("hi\r\n".into())]);
+        let outcome = connection.deliver(mail(4), &mut { content }).await.unwrap();
+        assert_eq!(outcome.results[0].fate, Fate::Delivered);
+        connection.quit().await;
+        primary.abort();
+        let heard = heard.lock().unwrap();
+        let auth = "AUTH PLAIN AHVzAHNlY3JldA==".to_owned();
+        assert!(heard.contains(&(true, auth)), "{heard:?}");
+        assert!(heard.contains(&(true, "LHLO mx.example".to_owned())));
     }
 }

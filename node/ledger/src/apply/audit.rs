@@ -64,6 +64,7 @@ fn about(command: &Command) -> Option<Option<&Domain>> {
         | Command::RemoveDomain { domain }
         | Command::SetPolicy { domain, .. }
         | Command::SetRecipients { domain, .. }
+        | Command::SetRoute { domain, .. }
         | Command::SetAskers { domain, .. }
         | Command::Dispose { domain, .. }
         | Command::Flush { domain, .. } => Some(Some(domain)),

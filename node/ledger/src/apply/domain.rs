@@ -1,11 +1,13 @@
-//! SetDomain, SetPolicy and RemoveDomain: whose mail is held, for which server, and how.
+//! SetDomain, SetPolicy, SetRoute and RemoveDomain: whose mail is held, for which server, and how.
 
 use holdfast_mail::Domain;
 use holdfast_proto::ledger as proto;
 
 use super::{Logged, account, known, recipients, refuse};
 use crate::policy::changed;
-use crate::{Effect, Kv, KvError, PolicyChange, Primary, Refusal, Reply, query, row, tables, wire};
+use crate::{
+    Effect, Kv, KvError, PolicyChange, Primary, Refusal, Reply, Route, query, row, tables, wire,
+};
 
 pub(super) fn set(
     kv: &mut dyn Kv,
@@ -60,6 +62,31 @@ pub(super) fn set_policy(
     Ok(Reply::Done)
 }
 
+pub(super) fn set_route(
+    kv: &mut dyn Kv,
+    domain: &Domain,
+    route: &Route,
+    effects: &mut Vec<Effect>,
+) -> Result<Reply, KvError> {
+    if !row::exists(kv, &tables::domain(domain))? {
+        return refuse(Refusal::UnknownDomain);
+    }
+    if !route.is_sound() {
+        return refuse(Refusal::UnsoundRoute);
+    }
+    if query::route(kv, domain)? == *route {
+        return Ok(Reply::Done);
+    }
+    let route = Some(route.to_proto());
+    row::put(kv, &tables::route(domain), &proto::RouteRow { route });
+    // Nobody has gone this way yet.
+    kv.delete(&tables::reach(domain));
+    effects.push(Effect::DomainChanged {
+        domain: domain.clone(),
+    });
+    Ok(Reply::Done)
+}
+
 pub(super) fn remove(
     kv: &mut dyn Kv,
     domain: &Domain,
@@ -76,6 +103,7 @@ pub(super) fn remove(
     kv.delete(&tables::domain(domain));
     kv.delete(&tables::policy(domain));
     kv.delete(&tables::askers(domain));
+    kv.delete(&tables::route(domain));
     kv.delete(&tables::attended(domain));
     recipients::forget(kv, domain)?;
     known::forget(kv, domain)?;

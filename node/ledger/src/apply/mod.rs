@@ -250,6 +250,7 @@ pub fn apply(
         }
         Command::Unlearn { domain, names } => known::unlearn(kv, domain, names),
         Command::Observe { node, seen } => observe::observe(kv, when, *node, seen),
+        Command::SetRoute { domain, route } => domain::set_route(kv, domain, route, effects),
         Command::SetAskers { domain, askers } => flush::set_askers(kv, domain, askers),
         Command::OfAccount { name, change } => account::change(kv, when, name, change),
         Command::Attend {

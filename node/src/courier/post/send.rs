@@ -16,6 +16,7 @@ use super::super::carrier::Guarded;
 use super::super::lease::Lease;
 use super::super::office::clock;
 use super::{Desk, route};
+use crate::dial::NoSession;
 use crate::talk::deliver::Connection;
 
 /// How long to try to record what became of a notification. It may be nobody else's yet, and
@@ -77,7 +78,7 @@ pub(super) async fn send(desk: &Desk, lease: &Lease, domain: &Domain, letters: V
             connection.quit().await;
             return;
         }
-        Err(why) => (matches!(why, route::Closed::Never(_)), why.to_string()),
+        Err(why) => (matches!(why, NoSession::Never(_)), why.to_string()),
     };
     let outcomes = letters.iter().map(|letter| {
         if never {

@@ -139,7 +139,7 @@ async fn a_message_travels_under_tls_and_nothing_is_remembered_from_before() {
         panic!()
     };
     let (mut near, far) = tokio::io::duplex(1 << 16);
-    let mut encrypted = tls::client_opportunistic(plain, "mx.example")
+    let mut encrypted = tls::client(plain, "mx.example", tls::Trust::Anyone)
         .await
         .unwrap();
     let (mut far_read, mut far_write) = tokio::io::split(far);
@@ -187,7 +187,7 @@ async fn no_variant_of_the_end_of_data_smuggles_a_message_through_tls() {
             let Stream::Plain(plain) = server.client else {
                 panic!()
             };
-            let mut client = tls::client_opportunistic(plain, "mx.example")
+            let mut client = tls::client(plain, "mx.example", tls::Trust::Anyone)
                 .await
                 .unwrap();
             let mut heard = vec![0; 4096];

@@ -1,0 +1,281 @@
+//! From the name of a host, or the MX records of a domain, to a session.
+//!
+//! Names lead wherever their owner wants, so the address that is connected to is the one that was
+//! looked at: not one of ours, for mail would go round in a loop; and where nobody allowed it, not a
+//! private one, where an intruder would have us knock at doors that he cannot reach.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use holdfast_ledger::Member;
+use holdfast_mail::Domain;
+use holdfast_mail::route::{self, NoRoute};
+use holdfast_smtp::client::Closed;
+
+use crate::net::dns::{Exchangers, Resolver};
+use crate::replica::Cluster;
+use crate::talk::deliver::{self, Connection, Dialing, Unavailable};
+
+/// How long one TCP connect may take. The kernel repeats a lost SYN after one and three
+/// seconds, so a primary that comes back in the middle of an attempt is still met by it.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Addresses tried in a row (RFC 5321 section 5.1: "SHOULD try at least two").
+const ADDRESSES_MAX: usize = 8;
+
+/// Where mail for other people's domains goes (RFC 5321 section 2.3.10 and IANA's list).
+pub(crate) const SMTP_PORT: u16 = 25;
+
+/// Hosts to try, in order.
+#[derive(Clone, Debug)]
+pub(crate) struct Way {
+    /// Names, or addresses.
+    pub(crate) hosts: Vec<String>,
+    pub(crate) port: u16,
+    /// Whether private addresses may be connected to.
+    pub(crate) private: bool,
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoSession {
+    /// However long one waits.
+    #[error("{0}")]
+    Never(String),
+    #[error("{0}; mail is kept")]
+    NotNow(String),
+    #[error("{host} has no address now: {why}; mail is kept; check the name and the DNS")]
+    NoAddress { host: String, why: io::Error },
+    #[error(
+        "{address}, an address of {host}, is a node of this cluster, so mail would come back to \
+         us; mail is kept; set the domain's real primary"
+    )]
+    Ourselves { host: String, address: SocketAddr },
+    #[error(
+        "{address}, an address of {host}, is private; mail is kept; if it is right, allow it with \
+         `domain route NAME --private-addresses allow`"
+    )]
+    Private { host: String, address: IpAddr },
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl From<NoRoute> for NoSession {
+    fn from(why: NoRoute) -> Self {
+        Self::Never(why.to_string())
+    }
+}
+
+impl NoSession {
+    /// Waiting does not help: somebody has to change something.
+    pub(crate) fn needs_an_operator(&self) -> bool {
+        matches!(
+            self,
+            Self::Never(_) | Self::Ourselves { .. } | Self::Private { .. }
+        )
+    }
+
+    /// The host took the connection and then let us wait.
+    pub(crate) fn is_slow(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable(Unavailable::Session {
+                why: Closed::Lost { .. },
+                ..
+            })
+        )
+    }
+}
+
+/// A session with the first of the hosts that grants one. Names are resolved anew each time, so
+/// that a changed address is used at once.
+pub(crate) async fn dial(
+    cluster: &Cluster,
+    resolver: &Resolver,
+    dialing: &Dialing,
+    way: &Way,
+) -> Result<Connection, NoSession> {
+    let members = cluster.members();
+    let mut last = NoSession::NotNow("no host has an address".to_owned());
+    let mut tried = 0;
+    for host in &way.hosts {
+        let addresses = match literal(host) {
+            Some(address) => vec![address],
+            None => match resolver.addresses(host).await {
+                Ok(addresses) => addresses,
+                Err(why) => {
+                    let host = host.clone();
+                    last = NoSession::NoAddress { host, why };
+                    continue;
+                }
+            },
+        };
+        for ip in addresses {
+            let (host, address) = (host.clone(), SocketAddr::new(ip, way.port));
+            if is_ours(cluster, resolver, address, &host, &members).await {
+                last = NoSession::Ourselves { host, address };
+                continue;
+            }
+            if !way.private && !is_public(ip) {
+                last = NoSession::Private { host, address: ip };
+                continue;
+            }
+            if tried == ADDRESSES_MAX {
+                return Err(last);
+            }
+            tried += 1;
+            match deliver::open(dialing, address, &host).await {
+                Ok(connection) => return Ok(connection),
+                Err(why) => last = why.into(),
+            }
+        }
+    }
+    Err(last)
+}
+
+/// The hosts that take a domain's mail, but for us and whoever is no better (RFC 5321 section 5.1).
+/// `draw` mixes those of equal preference.
+pub(crate) async fn exchangers(
+    cluster: &Cluster,
+    resolver: &Resolver,
+    domain: &Domain,
+    draw: u32,
+) -> Result<Vec<String>, NoSession> {
+    if domain.is_literal() {
+        let inside = domain.as_str().trim_matches(['[', ']']);
+        let address = inside.strip_prefix("ipv6:").unwrap_or(inside);
+        return Ok(vec![address.to_owned()]);
+    }
+    match resolver.exchangers(domain.as_str()).await {
+        Ok(Exchangers::NoDomain) => Err(NoSession::Never(format!("there is no domain {domain}"))),
+        Ok(Exchangers::Implicit) => Ok(vec![domain.to_string()]),
+        Ok(Exchangers::Mx(exchangers)) => {
+            let members = cluster.members();
+            let is_ours = |host: &str| {
+                members.iter().any(|member| {
+                    let listener = split(&member.smtp_address).map(|(host, _)| host);
+                    member.smtp_name.eq_ignore_ascii_case(host) || listener == Some(host)
+                })
+            };
+            Ok(route::hosts(exchangers, is_ours, draw)?)
+        }
+        Err(error) => Err(NoSession::NotNow(format!(
+            "the mail exchangers of {domain} cannot be found out now: {error}"
+        ))),
+    }
+}
+
+/// Whether a connection to `address` would reach an SMTP listener of this cluster.
+async fn is_ours(
+    cluster: &Cluster,
+    resolver: &Resolver,
+    address: SocketAddr,
+    host: &str,
+    members: &[Member],
+) -> bool {
+    for member in members {
+        let Some((listener, port)) = split(&member.smtp_address) else {
+            continue;
+        };
+        if port != address.port() {
+            continue;
+        }
+        let ours = match literal(listener) {
+            // A listener on every address is met on loopback by those on its machine.
+            Some(ip) if ip.is_unspecified() => {
+                member.id == cluster.me().id && address.ip().is_loopback()
+                    || member.smtp_name.eq_ignore_ascii_case(host)
+            }
+            Some(ip) => ip == address.ip(),
+            None if listener.eq_ignore_ascii_case(host) => true,
+            None => resolver
+                .addresses(listener)
+                .await
+                .is_ok_and(|addresses| addresses.contains(&address.ip())),
+        };
+        if ours {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether anybody on the Internet means the same host by it.
+fn is_public(address: IpAddr) -> bool {
+    // RFC 6598: between a provider and its customers.
+    const SHARED: u32 = u32::from_be_bytes([100, 64, 0, 0]);
+    const SHARED_MASK: u32 = u32::from_be_bytes([255, 192, 0, 0]);
+    match address.to_canonical() {
+        IpAddr::V4(ip) => {
+            let zero = ip.octets()[0] == 0;
+            let shared = u32::from(ip) & SHARED_MASK == SHARED;
+            let local = ip.is_private() || ip.is_link_local() || ip.is_loopback();
+            let many = ip.is_multicast() || ip == Ipv4Addr::BROADCAST;
+            !local && !many && !zero && !shared
+        }
+        IpAddr::V6(ip) => {
+            let nobodys = ip.is_loopback() || ip.is_unspecified() || ip.is_multicast();
+            let local = ip.is_unique_local() || ip.is_unicast_link_local();
+            !nobodys && !local
+        }
+    }
+}
+
+pub(crate) fn split(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    Some((host, port.parse().ok()?))
+}
+
+/// An IP address, in the brackets of a URL or an address literal or without.
+pub(crate) fn literal(host: &str) -> Option<IpAddr> {
+    let inside = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
+    inside.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_apart_in_all_their_forms() {
+        assert_eq!(split("[::1]:25"), Some(("[::1]", 25)));
+        assert_eq!(split("mx.example:2525"), Some(("mx.example", 2525)));
+        assert_eq!(split("mx.example"), None);
+        assert_eq!(literal("[::1]"), Some("::1".parse().unwrap()));
+        assert_eq!(literal("192.0.2.1"), Some("192.0.2.1".parse().unwrap()));
+        assert_eq!(literal("mx.example"), None);
+    }
+
+    #[test]
+    fn a_name_cannot_make_us_talk_to_ourselves_or_to_a_private_network() {
+        for address in [
+            "127.0.0.1",
+            "::1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "::",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "224.0.0.1",
+            "ff02::1",
+            "255.255.255.255",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "100.127.255.255",
+            "fe80::1",
+            "fd00::1",
+        ] {
+            assert!(!is_public(address.parse().unwrap()), "{address}");
+        }
+        for address in ["192.0.2.1", "100.128.0.1", "172.32.0.1", "2001:db8::1"] {
+            assert!(is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+}
