@@ -252,7 +252,7 @@ impl Pipe {
     fn send(&self, piece: Bytes) -> io::Result<()> {
         let mut inner = lock(&self.switch.0);
         let mut delay = DELAY.0 + inner.roll() % (DELAY.1 - DELAY.0);
-        if inner.roll() % LOST_ONE_IN == 0 {
+        if inner.roll().is_multiple_of(LOST_ONE_IN) {
             delay += SENT_AGAIN_AFTER;
         }
         let now = inner.now;
