@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms of `node/src` from the bottom up. A room imports only from floors below its own.
 const FLOORS: &[&[&str]] = &[
-    &["config", "failpoint", "recent"],
+    &["config", "failpoint", "recent", "world"],
     &["store", "net"],
     // Serves its numbers over a listener of `net`.
     &["observe"],
