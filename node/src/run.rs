@@ -32,8 +32,8 @@ use crate::net::tls::{self, SmtpServer, WebServer};
 use crate::observe::{self, Check, Metrics};
 use crate::ondemand::{self, OnDemand};
 use crate::replica::{self, Cluster, Looking, StartError, Stores, membership};
-use crate::switchboard::Switchboard;
 use crate::store::FlushTimes;
+use crate::switchboard::Switchboard;
 use crate::vitals::Board;
 use crate::{checkup, courier, finger, intake, portal, reach, release};
 

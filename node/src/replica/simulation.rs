@@ -203,6 +203,7 @@ fn options(host: usize, dir: &Path, fatal: &Arc<Mutex<Option<String>>>) -> super
         fatal: Arc::new(move |why| {
             lock(&fatal).get_or_insert(why);
         }),
+        flush_times: crate::store::FlushTimes::default(),
     }
 }
 
