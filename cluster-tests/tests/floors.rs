@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["observe"],
     &["replica", "talk"],
     &["person"],
-    &["dial", "rank"],
+    &["dial", "rank", "attendance", "switchboard"],
     &["destination"],
     &["release", "reach"],
     &[
@@ -25,7 +25,9 @@ const FLOORS: &[&[&str]] = &[
         "checkup",
         "vitals",
     ],
-    &["intake", "courier", "admin", "watch", "finger", "portal"],
+    &[
+        "intake", "courier", "admin", "watch", "finger", "ondemand", "portal",
+    ],
     &["run"],
 ];
 

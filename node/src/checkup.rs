@@ -11,6 +11,7 @@ use crate::destination::Destination;
 use crate::net::dns::{Exchangers, Resolver};
 use crate::reach;
 use crate::replica::Cluster;
+use crate::switchboard::Switchboard;
 
 /// What this node finds.
 ///
@@ -56,6 +57,7 @@ pub async fn findings(
         cluster: cluster.clone(),
         resolver: Arc::new(resolver.clone()),
         domain: domain.clone(),
+        switchboard: Switchboard::default(),
     };
     Ok(judge(&Evidence {
         domain: domain.clone(),

@@ -37,6 +37,8 @@ pub struct Config {
     #[serde(default)]
     pub portal: Portal,
     #[serde(default)]
+    pub atrn: Atrn,
+    #[serde(default)]
     pub dns: Dns,
     #[serde(default)]
     pub wan_profile: WanProfile,
@@ -105,6 +107,15 @@ pub struct Finger {
 pub struct Portal {
     /// Absent: no portal and no HTTP API. Always HTTPS, whose port is 443, with the certificate of
     /// `smtp`.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Atrn {
+    /// Absent: held mail cannot be fetched over a connection of the customer's own (RFC 2645). The
+    /// protocol's port is 366; the certificate is that of `smtp`.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
 }
@@ -840,6 +851,7 @@ address = "fra1.holdfast.example:7400"
             metrics = { listen = "127.0.0.1:9100" }
             finger = { listen = "127.0.0.1:7979" }
             portal = { listen = "127.0.0.1:8443" }
+            atrn = { listen = "127.0.0.1:3660" }
             dns = { servers = ["127.0.0.1:53"] }
             limits = { connections_max = 7, connections_per_client_max = 6, message_bytes_max = 70000, disk_free_min_bytes = 5 }
             courier = { connections_max = 3 }

@@ -5,18 +5,22 @@ use std::time::Duration;
 
 use holdfast_ledger::{KvError, Route, RouteTls, query};
 use holdfast_mail::Domain;
-use holdfast_smtp::client::{Login, Protocol};
+use holdfast_smtp::client::Protocol;
+use holdfast_smtp::login::Login;
 
 use crate::dial::{self, CONNECT_TIMEOUT, NoSession, SMTP_PORT, Way, literal};
 use crate::net::dns::Resolver;
 use crate::net::tls::Trust;
 use crate::replica::{Cluster, now, random_id};
+use crate::switchboard::Switchboard;
 use crate::talk::deliver::{Connection, Dialing, Security};
 
 pub(crate) struct Destination {
     pub(crate) cluster: Cluster,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) domain: Domain,
+    /// Where connections wait that customers made.
+    pub(crate) switchboard: Switchboard,
 }
 
 /// Why there is no session with the primary. Mail stays held in every case.
@@ -58,6 +62,10 @@ enum Place {
     Host(String, u16),
     /// By the domain's MX records.
     Exchangers,
+    /// Over a connection that the customer made, to this node.
+    Turned,
+    /// The same, to another node.
+    TurnedElsewhere,
 }
 
 impl Destination {
@@ -72,6 +80,11 @@ impl Destination {
                 hosts: vec![host],
                 port,
             },
+            Place::Turned => {
+                let waiting = self.switchboard.take(&self.domain);
+                return waiting.ok_or(Unreachable::NobodySignedIn);
+            }
+            Place::TurnedElsewhere => return Err(Unreachable::NobodySignedIn),
             Place::Exchangers => Way {
                 hosts: dial::exchangers(cluster, resolver, &self.domain, random_id() as u32)
                     .await?,
@@ -96,9 +109,14 @@ impl Destination {
     fn place(&self) -> Result<Place, Unreachable> {
         let view = self.cluster.view();
         let record = query::domain(&view, &self.domain)?.ok_or(Unreachable::NoPrimary)?;
+        let attended = query::attended(&view, &self.domain)?;
+        let attended = attended.filter(|attended| now() < attended.until);
+        match attended.as_ref().and_then(|attended| attended.over) {
+            Some(node) if node == self.cluster.me().id => return Ok(Place::Turned),
+            Some(_) => return Ok(Place::TurnedElsewhere),
+            None => {}
+        }
         if query::policy(&view, &self.domain)?.attended {
-            let attended = query::attended(&view, &self.domain)?;
-            let attended = attended.filter(|attended| now() < attended.until);
             let to = attended.ok_or(Unreachable::NobodySignedIn)?.to;
             return Ok(Place::Host(to.ip().to_string(), to.port()));
         }
@@ -111,7 +129,13 @@ impl Destination {
     /// Whether a message may go out over a connection that is open: not to a machine that nobody
     /// is signed in at any more.
     pub(super) fn is_open(&self) -> bool {
-        self.place().is_ok()
+        self.place()
+            .is_ok_and(|place| !matches!(place, Place::TurnedElsewhere))
+    }
+
+    /// Whether mail goes over a connection to another node now, which alone can deliver.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        matches!(self.place(), Ok(Place::TurnedElsewhere))
     }
 }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use holdfast_ledger::query::{self, Attended, Counts, DomainRecord, Reach};
-use holdfast_ledger::{Askers, Doubt, Health, KvError, KvRead, Policy, Primary, Probation, doubt};
+use holdfast_ledger::{
+    Askers, Doubt, Health, KvError, KvRead, Policy, PolicyChange, Primary, Probation, doubt,
+};
 use holdfast_mail::{Domain, Timestamp};
 
 /// Refused messages that are counted; beyond it "many" is all that matters.
@@ -21,6 +23,8 @@ pub fn sentences(view: &dyn KvRead, record: &DomainRecord) -> Result<Vec<String>
         domain,
         primary: &whither(view, record)?,
         policy: &query::policy(view, domain)?,
+        own: &query::own_policy(view, domain)?,
+        plan: query::subscription(view, domain)?.as_ref(),
         health: &query::health(view, domain)?,
         held: query::counts(view, domain)?,
         listed: query::recipients(view, domain, None, 1)?.len(),
@@ -60,6 +64,10 @@ struct Sight<'a> {
     domain: &'a Domain,
     primary: &'a str,
     policy: &'a Policy,
+    /// What of it was said for the domain itself.
+    own: &'a PolicyChange,
+    /// The plan it is on, with its extra steps.
+    plan: Option<&'a (String, u32)>,
     health: &'a Health,
     /// Held and refused.
     held: Counts,
@@ -77,7 +85,7 @@ struct Sight<'a> {
 }
 
 fn explain(sight: &Sight<'_>) -> Vec<String> {
-    vec![
+    let mut says = vec![
         arrival(sight),
         primary(sight),
         recipients(sight),
@@ -85,7 +93,43 @@ fn explain(sight: &Sight<'_>) -> Vec<String> {
         refusal(sight),
         delay(sight),
         asking(sight),
-    ]
+    ];
+    says.extend(plan(sight));
+    says
+}
+
+/// Which rule is in force: what was said for the domain goes before what its plan says.
+fn plan(sight: &Sight<'_>) -> Option<String> {
+    let (name, extra_steps) = sight.plan?;
+    let steps = match extra_steps {
+        0 => String::new(),
+        1 => " with one extra step".to_owned(),
+        number => format!(" with {number} extra steps"),
+    };
+    let PolicyChange {
+        quota_bytes,
+        quota_messages,
+        hold_ms,
+        full_for_good,
+        ..
+    } = sight.own;
+    let own = [
+        quota_bytes.map(|_| "the quota of bytes"),
+        quota_messages.map(|_| "the quota of messages"),
+        hold_ms.map(|_| "how long mail is held"),
+        full_for_good.map(|_| "what a sender is told when it is full"),
+    ];
+    let own: Vec<_> = own.into_iter().flatten().collect();
+    let rule = if own.is_empty() {
+        "its quota, how long mail is held and what a sender is told when it is full are the plan's"
+            .to_owned()
+    } else {
+        let own = own.join(" and ");
+        format!(
+            "{own}: set for the domain itself, which goes before the plan; the rest is the plan's"
+        )
+    };
+    Some(format!("It is on the plan {name}{steps}; {rule}."))
 }
 
 fn arrival(sight: &Sight<'_>) -> String {
@@ -294,6 +338,8 @@ mod tests {
             domain: &domain,
             primary: "mx.a.example:25",
             policy: &policy,
+            own: &PolicyChange::default(),
+            plan: None,
             health: &Health::default(),
             held: Counts::default(),
             refused: 0,
@@ -321,6 +367,30 @@ mod tests {
                 "Anybody may ask for delivery (ETRN, finger); it goes to the primary, whoever asks.",
             ]
         );
+        let on_plan = ("small".to_owned(), 2);
+        let plan_of = |own: &PolicyChange| {
+            let sight = Sight {
+                plan: Some(&on_plan),
+                own,
+                ..sight
+            };
+            plan(&sight).unwrap()
+        };
+        assert_eq!(
+            plan_of(&PolicyChange::default()),
+            "It is on the plan small with 2 extra steps; its quota, how long mail is held and what \
+             a sender is told when it is full are the plan's."
+        );
+        let own = PolicyChange {
+            quota_bytes: Some(0),
+            hold_ms: Some(1),
+            ..PolicyChange::default()
+        };
+        assert_eq!(
+            plan_of(&own),
+            "It is on the plan small with 2 extra steps; the quota of bytes and how long mail is \
+             held: set for the domain itself, which goes before the plan; the rest is the plan's."
+        );
         let full = Policy {
             quota_messages: Some(3),
             ..policy
@@ -345,6 +415,7 @@ mod tests {
             session: [0; 16],
             account: "ann".to_owned(),
             to: "192.0.2.7:25".parse().unwrap(),
+            over: None,
             since: Timestamp(0),
             until: Timestamp(1),
         };

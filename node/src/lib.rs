@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod admin;
+mod attendance;
 pub mod checkup;
 pub mod config;
 pub mod courier;
@@ -14,6 +15,7 @@ pub mod intake;
 pub mod listing;
 pub mod net;
 pub mod observe;
+mod ondemand;
 pub mod person;
 pub mod portal;
 mod rank;
@@ -24,6 +26,7 @@ pub mod release;
 pub mod replica;
 pub mod run;
 pub mod store;
+mod switchboard;
 pub mod talk;
 pub mod vitals;
 pub mod watch;

@@ -1,7 +1,7 @@
 //! Somebody who changes something: an operator, or a customer. What they do is in the audit.
 
 use holdfast_ledger::account::AccountChange;
-use holdfast_ledger::{Askers, Command, PolicyChange, Reply};
+use holdfast_ledger::{Askers, Command, PlanChange, PolicyChange, Reply};
 use holdfast_mail::Timestamp;
 use tokio::time::Instant;
 
@@ -61,6 +61,24 @@ fn says(command: &Command) -> String {
                 format!("asking for delivery: only [{}]", list.join(", "))
             }
         },
+        Command::SetPlan { name, change, .. } => format!("plan {name}: {}", plan(change)),
+        Command::RemovePlan { name } => format!("plan {name} removed"),
+        Command::Subscribe {
+            plan,
+            extra_steps,
+            follow,
+            ..
+        } => {
+            let told = [
+                plan.as_deref().map(|plan| match plan {
+                    "" => "on no plan any more".to_owned(),
+                    plan => format!("on the plan {plan}"),
+                }),
+                extra_steps.map(|steps| format!("extra steps {steps}")),
+                follow.then(|| "follows its plan".to_owned()),
+            ];
+            told.into_iter().flatten().collect::<Vec<_>>().join(", ")
+        }
         Command::Flush { via, .. } => format!("delivery asked for by {via}"),
         Command::OfAccount { name, change } => format!("account {name}: {}", account(change)),
         other => other.verb().to_owned(),
@@ -105,6 +123,35 @@ fn policy(change: PolicyChange) -> String {
     ];
     let changed: Vec<_> = changed.into_iter().flatten().collect();
     format!("policy: {}", changed.join(", "))
+}
+
+fn plan(change: &PlanChange) -> String {
+    // All of them by name, so that a new one cannot be forgotten here.
+    let PlanChange {
+        currency,
+        price,
+        quota_bytes,
+        quota_messages,
+        step_bytes,
+        step_price,
+        mx_hosts,
+        hold_ms,
+        full_for_good,
+    } = change;
+    let number = |name: &str, value: &Option<u64>| value.map(|value| format!("{name} {value}"));
+    let changed = [
+        currency.as_ref().map(|text| format!("currency {text}")),
+        number("price", price),
+        number("quota_bytes", quota_bytes),
+        number("quota_messages", quota_messages),
+        number("step_bytes", step_bytes),
+        number("step_price", step_price),
+        number("mx_hosts", &mx_hosts.map(u64::from)),
+        number("hold_ms", hold_ms),
+        full_for_good.map(|value| format!("full_for_good {value}")),
+    ];
+    let changed: Vec<_> = changed.into_iter().flatten().collect();
+    changed.join(", ")
 }
 
 fn account(change: &AccountChange) -> String {

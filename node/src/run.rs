@@ -28,10 +28,12 @@ use crate::destination::Destination;
 use crate::net::dns::{Memory, Resolver};
 use crate::net::handed::Handed;
 use crate::net::listen::Listener;
-use crate::net::tls::{self, WebServer};
+use crate::net::tls::{self, SmtpServer, WebServer};
 use crate::observe::{self, Check, Metrics};
+use crate::ondemand::{self, OnDemand};
 use crate::replica::{self, Cluster, Looking, StartError, Stores, membership};
 use crate::store::FlushTimes;
+use crate::switchboard::Switchboard;
 use crate::vitals::Board;
 use crate::{checkup, courier, finger, intake, portal, reach, release};
 
@@ -107,6 +109,7 @@ struct Node {
     cluster_listener: Option<Listener>,
     smtp_listeners: Vec<Listener>,
     finger_listener: Option<Listener>,
+    atrn_listener: Option<Listener>,
     portal_listener: Option<Listener>,
     doorkeeper: Arc<Doorkeeper>,
     metrics: Metrics,
@@ -121,10 +124,12 @@ struct Rooms {
     intake_options: Arc<ArcSwap<intake::Options>>,
     courier_options: courier::Options,
     portal_tls: Arc<ArcSwap<WebServer>>,
+    atrn_tls: Arc<ArcSwap<SmtpServer>>,
     intake_stop: watch::Sender<bool>,
     courier_stop: CancellationToken,
     intake: JoinHandle<()>,
     finger: Option<JoinHandle<()>>,
+    ondemand: Option<JoinHandle<()>>,
     portal: Option<JoinHandle<()>>,
     courier: JoinHandle<()>,
 }
@@ -222,6 +227,7 @@ impl Node {
                 .transpose()
         };
         let finger_listener = optional("finger", config.finger.listen)?;
+        let atrn_listener = optional("atrn", config.atrn.listen)?;
         let portal_listener = optional("portal", config.portal.listen)?;
         if let Some((name, address)) = handed.left() {
             return Err(ServeError::Unattended {
@@ -257,6 +263,7 @@ impl Node {
             cluster_listener: Some(cluster_listener),
             smtp_listeners,
             finger_listener,
+            atrn_listener,
             portal_listener,
             doorkeeper,
             metrics,
@@ -456,6 +463,19 @@ impl Node {
             .take()
             .map(|listener| tokio::spawn(finger::run(cluster.clone(), release.clone(), listener)));
 
+        let atrn_tls = intake_options.load().tls.clone();
+        let atrn_tls = Arc::new(ArcSwap::from_pointee(atrn_tls));
+        let ondemand = self.atrn_listener.take().map(|listener| {
+            let room = OnDemand {
+                name: config.smtp.name.clone(),
+                cluster: cluster.clone(),
+                tls: atrn_tls.clone(),
+                doorkeeper: self.doorkeeper.clone(),
+                switchboard: courier_options.switchboard.clone(),
+            };
+            tokio::spawn(ondemand::run(room, listener, intake_stop.subscribe()))
+        });
+
         let portal_tls = Arc::new(ArcSwap::from_pointee(web_server(&config)?));
         let board = Board::new(cluster.clone(), portal_tls.clone());
         self.metrics
@@ -489,10 +509,12 @@ impl Node {
             intake_options,
             courier_options,
             portal_tls,
+            atrn_tls,
             intake_stop,
             courier_stop,
             intake,
             finger,
+            ondemand,
             portal,
             courier,
         })
@@ -541,6 +563,7 @@ impl Node {
         let config = old.reloaded(&new);
         observe::set_log_level(config.log.level);
         if let Some(rooms) = rooms {
+            rooms.atrn_tls.store(Arc::new(intake.tls.clone()));
             rooms.intake_options.store(Arc::new(intake));
             rooms.portal_tls.store(Arc::new(web));
             rooms
@@ -586,6 +609,7 @@ impl replica::Lookout for Lookout {
             cluster: self.cluster.clone(),
             resolver: Arc::new(self.resolver.clone()),
             domain,
+            switchboard: Switchboard::default(),
         };
         Box::pin(async move {
             let reached = reach::reached(&destination).await;
@@ -617,6 +641,10 @@ impl Rooms {
     async fn stop(self) {
         if let Some(finger) = self.finger {
             finger.abort();
+        }
+        // Sessions under way end with the courier, which lets messages finish.
+        if let Some(ondemand) = self.ondemand {
+            ondemand.abort();
         }
         self.intake_stop.send_replace(true);
         wait_for("intake", self.intake).await;

@@ -20,6 +20,7 @@ use crate::net::dns::Resolver;
 use crate::rank::rank;
 use crate::reach;
 use crate::replica::{Cluster, now};
+use crate::switchboard::Switchboard;
 
 /// How often it is looked for primaries that are due: half of the shortest interval.
 const TICK: Duration = Duration::from_secs(5);
@@ -121,6 +122,7 @@ impl Watch {
             cluster: self.cluster.clone(),
             resolver: Arc::clone(&self.resolver),
             domain,
+            switchboard: Switchboard::default(),
         };
         self.looks.spawn(async move {
             let mut found = reach::reached(&destination).await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::money::{self, Money};
 use crate::output::Format;
 
 const EXIT_CODES: &str = "\
@@ -101,6 +102,11 @@ pub(crate) enum Command {
     /// The people who look after domains in the portal, and their programs' tokens
     #[command(subcommand)]
     Account(Account),
+    /// What customers pay for, and what it gives their domains
+    #[command(subcommand)]
+    Plan(Plan),
+    /// What domains used in a month, and what is to be paid for it
+    Usage(Usage),
     /// Who did what, when, and from where
     Audit(Audit),
     /// Run a sandbox cluster on this machine until interrupted
@@ -185,9 +191,10 @@ pub(crate) enum Domain {
     /// The lines to add to a domain's zone, as BIND reads them
     Dns {
         name: String,
-        /// How many of our nodes: one, or several in different regions
-        #[arg(long, value_name = "N", default_value_t = 3)]
-        hosts: u32,
+        /// How many of our nodes: one, or several in different regions [default: as many as the
+        /// domain's plan says, or 3]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10))]
+        hosts: Option<u32>,
     },
     /// Look at a domain's DNS and its primary from every node, and tell how to mend each fault;
     /// exit code 3 if there is one
@@ -210,6 +217,8 @@ pub(crate) struct DomainWithPrimary {
     pub(crate) primary: String,
     #[command(flatten)]
     pub(crate) policy: Policy,
+    #[command(flatten)]
+    pub(crate) subscription: Subscription,
     /// Only say whether it would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -223,6 +232,8 @@ pub(crate) struct DomainChange {
     pub(crate) primary: Option<String>,
     #[command(flatten)]
     pub(crate) policy: Policy,
+    #[command(flatten)]
+    pub(crate) subscription: Subscription,
     /// Only say whether it would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -286,6 +297,94 @@ pub(crate) struct Verdicts {
     /// Forget all of it
     #[arg(long, conflicts_with = "forget")]
     pub(crate) flush: bool,
+}
+
+/// What a domain has of plans; what is not named stays as it is.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Subscription {
+    /// The plan it is on; `none`. What is set for the domain itself goes before what the plan says
+    #[arg(long, value_name = "NAME")]
+    pub(crate) plan: Option<String>,
+    /// Steps of extra quota, beside what the plan includes
+    #[arg(long, value_name = "N")]
+    pub(crate) extra_steps: Option<u32>,
+    /// Forget the domain's own --quota, --quota-messages, --hold and --when-full, so that the
+    /// plan's are in force
+    #[arg(
+        long,
+        conflicts_with_all = ["quota", "quota_messages", "hold", "when_full"]
+    )]
+    pub(crate) follow_plan: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Plan {
+    /// Offer a new plan
+    Add {
+        /// Letters, digits and ._-
+        name: String,
+        /// What a month costs: "5.00 EUR", …
+        #[arg(long, value_name = "MONEY", value_parser = money::parse)]
+        price: Money,
+        #[command(flatten)]
+        offer: Offer,
+    },
+    /// Change what a plan offers, at once for all domains that are on it; the month that runs is
+    /// billed by the new price
+    Set {
+        name: String,
+        /// What a month costs: "5.00 EUR", …
+        #[arg(long, value_name = "MONEY", value_parser = money::parse)]
+        price: Option<Money>,
+        #[command(flatten)]
+        offer: Offer,
+    },
+    /// All plans
+    List,
+    /// One plan
+    Show { name: String },
+    /// Offer a plan no more; refused while a domain is on it
+    Remove { name: String },
+}
+
+/// What a plan gives its domains; what is not named stays as it is, or is as for a domain on no
+/// plan.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Offer {
+    /// Mail that may be held at once: 500MB, 10GB, …; `none` for no limit
+    #[arg(long, value_name = "BYTES", value_parser = octets)]
+    pub(crate) quota: Option<u64>,
+    /// Messages that may be held at once; `none` for no limit
+    #[arg(long, value_name = "N", value_parser = messages)]
+    pub(crate) quota_messages: Option<u64>,
+    /// What one step of extra quota adds: 1GB, …; `none`: there are no steps
+    #[arg(long, value_name = "BYTES", value_parser = octets)]
+    pub(crate) step: Option<u64>,
+    /// What a month of one step costs: "2.00 EUR", …
+    #[arg(long, value_name = "MONEY", value_parser = money::parse)]
+    pub(crate) step_price: Option<Money>,
+    /// How many of our hosts `domain dns` tells to put into the domain's MX records
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10))]
+    pub(crate) hosts: Option<u32>,
+    /// How long mail is held: 5d, 30d, …; `quota` for without end
+    #[arg(long, value_name = "TIME", value_parser = hold)]
+    pub(crate) hold: Option<u64>,
+    /// What a sender is told when the quota is full: to try again `later` (452), or `never` (552)
+    #[arg(long, value_enum)]
+    pub(crate) when_full: Option<WhenFull>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Usage {
+    /// A calendar month in UTC, of the last 24 [default: the one that runs]
+    #[arg(long, value_name = "YYYY-MM")]
+    pub(crate) month: Option<String>,
+    /// Only this domain
+    #[arg(long)]
+    pub(crate) domain: Option<String>,
+    /// Print comma-separated values (RFC 4180), for a spreadsheet
+    #[arg(long, conflicts_with_all = ["json", "output"])]
+    pub(crate) csv: bool,
 }
 
 #[derive(Args, Debug)]
@@ -779,6 +878,19 @@ mod tests {
         for text in ["0", "1x", "MB", "99999999999TB"] {
             assert!(octets(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_domain_follows_its_plan_or_has_its_own_quota() {
+        let parse = |line: &str| {
+            let line = format!("holdfast domain set example.org {line}");
+            Cli::try_parse_from(line.split(' ')).is_ok()
+        };
+        assert!(parse("--plan basic --follow-plan"));
+        assert!(parse("--plan basic --extra-steps 2 --quota 1GB"));
+        assert!(!parse("--follow-plan --quota 1GB"));
+        assert!(!parse("--follow-plan --when-full never"));
+        assert!(!parse("--extra-steps -1"));
     }
 
     #[test]

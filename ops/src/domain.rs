@@ -30,6 +30,7 @@ pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Res
                 name: asked.name,
                 primary: Some(asked.primary),
                 policy: asked.policy,
+                subscription: asked.subscription,
                 dry_run: asked.dry_run,
             };
             changed(&mut client, asked, Known::MustNot, "added", output).await?;
@@ -97,7 +98,7 @@ pub(crate) async fn run(global: &Global, command: Domain, output: Output) -> Res
             let failed = format!("the zone lines of {name} are not known");
             let request = DomainZoneRequest {
                 name: name.clone(),
-                hosts,
+                hosts: hosts.unwrap_or(0),
             };
             let zone =
                 client::answer(&failed, client.domain_zone(client::request(request))).await?;
@@ -204,6 +205,12 @@ pub(crate) async fn set(
         must_be_new: known == Known::MustNot,
         must_exist: known == Known::Must,
         dry_run: asked.dry_run,
+        plan: asked.subscription.plan.clone().map(|plan| match &plan[..] {
+            "none" => String::new(),
+            _ => plan,
+        }),
+        extra_steps: asked.subscription.extra_steps,
+        follow_plan: asked.subscription.follow_plan,
     };
     let failed = format!("{} was not set", asked.name);
     client::answer(&failed, client.domain_set(client::request(request))).await
@@ -427,6 +434,8 @@ fn as_json(domain: &Shown) -> Value {
         "created_at": output::rfc3339(domain.created_at_ms),
         "refused_messages": domain.refused_messages,
         "policy": domain.policy.as_ref().map(policy_as_json),
+        "plan": (!domain.plan.is_empty()).then_some(&domain.plan),
+        "extra_steps": domain.extra_steps,
         "says": domain.says,
     })
 }

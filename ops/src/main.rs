@@ -16,10 +16,13 @@ mod domain;
 mod failure;
 mod generate;
 mod mail;
+mod money;
 mod output;
+mod plan;
 mod route;
 mod serve;
 mod status;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -69,6 +72,8 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Domain(command) => domain::run(global, command, output).await,
         Command::Mail(command) => mail::run(global, command, output).await,
         Command::Account(command) => account::run(global, command, output).await,
+        Command::Plan(command) => plan::run(global, command, output).await,
+        Command::Usage(asked) => usage::run(global, asked, output).await,
         Command::Audit(which) => audit::run(global, which, output).await,
         Command::Dev(args) => dev::run(args, output).await,
         Command::Generate { dir } => generate::run(&dir, output),

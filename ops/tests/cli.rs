@@ -49,6 +49,40 @@ fn help_and_version_are_data_and_succeed() {
 }
 
 #[test]
+fn help_names_what_a_plan_offers_and_what_usage_prints() {
+    for (arguments, options) in [
+        (
+            &["plan", "add", "--help"][..],
+            &[
+                "--price <MONEY>",
+                "--quota <BYTES>",
+                "--quota-messages <N>",
+                "--step <BYTES>",
+                "--step-price <MONEY>",
+                "--hosts <N>",
+                "--hold <TIME>",
+                "--when-full <WHEN_FULL>",
+            ][..],
+        ),
+        (
+            &["domain", "set", "--help"],
+            &["--plan <NAME>", "--extra-steps <N>", "--follow-plan"],
+        ),
+        (
+            &["usage", "--help"],
+            &["--month <YYYY-MM>", "--domain <DOMAIN>", "--csv"],
+        ),
+    ] {
+        let ran = holdfast(arguments);
+        assert_eq!(ran.status.code(), Some(0), "{arguments:?}");
+        let help = text(&ran.stdout);
+        for option in options {
+            assert!(help.contains(option), "{option}: {help}");
+        }
+    }
+}
+
+#[test]
 fn wrong_usage_exits_with_2() {
     for arguments in [
         &["serve"][..],
@@ -59,6 +93,31 @@ fn wrong_usage_exits_with_2() {
         &["dev"],
         &["dev", "clock", "advance", "5d"],
         &["dev", "clock", "--dir", "/tmp/x", "advance", "yesterday"],
+        &["plan", "add", "basic"],
+        &["plan", "add", "basic", "--price", "5"],
+        &["plan", "set", "basic", "--price", "-5 EUR"],
+        &["plan", "add", "basic", "--price", "5 EUR", "--hosts", "0"],
+        &[
+            "plan",
+            "add",
+            "a",
+            "--price",
+            "5 EUR",
+            "--step",
+            "1GB",
+            "--step-price",
+            "2 USD",
+        ],
+        &["usage", "--csv", "--json"],
+        &[
+            "domain",
+            "set",
+            "example.org",
+            "--follow-plan",
+            "--quota",
+            "1GB",
+        ],
+        &["domain", "dns", "example.org", "--hosts", "0"],
         &["launch"],
     ] {
         let ran = holdfast(arguments);
@@ -88,6 +147,9 @@ fn a_node_that_does_not_answer_exits_with_4_and_says_what_to_do() {
         &["domain", "list"],
         &["cluster", "leave", "n1"],
         &["mail", "deliver", "--domain", "example.org"],
+        &["plan", "list"],
+        &["plan", "add", "basic", "--price", "5 EUR"],
+        &["usage", "--csv", "--month", "2026-11"],
     ] {
         let ran = holdfast(&[&["--socket", socket.to_str().expect("a path")], arguments].concat());
         assert_eq!(ran.status.code(), Some(4), "{arguments:?}");

@@ -80,6 +80,7 @@ pub(crate) fn new(
         log: folder.join(format!("{name}.log")),
         portal: None,
         finger: None,
+        atrn: None,
         name,
         machine: Some(Machine {
             number,

@@ -44,6 +44,8 @@ pub struct Node {
     /// None: it answers no finger.
     #[serde(default)]
     pub finger: Option<SocketAddr>,
+    /// None: nobody can fetch mail over a connection of their own.
+    pub atrn: Option<SocketAddr>,
     /// None: it shares this one with the test.
     #[serde(skip)]
     pub machine: Option<Machine>,

@@ -3,10 +3,14 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::harness::{free_port, wait_for};
 
@@ -37,6 +41,33 @@ struct Inside {
     /// Names that RCPT was asked for, each time.
     asked: Mutex<Vec<String>>,
     open: Mutex<Vec<TcpStream>>,
+}
+
+/// A connection over which mail is fetched.
+pub struct Call {
+    /// To ATRN.
+    pub answer: String,
+    client: Child,
+}
+
+impl Call {
+    /// Waits until the node has ended it.
+    ///
+    /// # Panics
+    /// If it does not in time.
+    pub fn wait_for_its_end(&mut self, limit: Duration) {
+        wait_for("the call to end", limit, || {
+            self.client.try_wait().expect("a process").map(drop)
+        });
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        // It may have ended.
+        drop(self.client.kill());
+        drop(self.client.wait());
+    }
 }
 
 pub struct Mailbox {
@@ -86,10 +117,52 @@ impl Mailbox {
                 lock(&inside.open).push(stream.try_clone().expect("a socket"));
                 let inside = inside.clone();
                 // A client may go at any time.
-                thread::spawn(move || drop(serve(&stream, &inside)));
+                thread::spawn(move || drop(serve(BufReader::new(&stream), &stream, &inside)));
             }
         });
         self.up = Some((going, listening));
+    }
+
+    /// Fetches mail over a connection of its own (RFC 2645): logs in at `node` and says ATRN, with
+    /// `domains` if any. What ATRN is answered with comes back; after 250 mail goes over the connection
+    /// until the node ends it, or the call is dropped.
+    ///
+    /// # Panics
+    /// If no session under TLS comes up, or the login is refused.
+    pub fn call(&self, node: SocketAddr, login: (&str, &str), domains: &str) -> Call {
+        let mut client = Command::new("openssl")
+            .args(["s_client", "-quiet", "-starttls", "smtp"])
+            .args(["-connect", &node.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl");
+        let mut out = client.stdin.take().expect("a pipe");
+        let mut lines = BufReader::new(client.stdout.take().expect("a pipe"));
+        let mut ask = |command: String| {
+            out.write_all(command.as_bytes()).expect("a session");
+            out.flush().expect("a session");
+            loop {
+                let mut line = String::new();
+                let heard = lines.read_line(&mut line).expect("a session");
+                assert!(heard > 0, "the session ended at {command}");
+                if line.as_bytes().get(3) == Some(&b' ') {
+                    return line.trim_end().to_owned();
+                }
+            }
+        };
+        ask("EHLO mailbox.test\r\n".to_owned());
+        let secret = BASE64.encode(format!("\0{}\0{}", login.0, login.1));
+        let answer = ask(format!("AUTH PLAIN {secret}\r\n"));
+        assert!(answer.starts_with("235"), "{answer}");
+        let answer = ask(format!("{}\r\n", format!("ATRN {domains}").trim_end()));
+        if answer.starts_with("250") {
+            let inside = self.inside.clone();
+            // The node may go at any time.
+            thread::spawn(move || drop(serve(lines, out, &inside)));
+        }
+        Call { answer, client }
     }
 
     pub fn go_away(&mut self) {
@@ -144,9 +217,11 @@ impl Drop for Mailbox {
     }
 }
 
-fn serve(stream: &TcpStream, inside: &Inside) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream);
-    let say = |text: &str| (&*stream).write_all(format!("{text}\r\n").as_bytes());
+fn serve(mut lines: impl BufRead, mut out: impl Write, inside: &Inside) -> std::io::Result<()> {
+    let mut say = |text: &str| {
+        out.write_all(format!("{text}\r\n").as_bytes())?;
+        out.flush()
+    };
     say("220 mailbox.test ESMTP")?;
     let (mut from, mut to) = (String::new(), Vec::new());
     loop {

@@ -6,7 +6,7 @@ mod post;
 mod zone;
 
 pub use browser::{Browser, Page};
-pub use mailbox::{Mailbox, Received};
+pub use mailbox::{Call, Mailbox, Received};
 pub use post::{Answer, send};
 pub use zone::Zone;
 

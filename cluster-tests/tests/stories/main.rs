@@ -4,6 +4,7 @@
 mod dns_help;
 mod dynamic_consulting;
 mod mail_exchangers;
+mod on_demand;
 mod portal;
 mod psinet;
 mod purity;

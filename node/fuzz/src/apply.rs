@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::{
-    Askers, Batch, Command, Disposal, Effect, Member, MemoryKv, NETWORKS_MAX, Outcome,
+    Askers, Batch, Command, Disposal, Effect, Member, MemoryKv, NETWORKS_MAX, Outcome, PlanChange,
     PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Route, RouteTls, Seen, Seq, Verdict,
     apply_batch, query,
 };
@@ -136,8 +136,27 @@ fn batch(at: u64, commands: Vec<Command>) -> Batch {
     }
 }
 
+/// Kinds of command to choose from.
+const KINDS: u64 = 44;
+
+/// In a By no other is carried; its bytes would not even be read.
 fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
-    match choices.below(40) {
+    match choices.below(KINDS) {
+        32 => Command::By {
+            who: "operator".to_owned(),
+            from: "192.0.2.1".to_owned(),
+            says: "did something".to_owned(),
+            command: {
+                let kind = choices.below(KINDS);
+                Box::new(plain(kind, choices, now, log))
+            },
+        },
+        kind => plain(kind, choices, now, log),
+    }
+}
+
+fn plain(kind: u64, choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
+    match kind {
         0..=5 => Command::Accept {
             envelope: envelope(choices, now),
         },
@@ -286,11 +305,28 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
             session: [choices.below(2) as u8; 16],
             account: "ann".to_owned(),
             to: SocketAddr::from(([192, 0, 2, 7], choices.below(2) as u16)),
+            over: choices.flag().then_some(NodeId(1)),
             ttl_ms: choices.below(200_000),
         },
         35 => Command::Leave {
             domain: domain(choices),
             session: [choices.below(2) as u8; 16],
+        },
+        42 | 43 => Command::SetPlan {
+            name: plan(choices),
+            change: plan_change(choices),
+            must_be_new: choices.below(4) == 1,
+            must_exist: choices.below(4) == 1,
+        },
+        40 => Command::RemovePlan {
+            name: plan(choices),
+        },
+        41 => Command::Subscribe {
+            domain: domain(choices),
+            plan: [None, Some(String::new()), Some(plan(choices))][choices.below(3) as usize]
+                .clone(),
+            extra_steps: [None, Some(0), Some(2), Some(u32::MAX)][choices.below(4) as usize],
+            follow: choices.flag(),
         },
         36 => Command::Learn {
             domain: domain(choices),
@@ -321,16 +357,6 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
                 key: choices.flag().then_some([1; 32]),
                 ..Route::default()
             },
-        },
-        32 => Command::By {
-            who: "operator".to_owned(),
-            from: "192.0.2.1".to_owned(),
-            says: "did something".to_owned(),
-            command: Box::new(match command(choices, now, log) {
-                // Not even its bytes are read.
-                Command::By { .. } => Command::Sweep,
-                other => other,
-            }),
         },
         _ => Command::Sweep,
     }
@@ -380,6 +406,25 @@ fn policy(choices: &mut Choices<'_>) -> PolicyChange {
         no_ms: some([0, HOUR_MS, u64::MAX]),
         probe_ms: some([0, HOUR_MS, u64::MAX]),
         defer: some([0, 1, 1]).map(|flag| flag == 1),
+    }
+}
+
+fn plan(choices: &mut Choices<'_>) -> String {
+    ["small", "large", "no name"][choices.below(3) as usize].to_owned()
+}
+
+fn plan_change(choices: &mut Choices<'_>) -> PlanChange {
+    let mut some = |values: [u64; 3]| values.get(choices.below(4) as usize).copied();
+    PlanChange {
+        currency: some([0, 0, 1]).map(|which| ["EUR", "money"][which as usize].to_owned()),
+        price: some([0, 500, u64::MAX]),
+        quota_bytes: some([0, 300, holdfast_ledger::QUOTA_OCTETS_MAX]),
+        quota_messages: some([0, 2, u64::MAX]),
+        step_bytes: some([0, 100, holdfast_ledger::QUOTA_OCTETS_MAX]),
+        step_price: some([0, 100, holdfast_ledger::PRICE_MAX]),
+        mx_hosts: some([0, 1, 3]).map(|hosts| hosts as u32),
+        hold_ms: some([0, HOUR_MS, u64::MAX]),
+        full_for_good: some([0, 1, 1]).map(|flag| flag == 1),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use holdfast_smtp::limits::{COMMAND_BYTES_MAX, PIECE_BYTES, TIMED_BLOCK_BYTES};
 use holdfast_smtp::reply::Reply;
-use holdfast_smtp::server::{Options, Question, Session, Step};
+use holdfast_smtp::server::{Options, Question, Service, Session, Step};
 
 /// What sessions are made of.
 pub(crate) const WORDS: &[&[u8]] = &[
@@ -81,21 +81,20 @@ impl Server {
     pub(crate) fn new(head: &[u8]) -> Self {
         let at = |place: usize| head.get(place).copied().unwrap_or(b'0');
         let sizes = [1 << 20, 64, 3000, 150_000];
-        let options = Options {
-            name: "mx.example".into(),
-            message_bytes_max: sizes[usize::from(at(0)) % sizes.len()],
-            tls: at(1) % 2 == 0,
+        let size = sizes[usize::from(at(0)) % sizes.len()];
+        let mut options = Options::new("mx.example", size, at(1) % 2 == 0);
+        (options.service, options.secure) = match at(1) % 8 {
+            5 => (Service::Submission, true),
+            6 => (Service::OnDemand, true),
+            7 => (Service::Submission, false),
+            _ => (Service::Exchange, false),
         };
         Self::with(options, [at(2), at(3), at(4), at(5)])
     }
 
     /// Says yes to everything.
     pub(crate) fn willing() -> Self {
-        let options = Options {
-            name: "mx.example".into(),
-            message_bytes_max: 1 << 20,
-            tls: true,
-        };
+        let options = Options::new("mx.example", 1 << 20, true);
         Self::with(options, [b'0'; 4])
     }
 
@@ -150,7 +149,8 @@ impl Server {
                     return;
                 }
                 Step::NeedInput => return,
-                Step::Close => {
+                // From here on the session reads nothing either.
+                Step::Close | Step::Turn => {
                     self.diary.closed = true;
                     return;
                 }

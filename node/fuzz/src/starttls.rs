@@ -60,11 +60,7 @@ fn under_tls(before: &str, stream: &[u8]) {
     upgraded.take(b"STARTTLS\r\n");
     let (events, said) = (upgraded.diary.events.len(), upgraded.diary.said.len());
     let mut fresh = Server::with(
-        server::Options {
-            name: "mx.example".into(),
-            message_bytes_max: 1 << 20,
-            tls: false,
-        },
+        server::Options::new("mx.example", 1 << 20, false),
         [b'0'; 4],
     );
     fresh.go_on();

@@ -10,6 +10,7 @@ use prost::Message;
 
 use crate::account::AccountChange;
 use crate::askers::Askers;
+use crate::plan::PlanChange;
 use crate::policy::PolicyChange;
 use crate::wire::{
     domain, envelope_from, envelope_to, exactly, member_from, member_to, message_id, present,
@@ -166,6 +167,27 @@ pub enum Command {
         domain: Domain,
         names: Vec<String>,
     },
+    /// Change what a plan offers, for all domains that are on it.
+    SetPlan {
+        name: String,
+        change: PlanChange,
+        must_be_new: bool,
+        must_exist: bool,
+    },
+    /// Refused while a domain is on it.
+    RemovePlan {
+        name: String,
+    },
+    /// Put a domain on a plan, or take it off.
+    Subscribe {
+        domain: Domain,
+        /// Empty: none any more; `None`: as it is.
+        plan: Option<String>,
+        /// `None`: as they are, and none of a plan that is another.
+        extra_steps: Option<u32>,
+        /// Forget what the domain's own policy says of what a plan says.
+        follow: bool,
+    },
     /// What a node found of primaries. The word of the node is the cluster's: it asks the others
     /// before it says that one is down.
     Observe {
@@ -195,6 +217,8 @@ pub enum Command {
         account: String,
         /// Where mail goes while it lasts.
         to: SocketAddr,
+        /// Mail goes there over the connection that this node has with them (ATRN).
+        over: Option<NodeId>,
         ttl_ms: u64,
     },
     /// They are gone.
@@ -377,6 +401,9 @@ impl Command {
             Self::SetRecipients { .. } => "set_recipients",
             Self::Learn { .. } => "learn",
             Self::Unlearn { .. } => "unlearn",
+            Self::SetPlan { .. } => "set_plan",
+            Self::RemovePlan { .. } => "remove_plan",
+            Self::Subscribe { .. } => "subscribe",
             Self::Observe { .. } => "observe",
             Self::SetRoute { .. } => "set_route",
             Self::SetAskers { .. } => "set_askers",
@@ -599,6 +626,29 @@ impl Command {
                 domain: domain.to_string(),
                 names: names.clone(),
             }),
+            Self::SetPlan {
+                name,
+                change,
+                must_be_new,
+                must_exist,
+            } => Verb::SetPlan(proto::SetPlan {
+                name: name.clone(),
+                change: Some(change.clone()),
+                must_be_new: *must_be_new,
+                must_exist: *must_exist,
+            }),
+            Self::RemovePlan { name } => Verb::RemovePlan(proto::RemovePlan { name: name.clone() }),
+            Self::Subscribe {
+                domain,
+                plan,
+                extra_steps,
+                follow,
+            } => Verb::Subscribe(proto::Subscribe {
+                domain: domain.to_string(),
+                plan: plan.clone(),
+                extra_steps: *extra_steps,
+                follow: *follow,
+            }),
             Self::Observe { node, seen } => Verb::Observe(proto::Observe {
                 node: node.0,
                 seen: seen.iter().map(Seen::to_proto).collect(),
@@ -620,6 +670,7 @@ impl Command {
                 session,
                 account,
                 to,
+                over,
                 ttl_ms,
             } => Verb::Attend(proto::Attend {
                 domain: domain.to_string(),
@@ -628,6 +679,7 @@ impl Command {
                 address: to.ip().to_string(),
                 port: to.port().into(),
                 ttl_ms: *ttl_ms,
+                over: over.map_or(0, |node| node.0),
             }),
             Self::Leave { domain, session } => Verb::Leave(proto::Leave {
                 domain: domain.to_string(),
@@ -802,6 +854,19 @@ impl Command {
                 domain: domain(&unlearn.domain)?,
                 names: unlearn.names,
             },
+            Verb::SetPlan(set) => Self::SetPlan {
+                name: set.name,
+                change: present("plan", set.change)?,
+                must_be_new: set.must_be_new,
+                must_exist: set.must_exist,
+            },
+            Verb::RemovePlan(remove) => Self::RemovePlan { name: remove.name },
+            Verb::Subscribe(subscribe) => Self::Subscribe {
+                domain: domain(&subscribe.domain)?,
+                plan: subscribe.plan,
+                extra_steps: subscribe.extra_steps,
+                follow: subscribe.follow,
+            },
             Verb::Observe(observe) => Self::Observe {
                 node: NodeId(observe.node),
                 seen: observe
@@ -827,6 +892,7 @@ impl Command {
                 session: exactly("session", &attend.session)?,
                 account: attend.account,
                 to: socket(&attend.address, attend.port)?,
+                over: (attend.over != 0).then_some(NodeId(attend.over)),
                 ttl_ms: attend.ttl_ms,
             },
             Verb::Leave(leave) => Self::Leave {

@@ -22,6 +22,7 @@ pub mod command;
 mod effect;
 mod known;
 mod kv;
+mod plan;
 mod policy;
 mod probation;
 pub mod query;
@@ -29,13 +30,14 @@ mod reply;
 mod route;
 mod row;
 mod tables;
+mod usage;
 mod wire;
 
 pub use apply::{
     ATTEND_TTL_MAX, BODY_OCTETS_MAX, COMMANDS_PER_BATCH_MAX, DISPOSE_MAX, FORMAT, KNOWN_MAX,
     LEASE_TTL_MAX, Logged, MARK_KEPT, RECIPIENTS_PER_COMMAND_MAX, REPLY_TEXT_OCTETS_MAX,
-    REPORT_KEPT, REVIEW_MAX, SEEN_MAX, SWEEP_KNOWN_MAX, SWEEP_MARKS_MAX, TOKENS_MAX, UNDELETE_TIME,
-    apply, apply_batch,
+    REPORT_KEPT, REVIEW_MAX, SEEN_MAX, SWEEP_KNOWN_MAX, SWEEP_MARKS_MAX, SWEEP_USAGE_MAX,
+    TOKENS_MAX, UNDELETE_TIME, apply, apply_batch,
 };
 pub use askers::{Askers, NETWORKS_MAX};
 pub use command::{
@@ -44,10 +46,14 @@ pub use command::{
 pub use effect::Effect;
 pub use known::{Known, Standing};
 pub use kv::{Kv, KvError, KvRead, MemoryKv, Row};
+pub use plan::{
+    EXTRA_STEPS_MAX, PLAN_NAME_OCTETS_MAX, PLANS_MAX, PRICE_MAX, Plan, PlanChange, QUOTA_OCTETS_MAX,
+};
 pub use policy::{Policy, PolicyChange, Probation};
 pub use probation::{Doubt, Health, PROOF_KEPT, doubt};
 pub use reply::{Refusal, Replies, Reply};
 pub use route::{LOGIN_OCTETS_MAX, Route, RouteTls};
+pub use usage::{Amount, Bill, Month, USAGE_MONTHS, Usage};
 pub use wire::Undecodable;
 
 use std::fmt;

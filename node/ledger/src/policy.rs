@@ -128,8 +128,8 @@ impl Policy {
     }
 }
 
-/// The policy's row with the change in it.
-pub(crate) fn changed(mut row: proto::Policy, change: &PolicyChange) -> proto::Policy {
+/// What is stored of a policy, or of a plan, with the change in it.
+pub(crate) fn changed<M: Message>(mut row: M, change: &M) -> M {
     // What protobuf calls to merge: a field that is there takes the place of the old one. What was
     // encoded a moment ago can be decoded.
     let merged = row.merge(&change.encode_to_vec()[..]);

@@ -1,5 +1,6 @@
 //! What can be asked of the state. Lists come in pages: at most `limit`, behind `after`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -8,10 +9,11 @@ use holdfast_mail::{BodyRef, Domain, Envelope, MessageId, NodeId, Timestamp};
 use holdfast_proto::ledger as proto;
 
 use crate::account::{AccessToken, Account};
+use crate::plan::plan_row;
 use crate::row::{self, unreadable};
 use crate::{
-    Askers, Health, Known, KvError, KvRead, Member, Policy, Primary, Route, Seq, Standing, tables,
-    wire,
+    Askers, Health, Known, KvError, KvRead, Member, Month, Plan, Policy, PolicyChange, Primary,
+    Route, Seq, Standing, Usage, tables, usage, wire,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +104,8 @@ pub struct Attended {
     pub session: [u8; 16],
     pub account: String,
     pub to: SocketAddr,
+    /// Over the connection that this node has with them.
+    pub over: Option<NodeId>,
     pub since: Timestamp,
     /// It has ended by then, unless there is a sign of life.
     pub until: Timestamp,
@@ -193,6 +197,7 @@ pub fn attended(kv: &dyn KvRead, domain: &Domain) -> Result<Option<Attended>, Kv
         session: wire::exactly("session", &row.session).map_err(unreadable)?,
         account: row.account,
         to: wire::socket(&row.address, row.port).map_err(unreadable)?,
+        over: (row.over != 0).then_some(NodeId(row.over)),
         since: Timestamp(row.since_ms),
         until: Timestamp(row.until_ms),
     }))
@@ -320,11 +325,79 @@ pub fn domains_with_mail(
         .collect()
 }
 
-/// What is to become of the domain's mail; the default where nothing was set.
+/// What is to become of the domain's mail: what its owner said, then what its plan says, then the
+/// default.
 pub fn policy(kv: &dyn KvRead, domain: &Domain) -> Result<Policy, KvError> {
     let row: Option<proto::PolicyRow> = row::get(kv, &tables::policy(domain))?;
-    let policy = row.and_then(|row| row.policy).unwrap_or_default();
-    Ok(Policy::from_proto(&policy))
+    let row = row.unwrap_or_default();
+    let own = row.policy.unwrap_or_default();
+    if row.plan.is_empty() {
+        return Ok(Policy::from_proto(&own));
+    }
+    let plan = plan(kv, &row.plan)?;
+    let filled = plan.map_or(own, |plan| plan.fill(own, row.extra_steps));
+    Ok(Policy::from_proto(&filled))
+}
+
+/// What the domain's owner said, where it goes before what a plan says.
+pub fn own_policy(kv: &dyn KvRead, domain: &Domain) -> Result<PolicyChange, KvError> {
+    let row: Option<proto::PolicyRow> = row::get(kv, &tables::policy(domain))?;
+    Ok(row.and_then(|row| row.policy).unwrap_or_default())
+}
+
+/// The plan that the domain is on, and its steps of extra quota.
+pub fn subscription(kv: &dyn KvRead, domain: &Domain) -> Result<Option<(String, u32)>, KvError> {
+    let row: Option<proto::PolicyRow> = row::get(kv, &tables::policy(domain))?;
+    Ok(row
+        .filter(|row| !row.plan.is_empty())
+        .map(|row| (row.plan, row.extra_steps)))
+}
+
+pub fn plan(kv: &dyn KvRead, name: &str) -> Result<Option<Plan>, KvError> {
+    Ok(plan_row(kv, name)?.and_then(|row| Plan::from_row(name, &row)))
+}
+
+/// All plans that are not removed, by name: [`crate::PLANS_MAX`] at most.
+pub fn plans(kv: &dyn KvRead) -> Result<Vec<Plan>, KvError> {
+    let mut plans = Vec::new();
+    for (key, value) in kv.scan(tables::PLANS, &[], usize::MAX)? {
+        plans.extend(Plan::from_row(
+            tables::plan_of(&key)?,
+            &row::decode(&key, &value)?,
+        ));
+    }
+    Ok(plans)
+}
+
+/// Since when usage is counted; `None`: not yet.
+pub fn usage_since(kv: &dyn KvRead) -> Result<Option<Timestamp>, KvError> {
+    usage::since(kv)
+}
+
+/// What the domain's usage comes to in a month that has begun; `None`: nothing came, nothing was
+/// held, and there is nothing to pay.
+pub fn usage(kv: &dyn KvRead, domain: &Domain, month: Month) -> Result<Option<Usage>, KvError> {
+    usage::usage(kv, domain, month)
+}
+
+/// Domains that may have usage in the month, by name: those there are, and those that were removed.
+pub fn used_domains(
+    kv: &dyn KvRead,
+    month: Month,
+    after: Option<&Domain>,
+    limit: usize,
+) -> Result<Vec<Domain>, KvError> {
+    let mut found = BTreeSet::new();
+    for record in domains(kv, after, limit)? {
+        found.insert(record.name);
+    }
+    let from = after.map_or_else(Vec::new, |domain| {
+        tables::after(tables::usage(month, domain))
+    });
+    for (key, _) in kv.scan(&tables::usage_in(month), &from, limit)? {
+        found.insert(tables::usage_of(&key)?.1);
+    }
+    Ok(found.into_iter().take(limit).collect())
 }
 
 /// Who may ask for the domain's held mail to be delivered; anybody where nothing was set.

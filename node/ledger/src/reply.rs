@@ -127,6 +127,22 @@ pub enum Refusal {
         "the route makes no sense: a login or a pinned key needs TLS that is required, and LMTP a fixed host; nothing was changed"
     )]
     UnsoundRoute,
+    #[error("there is no such plan; nothing was changed; see `plan list`")]
+    UnknownPlan,
+    #[error("the plan exists already and was left as it is; use `plan set` to change it")]
+    PlanExists,
+    #[error(
+        "domains are on the plan; nothing was changed; put them on another first, with `domain set --plan`"
+    )]
+    PlanInUse,
+    #[error(
+        "there are as many plans as there may be, counting those that were removed and are still on a bill; nothing was changed; change one that is not used instead"
+    )]
+    TooManyPlans,
+    #[error(
+        "the plan has no steps of extra quota, or the domain is on none; nothing was changed; see `plan show`"
+    )]
+    NoSteps,
     #[error("there is no such account; nothing was changed; see `account list`")]
     UnknownAccount,
     #[error("the account exists already and was left as it is; use `account set` to change it")]
@@ -257,6 +273,11 @@ impl Refusal {
             Self::FullForGood => proto::Refusal::FullForGood,
             Self::TooManyKnown => proto::Refusal::TooManyKnown,
             Self::UnsoundRoute => proto::Refusal::UnsoundRoute,
+            Self::UnknownPlan => proto::Refusal::UnknownPlan,
+            Self::PlanExists => proto::Refusal::PlanExists,
+            Self::PlanInUse => proto::Refusal::PlanInUse,
+            Self::TooManyPlans => proto::Refusal::TooManyPlans,
+            Self::NoSteps => proto::Refusal::NoSteps,
             Self::UnknownAccount => proto::Refusal::UnknownAccount,
             Self::AccountExists => proto::Refusal::AccountExists,
             Self::AccountLocked => proto::Refusal::AccountLocked,
@@ -289,6 +310,11 @@ impl Refusal {
             Ok(P::FullForGood) => Self::FullForGood,
             Ok(P::TooManyKnown) => Self::TooManyKnown,
             Ok(P::UnsoundRoute) => Self::UnsoundRoute,
+            Ok(P::UnknownPlan) => Self::UnknownPlan,
+            Ok(P::PlanExists) => Self::PlanExists,
+            Ok(P::PlanInUse) => Self::PlanInUse,
+            Ok(P::TooManyPlans) => Self::TooManyPlans,
+            Ok(P::NoSteps) => Self::NoSteps,
             Ok(P::UnknownAccount) => Self::UnknownAccount,
             Ok(P::AccountExists) => Self::AccountExists,
             Ok(P::AccountLocked) => Self::AccountLocked,

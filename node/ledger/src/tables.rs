@@ -21,8 +21,11 @@
 //! |      |           | domain 00         | `KnownsRow`  | RemoveDomain                            |
 //! |      |           |                   | `SweptRow`   | for ever                                |
 //! | 27   | reach     | domain 00         | `ReachRow`   | removal or change of the primary        |
-//! | 2b   | routes    | domain 00         | `RouteRow`   | RemoveDomain                            |
+//! | 28   | plans     | name              | `PlanRow`    | a bill of the last 24 months needs it   |
+//! | 29   | usage     | month domain 00   | `UsageRow`   | Sweep, after 24 months                  |
+//! | 29   | usage since |                 | `UsageSinceRow` | for ever                             |
 //! | 2a   | askers    | domain 00         | `AskersRow`  | RemoveDomain                            |
+//! | 2b   | routes    | domain 00         | `RouteRow`   | RemoveDomain                            |
 //! | 30   | messages  | message id        | `MessageRow` | nothing refers to it any more           |
 //! | 31   | held      | domain 00 seq     | `QueueRow`   | its last recipient there is settled     |
 //! | 32   | refused   | domain 00 seq     | `QueueRow`   | it is tried again, bounced or discarded |
@@ -45,7 +48,7 @@
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{Domain, MessageId, NodeId};
 
-use crate::{KvError, Seq};
+use crate::{KvError, Month, Seq};
 
 pub(crate) const CLOCK: &[u8] = &[0x01];
 pub(crate) const CLUSTER: &[u8] = &[0x02];
@@ -64,6 +67,9 @@ const HEALTH: &[u8] = &[0x24];
 pub(crate) const LISTED: &[u8] = &[0x25];
 pub(crate) const KNOWN: &[u8] = &[0x26];
 const REACH: &[u8] = &[0x27];
+pub(crate) const PLANS: &[u8] = &[0x28];
+/// The row of this key says since when usage is counted.
+pub(crate) const USAGE: &[u8] = &[0x29];
 const ASKERS: &[u8] = &[0x2a];
 const ROUTES: &[u8] = &[0x2b];
 pub(crate) const MESSAGES: &[u8] = &[0x30];
@@ -119,6 +125,39 @@ pub(crate) fn health(domain: &Domain) -> Vec<u8> {
 
 pub(crate) fn askers(domain: &Domain) -> Vec<u8> {
     of_domain(ASKERS, domain)
+}
+
+pub(crate) fn plan(name: &str) -> Vec<u8> {
+    [PLANS, name.as_bytes()].concat()
+}
+
+pub(crate) fn plan_of(key: &[u8]) -> Result<&str, KvError> {
+    key.split_first()
+        .and_then(|(_, name)| std::str::from_utf8(name).ok())
+        .ok_or_else(|| unreadable(key))
+}
+
+/// The prefix of a month's usage.
+pub(crate) fn usage_in(month: Month) -> Vec<u8> {
+    [USAGE, &month.0.to_be_bytes()].concat()
+}
+
+pub(crate) fn usage(month: Month, domain: &Domain) -> Vec<u8> {
+    of_domain(&usage_in(month), domain)
+}
+
+/// Whose usage it is, and of which month.
+pub(crate) fn usage_of(key: &[u8]) -> Result<(Month, Domain), KvError> {
+    let (month, rest) = key
+        .get(1..)
+        .and_then(|rest| rest.split_first_chunk())
+        .ok_or_else(|| unreadable(key))?;
+    let domain = rest
+        .strip_suffix(&[DOMAIN_END])
+        .and_then(|name| std::str::from_utf8(name).ok())
+        .and_then(|name| Domain::parse(name).ok())
+        .ok_or_else(|| unreadable(key))?;
+    Ok((Month(u64::from_be_bytes(*month)), domain))
 }
 
 pub(crate) fn reach(domain: &Domain) -> Vec<u8> {

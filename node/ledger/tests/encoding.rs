@@ -7,8 +7,8 @@ use std::{env, fs};
 
 use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::{
-    Askers, Batch, Command, Disposal, Member, Outcome, PolicyChange, Primary, Refusal, Replies,
-    Reply, ReportFate, ReportOutcome, Route, RouteTls, Seen, Seq, Verdict,
+    Askers, Batch, Command, Disposal, Member, Outcome, PlanChange, PolicyChange, Primary, Refusal,
+    Replies, Reply, ReportFate, ReportOutcome, Route, RouteTls, Seen, Seq, Verdict,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
@@ -20,7 +20,7 @@ use holdfast_mail::{
 fn every_command_is_read_back_as_written() {
     let commands = commands();
     let verbs: BTreeSet<_> = commands.iter().map(Command::verb).collect();
-    assert_eq!(verbs.len(), 31, "each verb has an example");
+    assert_eq!(verbs.len(), 34, "each verb has an example");
     for command in &commands {
         assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(command));
     }
@@ -308,6 +308,43 @@ fn commands() -> Vec<Command> {
                 key: Some([7; 32]),
             },
         },
+        Command::SetPlan {
+            name: "basic".to_owned(),
+            change: PlanChange::default(),
+            must_be_new: false,
+            must_exist: true,
+        },
+        Command::SetPlan {
+            name: "basic".to_owned(),
+            change: PlanChange {
+                currency: Some("EUR".to_owned()),
+                price: Some(1290),
+                quota_bytes: Some(1),
+                quota_messages: Some(0),
+                step_bytes: Some(2),
+                step_price: Some(300),
+                mx_hosts: Some(3),
+                hold_ms: Some(u64::MAX),
+                full_for_good: Some(false),
+            },
+            must_be_new: true,
+            must_exist: false,
+        },
+        Command::RemovePlan {
+            name: "basic".to_owned(),
+        },
+        Command::Subscribe {
+            domain: domain(),
+            plan: Some(String::new()),
+            extra_steps: Some(0),
+            follow: true,
+        },
+        Command::Subscribe {
+            domain: domain(),
+            plan: None,
+            extra_steps: None,
+            follow: false,
+        },
         Command::SetAskers {
             domain: domain(),
             askers: Askers::Anybody,
@@ -354,6 +391,15 @@ fn commands() -> Vec<Command> {
             session: [3; 16],
             account: "ann@example.org".to_owned(),
             to: "[2001:db8::1]:25".parse().unwrap(),
+            over: None,
+            ttl_ms: 10_000,
+        },
+        Command::Attend {
+            domain: domain(),
+            session: [3; 16],
+            account: "ann@example.org".to_owned(),
+            to: "192.0.2.1:1024".parse().unwrap(),
+            over: Some(node),
             ttl_ms: 10_000,
         },
         Command::Leave {
@@ -544,6 +590,16 @@ fn replies() -> Vec<Reply> {
     );
     replies
         .extend([R::NotOwed, R::FullForNow, R::FullForGood, R::TooManyKnown].map(Reply::Refused));
+    replies.extend(
+        [
+            R::UnknownPlan,
+            R::PlanExists,
+            R::PlanInUse,
+            R::TooManyPlans,
+            R::NoSteps,
+        ]
+        .map(Reply::Refused),
+    );
     replies.extend(
         [
             R::UnknownAccount,

@@ -3,7 +3,8 @@
 use holdfast_ledger::query;
 use holdfast_ledger::{
     Askers, Batch, COMMANDS_PER_BATCH_MAX, Command, Effect, Kv, KvError, KvRead, MARK_KEPT,
-    MemoryKv, NETWORKS_MAX, Primary, Refusal, Reply, Row, SWEEP_MARKS_MAX, TOKENS_MAX, apply_batch,
+    MemoryKv, Month, NETWORKS_MAX, PLANS_MAX, PlanChange, Primary, Refusal, Reply, Row,
+    SWEEP_MARKS_MAX, SWEEP_USAGE_MAX, TOKENS_MAX, USAGE_MONTHS, apply_batch,
 };
 use holdfast_mail::{Domain, MessageId, Network, Timestamp};
 
@@ -52,6 +53,82 @@ fn one_sweep_does_a_bounded_piece_and_says_that_more_is_left() {
     for n in 0..marks {
         let id = MessageId::new(START, n);
         assert_eq!(query::is_cancelled(&kv, id), Ok(false), "{n}");
+    }
+}
+
+fn offer(name: String) -> Command {
+    Command::SetPlan {
+        name,
+        change: PlanChange {
+            currency: Some("EUR".to_owned()),
+            ..PlanChange::default()
+        },
+        must_be_new: true,
+        must_exist: false,
+    }
+}
+
+#[test]
+fn there_are_only_so_many_plans_and_one_that_was_removed_is_one_for_two_years() {
+    let mut kv = MemoryKv::new();
+    let plans = (0..=PLANS_MAX).map(|n| offer(n.to_string()));
+    let replies = enter(&mut kv, 1, START, plans.collect());
+    let (last, others) = replies.split_last().unwrap();
+    assert!(others.iter().all(|reply| *reply == Reply::Done));
+    assert_eq!(*last, Reply::Refused(Refusal::TooManyPlans));
+
+    let remove = || Command::RemovePlan {
+        name: "0".to_owned(),
+    };
+    let again = || vec![remove(), Command::Sweep, offer("new".to_owned())];
+    let replies = enter(&mut kv, 2, START, again());
+    assert_eq!(replies[0], Reply::Done);
+    assert_eq!(replies[2], Reply::Refused(Refusal::TooManyPlans));
+    let later = Month::of(START).0 + USAGE_MONTHS;
+    let replies = enter(&mut kv, 3, Month(later).start(), again());
+    assert_eq!(replies[0], Reply::Refused(Refusal::UnknownPlan));
+    assert_eq!(replies[2], Reply::Done);
+}
+
+#[test]
+fn usage_of_two_years_ago_is_forgotten_piece_by_piece() {
+    let mut kv = MemoryKv::new();
+    let domain = |n: usize| Domain::parse(&format!("d{n}.example")).unwrap();
+    let number = SWEEP_USAGE_MAX + 1;
+    let mut commands = vec![offer("basic".to_owned())];
+    for n in 0..number {
+        commands.push(Command::SetDomain {
+            domain: domain(n),
+            primary: Primary {
+                host: "mx.example".to_owned(),
+                port: 25,
+            },
+            must_be_new: true,
+            must_exist: false,
+        });
+        let subscribe = |plan: &str| Command::Subscribe {
+            domain: domain(n),
+            plan: Some(plan.to_owned()),
+            extra_steps: None,
+            follow: false,
+        };
+        commands.extend([subscribe("basic"), subscribe("")]);
+    }
+    enter(&mut kv, 1, START, commands);
+    let month = Month::of(START);
+    assert!(query::usage(&kv, &domain(0), month).unwrap().is_some());
+    let last = Month(month.0 + USAGE_MONTHS - 1).start();
+    let replies = enter(&mut kv, 2, last, vec![Command::Sweep]);
+    assert_eq!(replies, [Reply::Swept { more: false }]);
+    let bill = query::usage(&kv, &domain(0), month).unwrap().unwrap().bill;
+    assert_eq!(bill.unwrap().plan, "basic");
+    for more in [true, false] {
+        let later = Month(month.0 + USAGE_MONTHS).start();
+        let replies = enter(&mut kv, 3, later, vec![Command::Sweep]);
+        assert_eq!(replies, [Reply::Swept { more }]);
+    }
+    for n in 0..number {
+        assert_eq!(query::usage(&kv, &domain(n), month), Ok(None));
     }
 }
 

@@ -32,11 +32,15 @@
 //! reports by NODE epoch EPOCH: SEQ delivered|deferred|dropped TEXT, …
 //! route DOMAIN [mx] [lmtp] [required|verified] [login] [key] [private]
 //! askers DOMAIN anybody|nobody|NETWORK,…
+//! plan add|change|set NAME [price CURRENCY N] [bytes|messages N] [step BYTES PRICE] [hosts N] [hold TIME] [full later|never]
+//! plan remove NAME
+//! subscribe DOMAIN [to PLAN|nothing] [steps N] [follow]
 //! sweep
 //! together                  the indented commands that follow are one entry of the log
 //! ? held|refused|aside|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE
 //! ? recipients DOMAIN   ? takes ADDRESS   ? standing ADDRESS   ? known DOMAIN
 //! ? askers DOMAIN from CLIENT
+//! ? plans   ? quota DOMAIN   ? usage MONTH
 //! ? policy|health|reach|route DOMAIN   ? owed   ? reports   ? post   ? audit
 //! ? total   ? domains   ? held domains   ? members   ? bodies   ? cluster   ? now   ? marks
 //! ? invitations
@@ -58,8 +62,9 @@ use std::{env, fs};
 use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
 use holdfast_ledger::query::{self, Held};
 use holdfast_ledger::{
-    Askers, Batch, Command, Disposal, Effect, KvRead, Member, MemoryKv, Outcome, PolicyChange,
-    Primary, Reply, ReportFate, ReportOutcome, Route, RouteTls, Seen, Seq, Verdict, apply_batch,
+    Amount, Askers, Batch, Command, Disposal, Effect, KvRead, Member, MemoryKv, Outcome,
+    PlanChange, PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Route, RouteTls, Seen,
+    Seq, Usage, Verdict, apply_batch,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
@@ -337,6 +342,30 @@ impl Stage {
                     key: words.contains(&"key").then_some([0xab; 32]),
                 },
             },
+            ("plan", ["remove", name]) => Command::RemovePlan {
+                name: (*name).to_owned(),
+            },
+            ("plan", [how @ ("add" | "change" | "set"), name, options @ ..]) => Command::SetPlan {
+                name: (*name).to_owned(),
+                change: plan_change(options),
+                must_be_new: *how == "add",
+                must_exist: *how == "change",
+            },
+            ("subscribe", [name, options @ ..]) => {
+                let after = |word: &str| {
+                    let at = options.iter().position(|option| *option == word);
+                    at.map(|at| options[at + 1])
+                };
+                Command::Subscribe {
+                    domain: domain(name),
+                    plan: after("to").map(|plan| match plan {
+                        "nothing" => String::new(),
+                        plan => plan.to_owned(),
+                    }),
+                    extra_steps: after("steps").map(|number| number.parse().expect(number)),
+                    follow: options.contains(&"follow"),
+                }
+            }
             ("askers", [name, who]) => Command::SetAskers {
                 domain: domain(name),
                 askers: match *who {
@@ -441,15 +470,32 @@ impl Stage {
                 via: (*who).to_owned(),
             },
             ("sweep", []) => Command::Sweep,
-            ("attend", [name, "by", account, "at", to, "as", session, "for", time]) => {
-                Command::Attend {
-                    domain: domain(name),
-                    session: padded(session),
-                    account: (*account).to_owned(),
-                    to: to.parse().expect(line),
-                    ttl_ms: millis(time),
-                }
-            }
+            (
+                "attend",
+                [
+                    name,
+                    "by",
+                    account,
+                    "at",
+                    to,
+                    "as",
+                    session,
+                    "for",
+                    time,
+                    over @ ..,
+                ],
+            ) => Command::Attend {
+                domain: domain(name),
+                session: padded(session),
+                account: (*account).to_owned(),
+                to: to.parse().expect(line),
+                over: match over {
+                    [] => None,
+                    ["over", node] => Some(self::node(node)),
+                    _ => panic!("{line}"),
+                },
+                ttl_ms: millis(time),
+            },
             ("leave", [name, "as", session]) => Command::Leave {
                 domain: domain(name),
                 session: padded(session),
@@ -611,6 +657,51 @@ impl Stage {
                 let askers = query::askers(kv, &domain(name)).unwrap();
                 let may = askers.include(client.parse().expect(client));
                 vec![if may { "may" } else { "may not" }.to_owned()]
+            }
+            ["plans"] => query::plans(kv)
+                .unwrap()
+                .iter()
+                .map(|plan| {
+                    format!(
+                        "{} for {} {}, {}, {}, {}, {} domains",
+                        plan.name,
+                        plan.currency,
+                        plan.price,
+                        match plan.quota_bytes {
+                            Some(bytes) => format!("{bytes} bytes"),
+                            None => "no quota".to_owned(),
+                        },
+                        match plan.step_bytes {
+                            0 => "no steps".to_owned(),
+                            bytes => format!("steps of {bytes} for {}", plan.step_price),
+                        },
+                        match plan.mx_hosts {
+                            0 => "any hosts".to_owned(),
+                            hosts => format!("{hosts} hosts"),
+                        },
+                        plan.domains
+                    )
+                })
+                .collect(),
+            ["quota", name] => {
+                let policy = query::policy(kv, &domain(name)).unwrap();
+                let number = |limit: Option<u64>| limit.map_or("any".to_owned(), |n| n.to_string());
+                vec![format!(
+                    "{} bytes, {} messages, held for {:?}, {}",
+                    number(policy.quota_bytes),
+                    number(policy.quota_messages),
+                    policy.hold,
+                    if policy.full_for_good { "552" } else { "452" }
+                )]
+            }
+            ["usage", month] => {
+                let month = month.parse().expect(month);
+                query::used_domains(kv, month, None, all)
+                    .unwrap()
+                    .iter()
+                    .filter_map(|domain| query::usage(kv, domain, month).unwrap())
+                    .map(|usage| usage_line(&usage))
+                    .collect()
             }
             ["policy", name] => vec![format!("{:?}", query::policy(kv, &domain(name)).unwrap())],
             ["health", name] => {
@@ -932,6 +1023,70 @@ fn change(options: &[&str]) -> PolicyChange {
         }
     }
     change
+}
+
+fn plan_change(mut options: &[&str]) -> PlanChange {
+    let number = |text: &str| text.parse::<u64>().expect(text);
+    let mut change = PlanChange::default();
+    while !options.is_empty() {
+        options = match options {
+            ["price", currency, price, rest @ ..] => {
+                change.currency = Some((*currency).to_owned());
+                change.price = Some(number(price));
+                rest
+            }
+            ["step", bytes, price, rest @ ..] => {
+                change.step_bytes = Some(number(bytes));
+                change.step_price = Some(number(price));
+                rest
+            }
+            ["bytes", bytes, rest @ ..] => {
+                change.quota_bytes = Some(number(bytes));
+                rest
+            }
+            ["messages", messages, rest @ ..] => {
+                change.quota_messages = Some(number(messages));
+                rest
+            }
+            ["hosts", hosts, rest @ ..] => {
+                change.mx_hosts = hosts.parse().ok();
+                rest
+            }
+            ["hold", time, rest @ ..] => {
+                change.hold_ms = Some(millis(time));
+                rest
+            }
+            ["full", how, rest @ ..] => {
+                change.full_for_good = Some(*how == "never");
+                rest
+            }
+            _ => panic!("no such offer: {options:?}"),
+        };
+    }
+    change
+}
+
+fn usage_line(usage: &Usage) -> String {
+    let amounts = [
+        (usage.accepted, "in"),
+        (usage.delivered, "delivered"),
+        (usage.returned, "returned"),
+        (usage.discarded, "discarded"),
+    ];
+    let mut line = usage.domain.to_string();
+    for (Amount { messages, bytes }, word) in amounts {
+        if messages > 0 {
+            write!(line, " {word} {messages}/{bytes},").unwrap();
+        }
+    }
+    let (peak, days) = (usage.peak_bytes, usage.byte_days);
+    write!(line, " peak {peak}, {days} byte-days").unwrap();
+    if let Some(bill) = &usage.bill {
+        let (plan, steps) = (&bill.plan, bill.extra_steps);
+        let (currency, amount) = (&bill.currency, bill.amount);
+        write!(line, "; {plan} and {steps} steps: {currency} {amount}").unwrap();
+    }
+    line
 }
 
 fn bootstrap(first: Member) -> Command {

@@ -1,5 +1,6 @@
 //! Random commands against a model that is too simple to be wrong: per recipient of every
-//! accepted message, whether it is waiting, delivered or refused. Nothing accepted may be lost.
+//! accepted message, whether it is waiting, delivered or refused. Nothing accepted may be lost, and
+//! what came, what went and what is held must add up in the bills.
 
 mod audit;
 
@@ -7,14 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_ledger::query;
 use holdfast_ledger::{
-    Batch, Command, Member, MemoryKv, Outcome, Primary, Refusal, Reply, Verdict, apply_batch,
+    Batch, Command, Member, MemoryKv, Month, Outcome, PlanChange, Primary, Refusal, Reply, Usage,
+    Verdict, apply_batch,
 };
 use holdfast_mail::{
     Address, BodyRef, BodyType, Domain, Envelope, MessageId, NodeId, Recipient, ReversePath,
     Timestamp,
 };
 
-const START: u64 = 1_800_000_000_000;
+/// 2027-01-31T12:53:20Z: the month changes early in every run.
+const START: u64 = 1_801_400_000_000;
 const DOMAINS: [&str; 4] = ["a.example", "b.example", "a.example.org", "example"];
 const STEPS: u64 = 1500;
 
@@ -42,6 +45,8 @@ struct World {
     accepted: BTreeMap<MessageId, Vec<Fate>>,
     cancelled: BTreeSet<MessageId>,
     epochs: BTreeMap<Domain, (NodeId, u64)>,
+    /// What each domain held, times how many milliseconds.
+    byte_ms: BTreeMap<Domain, u128>,
 }
 
 impl World {
@@ -56,6 +61,7 @@ impl World {
             accepted: BTreeMap::new(),
             cancelled: BTreeSet::new(),
             epochs: BTreeMap::new(),
+            byte_ms: BTreeMap::new(),
         }
     }
 
@@ -72,6 +78,15 @@ impl World {
                 smtp_name: String::new(),
                 smtp_address: String::new(),
             },
+        });
+        self.enter(Command::SetPlan {
+            name: "basic".to_owned(),
+            change: PlanChange {
+                currency: Some("EUR".to_owned()),
+                ..PlanChange::default()
+            },
+            must_be_new: true,
+            must_exist: false,
         });
         for step in 0..STEPS {
             self.now += self.below(300_000);
@@ -271,6 +286,42 @@ impl World {
             .filter(|(_, fate)| *fate != Fate::Delivered)
             .collect();
         assert_eq!(queued, expected, "seed {}", self.seed);
+        self.compare_usage();
+    }
+
+    fn compare_usage(&self) {
+        let months = [
+            Month::of(Timestamp(START)),
+            Month::of(Timestamp(START)).next(),
+        ];
+        let now = Month::of(query::now(&self.kv).unwrap());
+        for domain in DOMAINS.map(|name| Domain::parse(name).unwrap()) {
+            let usages: Vec<Usage> = months
+                .iter()
+                .filter(|month| **month <= now)
+                .filter_map(|month| query::usage(&self.kv, &domain, *month).unwrap())
+                .collect();
+            let sum = |of: fn(&Usage) -> u64| usages.iter().map(of).sum::<u64>();
+            let held = query::counts(&self.kv, &domain).unwrap();
+            let seed = self.seed;
+            assert_eq!(
+                sum(|usage| usage.accepted.messages),
+                sum(|usage| usage.delivered.messages) + held.messages,
+                "seed {seed}: messages of {domain} do not add up"
+            );
+            assert_eq!(
+                sum(|usage| usage.accepted.bytes),
+                sum(|usage| usage.delivered.bytes) + held.bytes,
+                "seed {seed}: bytes of {domain} do not add up"
+            );
+            // Each month's rest below a byte-day is cut.
+            let held = self.byte_ms.get(&domain).unwrap_or(&0) / 86_400_000;
+            let billed = u128::from(sum(|usage| usage.byte_days));
+            assert!(
+                (held.saturating_sub(2)..=held).contains(&billed),
+                "seed {seed}: {billed} of {held} byte-days of {domain}"
+            );
+        }
     }
 
     fn enter(&mut self, command: Command) -> Reply {
@@ -279,7 +330,17 @@ impl World {
             at: Timestamp(self.now - self.below(5_000).min(self.now - START)),
             commands: vec![command],
         };
+        let before = query::now(&self.kv).unwrap();
+        let held = DOMAINS.map(|name| {
+            let domain = Domain::parse(name).unwrap();
+            let bytes = query::counts(&self.kv, &domain).unwrap().bytes;
+            (domain, u128::from(bytes))
+        });
         let replies = apply_batch(&mut self.kv, self.index, &batch, &mut Vec::new()).unwrap();
+        let passed = query::now(&self.kv).unwrap().since(before).as_millis();
+        for (domain, bytes) in held {
+            *self.byte_ms.entry(domain).or_default() += bytes * passed;
+        }
         replies.into_iter().next().unwrap()
     }
 

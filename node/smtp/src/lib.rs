@@ -8,6 +8,7 @@ pub mod client;
 pub mod finger;
 pub mod limits;
 mod line;
+pub mod login;
 pub mod reply;
 pub mod request;
 pub mod server;

@@ -24,6 +24,14 @@ pub enum Request {
     Vrfy,
     Expn,
     Etrn(Etrn),
+    /// RFC 4954.
+    Auth {
+        /// In capitals.
+        mechanism: String,
+        initial: Option<String>,
+    },
+    /// RFC 2645: domains whose mail the client wants; none: whatever there is for it.
+    Atrn(Vec<Domain>),
     StartTls,
     Quit,
 }
@@ -114,9 +122,33 @@ impl Request {
             "VRFY" => Ok(Self::Vrfy),
             "EXPN" => Ok(Self::Expn),
             "ETRN" => etrn(argument),
+            "AUTH" => auth(argument),
+            "ATRN" => atrn(argument),
             _ => Err(Reply::new(500, 5, 1, "the command is not recognised")),
         }
     }
+}
+
+/// A mechanism, and perhaps its first response.
+fn auth(argument: &str) -> Result<Request, Reply> {
+    let mut words = argument.split(' ').filter(|word| !word.is_empty());
+    match (words.next(), words.next(), words.next()) {
+        (Some(mechanism), initial, None) => Ok(Request::Auth {
+            mechanism: mechanism.to_ascii_uppercase(),
+            initial: initial.map(str::to_owned),
+        }),
+        _ => Err(syntax("the form is AUTH mechanism [response]")),
+    }
+}
+
+/// RFC 2645 section 5.2.1: `ATRN [SP domain *("," domain)]`.
+fn atrn(argument: &str) -> Result<Request, Reply> {
+    let names = argument.split(',').map(str::trim);
+    let names = names.filter(|_| !argument.is_empty());
+    names
+        .map(|name| Domain::parse(name).map_err(|_| syntax("the form is ATRN domain,domain,…")))
+        .collect::<Result<_, _>>()
+        .map(Request::Atrn)
 }
 
 /// The argument of HELO or EHLO. RFC 5321 section 4.1.4 forbids refusing a client because the

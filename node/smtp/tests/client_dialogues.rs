@@ -30,7 +30,8 @@ use std::sync::Arc;
 use holdfast_mail::{
     Address, BodyRef, BodyType, Envelope, MessageId, Notify, Recipient, Ret, ReversePath, Timestamp,
 };
-use holdfast_smtp::client::{Fate, Login, Mail, Options, Outcome, Protocol, Session, Step, Tls};
+use holdfast_smtp::client::{Fate, Mail, Options, Outcome, Protocol, Session, Step, Tls};
+use holdfast_smtp::login::Login;
 
 #[derive(Clone, Copy, Debug)]
 enum Cut {

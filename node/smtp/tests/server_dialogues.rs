@@ -3,7 +3,7 @@
 //! | line | meaning |
 //! |---|---|
 //! | `# …` | a comment |
-//! | `option no-tls` | before anything else |
+//! | `option no-tls`, `submission`, `on-demand`, `secure` | before anything else |
 //! | `whole` | before anything else: only played whole, because waiting is what it is about |
 //! | `C: …` | the client sends this line and CRLF |
 //! | `R: …` | the client sends exactly this; `\r \n \0 \t \\` and `\xHH` are understood |
@@ -12,7 +12,7 @@
 //! | `one write` | … and all its lines since the client last spoke in one write |
 //! | `? …` / `A: code class.subject.detail text` | the session asks / is answered |
 //! | `B: …` | content is handed out (since the last `B`) |
-//! | `reset`, `tls`, `closed` | the session says so; `tls` is granted |
+//! | `reset`, `tls`, `turn`, `closed` | the session says so; `tls` is granted |
 //! | `timeout`, `shut down`, `handshake lost` | the shell says so |
 //! | `timer …` | what is waited for now |
 //!
@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 use holdfast_smtp::limits::PIECE_BYTES;
 use holdfast_smtp::reply::Reply;
 use holdfast_smtp::request::Etrn;
-use holdfast_smtp::server::{Options, Question, Session, Step};
+use holdfast_smtp::server::{Options, Question, Service, Session, Step};
 
 #[test]
 fn every_dialogue_goes_as_written_however_the_bytes_are_cut() {
@@ -69,7 +69,7 @@ struct Scene {
 
 struct Script {
     name: String,
-    tls: bool,
+    options: Options,
     only_whole: bool,
     answers: VecDeque<Reply>,
     scenes: Vec<Scene>,
@@ -86,7 +86,7 @@ impl Script {
     fn read(name: &str, text: &str) -> Self {
         let mut script = Self {
             name: name.into(),
-            tls: true,
+            options: Options::new("mx.holdfast.example", 1000, true),
             only_whole: false,
             answers: VecDeque::new(),
             scenes: vec![Scene::default()],
@@ -131,9 +131,16 @@ impl Script {
                     ("reset", "") => scene.events.push("reset"),
                     ("tls", "") => scene.events.push("tls"),
                     ("closed", "") => scene.events.push("closed"),
+                    ("turn", "") => scene.events.push("turn"),
                     ("one", "write") => scene.one_write = true,
                     ("timer", text) => scene.timer = Some(text.into()),
-                    ("option", "no-tls") => script.tls = false,
+                    ("option", "no-tls") => script.options.tls = false,
+                    ("option", "submission") => script.options.service = Service::Submission,
+                    ("option", "on-demand") => script.options.service = Service::OnDemand,
+                    ("option", "secure") => {
+                        script.options.secure = true;
+                        script.options.tls = false;
+                    }
                     ("whole", "") => script.only_whole = true,
                     _ if from_shell => scene.shell = Some(line.into()),
                     _ => panic!("{name}: cannot read {line:?}"),
@@ -153,11 +160,7 @@ impl Script {
 
     fn play(&self, cut: Cut) {
         let mut player = Player {
-            session: Session::new(Options {
-                name: "mx.holdfast.example".into(),
-                message_bytes_max: 1000,
-                tls: self.tls,
-            }),
+            session: Session::new(self.options.clone()),
             answers: self.answers.clone(),
             seen: Scene::default(),
             body: Vec::new(),
@@ -273,6 +276,10 @@ impl Player {
                     self.seen.events.push("closed");
                     self.closed = true;
                 }
+                Step::Turn => {
+                    self.seen.events.push("turn");
+                    break;
+                }
             }
         }
         assert!(
@@ -324,6 +331,11 @@ fn describe(question: &Question) -> String {
         }
         Question::Content => "content".into(),
         Question::Message => "message".into(),
+        Question::Login(login) => format!("login {} {}", login.user, login.secret),
+        Question::Atrn(domains) => {
+            let names: Vec<_> = domains.iter().map(ToString::to_string).collect();
+            format!("atrn {}", names.join(",")).trim_end().to_owned()
+        }
         Question::Etrn(Etrn::Domain(domain)) => format!("etrn {domain}"),
         Question::Etrn(Etrn::Below(domain)) => format!("etrn below {domain}"),
         Question::Etrn(Etrn::Queue(queue)) => format!("etrn queue {queue}"),

@@ -30,11 +30,7 @@ struct Outcome {
 
 /// A session in which DATA has just been answered with 354.
 fn in_data(tls: bool) -> Session {
-    let mut session = Session::new(Options {
-        name: "mx.example".into(),
-        message_bytes_max: 1 << 20,
-        tls: true,
-    });
+    let mut session = Session::new(Options::new("mx.example", 1 << 20, true));
     let mut before = Outcome::default();
     let mut say = |session: &mut Session, line: &str| {
         session.receive(line.as_bytes());
@@ -77,7 +73,7 @@ fn run(session: &mut Session, outcome: &mut Outcome, body: &mut Vec<u8>) {
             Step::Reset => body.clear(),
             Step::StartTls => session.tls_started(),
             Step::NeedInput => return,
-            Step::Close => {
+            Step::Close | Step::Turn => {
                 outcome.closed = true;
                 return;
             }
@@ -343,11 +339,7 @@ fn content_is_read_at_the_speed_of_memory() {
     // it copies what it has for every line.
     let line = [&[b'x'; 76][..], b"\r\n"].concat();
     let block = line.repeat(840);
-    let mut session = Session::new(Options {
-        name: "mx.example".into(),
-        message_bytes_max: 1 << 30,
-        tls: false,
-    });
+    let mut session = Session::new(Options::new("mx.example", 1 << 30, false));
     let mut outcome = Outcome::default();
     for said in [
         "HELO c\r\n",

@@ -18,15 +18,16 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use holdfast_ledger::account::{Account, AccountChange, is_account_name};
+use holdfast_ledger::account::{Account, AccountChange, Scopes, is_account_name};
 use holdfast_ledger::{Command, KvError, Reply, query};
 use holdfast_mail::network;
+use holdfast_smtp::login::Login;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::person::Person;
 use crate::recent::Recent;
-use crate::replica::Cluster;
+use crate::replica::{Cluster, now};
 
 /// Passwords hashed at a time; each takes a core for some 50 ms and 19 MiB. Mail comes first.
 const HASHED_MAX: usize = 2;
@@ -115,6 +116,36 @@ impl Doorkeeper {
             Ok(_) => Err(NotSignedIn::Wrong),
             Err(error) => Err(NotSignedIn::Unable(error.to_string())),
         }
+    }
+
+    /// Who it is, for a program that has a name and a secret: a token of the account that is good for
+    /// what is `wanted`, or its password where there is no second factor.
+    pub async fn program(
+        &self,
+        cluster: &Cluster,
+        login: &Login,
+        from: IpAddr,
+        wanted: Scopes,
+    ) -> Result<Account, NotSignedIn> {
+        if token::is_token(&login.secret) {
+            let client = network::client(from);
+            if !Recent::within(&self.clients, client, CLIENT_PERIOD, CLIENT_TRIES_MAX) {
+                return Err(NotSignedIn::TooOften);
+            }
+            return match bearer(cluster, &login.secret, wanted, now()) {
+                Ok((account, _)) if account.name == login.user.trim().to_lowercase() => Ok(account),
+                Ok(_) | Err(TokenError::Unknown | TokenError::Scope) => Err(NotSignedIn::Wrong),
+                Err(why @ TokenError::Unreadable) => Err(NotSignedIn::Unable(why.to_string())),
+            };
+        }
+        // Without its code a password is not enough where there is one.
+        let attempt = Attempt {
+            name: &login.user,
+            password: &login.secret,
+            code: "",
+            from,
+        };
+        self.sign_in(cluster, &attempt).await
     }
 
     /// The hash of a new password.

@@ -95,6 +95,11 @@ fn judge(
     }
 }
 
+/// Whether it looks like one.
+pub(super) fn is_token(text: &str) -> bool {
+    text.starts_with(PREFIX)
+}
+
 fn parse(text: &str) -> Option<([u8; ID_OCTETS], Vec<u8>)> {
     let bytes = URL_SAFE_NO_PAD.decode(text.strip_prefix(PREFIX)?).ok()?;
     let (id, secret) = bytes.split_at_checked(ID_OCTETS)?;

@@ -10,7 +10,7 @@ use holdfast_mail::{Domain, Network};
 use holdfast_proto::admin as wire;
 use tonic::Status;
 
-use super::{Admin, broken, refused, route};
+use super::{Admin, broken, plans, refused, route};
 use crate::explain::{self, REFUSED_MAX, primary_text};
 use crate::replica::Cluster;
 
@@ -63,6 +63,8 @@ fn to_wire(cluster: &Cluster, record: &DomainRecord) -> Result<wire::Domain, Sta
     let view = cluster.view();
     let counts = query::counts(&view, &record.name).map_err(broken)?;
     let policy = query::policy(&view, &record.name).map_err(broken)?;
+    let subscription = query::subscription(&view, &record.name).map_err(broken)?;
+    let (plan, extra_steps) = subscription.unwrap_or_default();
     let refused = query::refused(&view, &record.name, REFUSED_MAX).map_err(broken)?;
     let primary = primary_text(&record.primary);
     Ok(wire::Domain {
@@ -77,6 +79,8 @@ fn to_wire(cluster: &Cluster, record: &DomainRecord) -> Result<wire::Domain, Sta
         route: Some(route::to_wire(
             &query::route(&view, &record.name).map_err(broken)?,
         )),
+        plan,
+        extra_steps,
     })
 }
 
@@ -137,11 +141,15 @@ pub(super) async fn set(
         .map(change_from_wire)
         .filter(|change| *change != PolicyChange::default());
     let known = query::domain(&cluster.view(), &domain).map_err(broken)?;
+    let subscribe = plans::subscription(&cluster.view(), &domain, &request)?;
     if request.primary.is_empty() {
         // Only the policy is to change.
         let record = known.ok_or_else(|| refused(&Refusal::UnknownDomain))?;
         if let Some(change) = change.filter(|_| !request.dry_run) {
             admin.propose(Command::SetPolicy { domain, change }).await?;
+        }
+        if let Some(command) = subscribe.filter(|_| !request.dry_run) {
+            admin.propose(command).await?;
         }
         return Ok(wire::Domain {
             name: request.name,
@@ -196,6 +204,9 @@ pub(super) async fn set(
     if let Some(change) = change {
         let domain = domain.clone();
         admin.propose(Command::SetPolicy { domain, change }).await?;
+    }
+    if let Some(command) = subscribe {
+        admin.propose(command).await?;
     }
     // Committed, but this node may apply it a moment later; answer what was committed.
     Ok(wire::Domain {

@@ -4,6 +4,7 @@ mod accounts;
 mod domains;
 mod known;
 mod mail;
+mod plans;
 mod recipients;
 mod route;
 mod status;
@@ -156,10 +157,11 @@ pub(crate) fn taken() -> Status {
 
 fn refused(refusal: &Refusal) -> Status {
     match refusal {
-        Refusal::UnknownDomain | Refusal::UnknownNode | Refusal::UnknownAccount => {
-            Status::not_found(refusal.to_string())
-        }
-        Refusal::DomainExists | Refusal::AccountExists => {
+        Refusal::UnknownDomain
+        | Refusal::UnknownNode
+        | Refusal::UnknownAccount
+        | Refusal::UnknownPlan => Status::not_found(refusal.to_string()),
+        Refusal::DomainExists | Refusal::AccountExists | Refusal::PlanExists => {
             Status::already_exists(refusal.to_string())
         }
         _ => Status::failed_precondition(refusal.to_string()),
@@ -194,6 +196,7 @@ fn find_node(cluster: &Cluster, text: &str) -> Result<NodeId, Status> {
 impl wire::admin_server::Admin for Admin {
     type JoinStream = AnswerStream<wire::Progress>;
     type LeaveStream = AnswerStream<wire::Progress>;
+    type UsageOfStream = AnswerStream<wire::UsagePage>;
     type MailListStream = AnswerStream<wire::Mail>;
     type RecipientsListStream = AnswerStream<wire::Recipients>;
     type KnownListStream = AnswerStream<wire::Knowns>;
@@ -348,6 +351,27 @@ impl wire::admin_server::Admin for Admin {
 
     async fn domains(&self, _request: Request<wire::Empty>) -> Answer<wire::DomainList> {
         domains::list(self).map(Response::new)
+    }
+
+    async fn plan_set(&self, request: Request<wire::PlanSetRequest>) -> Answer<wire::Empty> {
+        plans::set(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn plan_remove(&self, request: Request<wire::PlanName>) -> Answer<wire::Empty> {
+        plans::remove(self, request.into_inner().name)
+            .await
+            .map(Response::new)
+    }
+
+    async fn plans(&self, request: Request<wire::PlanName>) -> Answer<wire::PlanList> {
+        plans::list(self, &request.into_inner().name).map(Response::new)
+    }
+
+    async fn usage_of(&self, request: Request<wire::UsageRequest>) -> Answer<Self::UsageOfStream> {
+        let pages = plans::usage(self, request.get_ref())?;
+        Ok(Response::new(stream(pages)))
     }
 
     async fn deliver(&self, request: Request<wire::DeliverRequest>) -> Answer<wire::DeliverReply> {

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use holdfast_ledger::query::{self, DomainRecord};
-use holdfast_ledger::{Member, Refusal};
+use holdfast_ledger::{KvError, KvRead, Member, Refusal};
+use holdfast_mail::Domain;
 use holdfast_mail::checkup::{self, Finding, Weight};
 use holdfast_proto::admin as wire;
 use tonic::Status;
 
 use super::{Admin, broken, domains, refused};
 
-/// Our hosts in a zone unless somebody says otherwise: one may be down, another cut off.
+/// Our hosts in a zone unless somebody, or the domain's plan, says otherwise: one may be down,
+/// another cut off.
 const HOSTS_DEFAULT: usize = 3;
 
 /// More only lengthen every sender's tries.
@@ -28,14 +30,27 @@ pub(super) fn lines(
     request: &wire::DomainZoneRequest,
 ) -> Result<wire::DomainZoneReply, Status> {
     let record = record(admin, &request.name)?;
+    let cluster = admin.cluster()?;
     let count = match request.hosts {
+        0 => planned(&cluster.view(), &record.name).map_err(broken)?,
+        count => count,
+    };
+    let count = match count {
         0 => HOSTS_DEFAULT,
         count => (count as usize).min(HOSTS_MAX),
     };
-    let ours = spread(admin.cluster()?.members(), count);
+    let ours = spread(cluster.members(), count);
     Ok(wire::DomainZoneReply {
         text: checkup::zone(&record.name, &record.primary.host, &ours),
     })
+}
+
+/// As many hosts as the domain's plan says; 0: it says nothing.
+fn planned(view: &dyn KvRead, domain: &Domain) -> Result<u32, KvError> {
+    let Some((name, _)) = query::subscription(view, domain)? else {
+        return Ok(0);
+    };
+    Ok(query::plan(view, &name)?.map_or(0, |plan| plan.mx_hosts))
 }
 
 /// `count` of the nodes' names, from as many regions as there are.

@@ -41,6 +41,7 @@ pub use counters::Counters;
 
 use crate::net::dns::Resolver;
 use crate::replica::Cluster;
+use crate::switchboard::Switchboard;
 
 /// Most connections to one primary. Enough for thousands of messages a second; a primary that
 /// allows fewer says so, and gets fewer.
@@ -59,6 +60,8 @@ pub struct Options {
     /// Where notifications to senders go instead of to the mail exchangers of their domains.
     pub reports_via: Option<(String, u16)>,
     pub counters: Counters,
+    /// Where connections wait that customers made.
+    pub(crate) switchboard: Switchboard,
 }
 
 impl Default for Options {
@@ -68,6 +71,7 @@ impl Default for Options {
             grace: GRACE_DEFAULT,
             reports_via: None,
             counters: Counters::default(),
+            switchboard: Switchboard::default(),
         }
     }
 }

@@ -221,6 +221,14 @@ impl Office {
         let members: Vec<NodeId> = self.cluster.members().iter().map(|m| m.id).collect();
         let rank = rank::rank(domain, me, &members);
         let held = !query::held(&view, domain, None, 1)?.is_empty();
+        // Over a customer's connection only the node that has it delivers, and at once.
+        let attended = query::attended(&view, domain)?;
+        let over = attended.filter(|a| clock() < a.until).and_then(|a| a.over);
+        let rank = match over {
+            Some(node) if node == me => rank.map(|_| 0),
+            Some(_) => None,
+            None => rank,
+        };
         let Some(rank) = rank.filter(|_| held) else {
             self.plan.forget(domain);
             return Ok(false);
@@ -250,6 +258,7 @@ impl Office {
             cluster: self.cluster.clone(),
             resolver: Arc::clone(&self.resolver),
             domain: domain.clone(),
+            switchboard: self.options.switchboard.clone(),
         };
         let desk = Arc::new(Desk::new(
             destination,

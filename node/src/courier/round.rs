@@ -150,7 +150,7 @@ impl Round {
                 flushes = desk.flushes();
                 self.probe_now();
             }
-            let stopping = stop.is_cancelled();
+            let stopping = stop.is_cancelled() || desk.destination.is_elsewhere();
             if stopping && self.workers() == 0 {
                 return;
             }

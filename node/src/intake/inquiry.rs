@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use crate::destination::Destination;
 use crate::net::dns::Resolver;
 use crate::replica::{Cluster, now, random_id};
+use crate::switchboard::Switchboard;
 
 /// How long the primary may take from the connection to its answer. The client waits five minutes
 /// for the reply to RCPT (RFC 5321 section 4.5.3.2.3), and may have a hundred recipients.
@@ -145,6 +146,7 @@ impl Inquiry {
             cluster: self.cluster.clone(),
             resolver: self.resolver.clone(),
             domain: domain.clone(),
+            switchboard: Switchboard::default(),
         };
         let mut asked = vec![address.clone()];
         if self.must_try_nobody(domain).map_err(|e| e.to_string())? {

@@ -178,11 +178,11 @@ async fn session(
     client: IpAddr,
     stopped: watch::Receiver<bool>,
 ) {
-    let session = Session::new(server::Options {
-        name: options.name.clone(),
-        message_bytes_max: options.message_bytes_max,
-        tls: true,
-    });
+    let session = Session::new(server::Options::new(
+        &options.name,
+        options.message_bytes_max,
+        true,
+    ));
     let mut desk = Transaction::new(shared, options, client);
     let tls = Some(options.tls.clone());
     if let Err(error) = serve(stream, session, tls, &mut desk, stopped).await {

@@ -491,6 +491,8 @@ impl Desk for Transaction<'_> {
                 }
                 Some(reply)
             }
+            // The session offers neither on this port.
+            Question::Login(_) | Question::Atrn(_) => Some(Reply::new(502, 5, 1, "not here")),
         }
     }
 

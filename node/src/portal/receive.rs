@@ -15,24 +15,15 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use futures::stream::once;
-use holdfast_ledger::{Command, Reply, query};
-use holdfast_mail::Domain;
+use holdfast_ledger::query;
 use tokio::time::{Instant, interval};
 
 use super::door::{Posted, SignedIn};
 use super::page::{Frame, Problem, count};
 use super::{Portal, overview, told};
 use crate::accounts::Seal;
+use crate::attendance::{Attendance, NotThere, RENEW_EVERY};
 use crate::replica::now;
-
-/// How long a session lasts without a sign of life: what a node's death costs.
-const SESSION_TTL: Duration = Duration::from_secs(10);
-
-/// How often there is one. Each is a log entry.
-const RENEW_EVERY: Duration = Duration::from_secs(3);
-
-/// How long a renewal may take before it would be too late.
-const RENEW_TIME_MAX: Duration = Duration::from_secs(6);
 
 /// How often the page says how many wait, if that changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -47,65 +38,17 @@ struct Head {
     to: SocketAddr,
 }
 
-/// Somebody who is signed in where the mail goes, until it is dropped.
-struct Session {
-    portal: Arc<Portal>,
-    domain: Domain,
-    id: [u8; 16],
-    account: String,
-    to: SocketAddr,
-}
-
-impl Session {
-    async fn renew(&self) -> Result<(), Problem> {
-        let command = Command::Attend {
-            domain: self.domain.clone(),
-            session: self.id,
-            account: self.account.clone(),
-            to: self.to,
-            ttl_ms: u64::try_from(SESSION_TTL.as_millis()).unwrap_or(u64::MAX),
-        };
-        let until = Instant::now() + RENEW_TIME_MAX;
-        match self.portal.cluster.propose(command, until).await {
-            Ok(Reply::Refused(refusal)) => Err(Problem::Wrong(refusal.to_string())),
-            Ok(_) => Ok(()),
-            Err(error) => Err(Problem::Unable(error.to_string())),
-        }
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let (portal, domain, session) = (self.portal.clone(), self.domain.clone(), self.id);
-        tracing::info!(%domain, to = %self.to, "mail is held again: its owner is gone");
-        tokio::spawn(async move {
-            let until = Instant::now() + SESSION_TTL;
-            let command = Command::Leave { domain, session };
-            // Where it cannot be told, the session ends by itself as late as that.
-            if let Err(error) = portal.cluster.propose(command, until).await {
-                tracing::debug!("the end of a session was not told: {error}");
-            }
-        });
-    }
-}
-
 pub(super) async fn receive(
     State(portal): State<Arc<Portal>>,
     Path(name): Path<String>,
     posted: Posted,
 ) -> Result<Response, Problem> {
     let record = posted.who.domain(&portal, &name)?;
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|error| Problem::Unable(error.to_string()))?;
     let to = SocketAddr::new(posted.who.client.0.to_canonical(), record.primary.port);
-    let session = Session {
-        portal: portal.clone(),
-        domain: record.name.clone(),
-        id,
-        account: posted.who.session.account.name.clone(),
-        to,
-    };
-    session.renew().await?;
+    let cluster = portal.cluster.clone();
+    let account = &posted.who.session.account.name;
+    let session = Attendance::begin(cluster, record.name.clone(), account, to, None);
+    let session = session.await?;
     tracing::info!(domain = %record.name, %to, account = session.account, "its owner is signed in: mail goes there");
     let head = Head {
         frame: Frame::of(&posted.who, record.name.as_str(), "overview"),
@@ -116,7 +59,7 @@ pub(super) async fn receive(
     let (head, tail) = head.split_once(PAGE_END).unwrap_or((&head, ""));
     let (head, tail) = (head.to_owned(), format!("{PAGE_END}{tail}"));
     let pieces = once(async move { head })
-        .chain(lines(session, posted.who))
+        .chain(lines(portal.clone(), session, posted.who))
         .chain(once(async move { tail }));
     let body = Body::from_stream(pieces.map(|piece| Ok::<_, Infallible>(Bytes::from(piece))));
     // Whatever stands between must hand on each piece at once.
@@ -127,8 +70,18 @@ pub(super) async fn receive(
     Ok((headers, body).into_response())
 }
 
+impl From<NotThere> for Problem {
+    fn from(why: NotThere) -> Self {
+        match why {
+            NotThere::Refused(refusal) => Self::Wrong(refusal.to_string()),
+            NotThere::Unable(why) => Self::Unable(why),
+        }
+    }
+}
+
 struct On {
-    session: Session,
+    portal: Arc<Portal>,
+    session: Attendance,
     who: SignedIn,
     look: tokio::time::Interval,
     renewed: Instant,
@@ -138,7 +91,7 @@ struct On {
 impl On {
     /// Whether they are still signed in, and the domain is still theirs.
     fn may_stay(&self) -> bool {
-        let portal = &self.session.portal;
+        let portal = &self.portal;
         let read = |seal: &Seal| seal.read(&portal.cluster, &self.who.session.text, now());
         let session = portal
             .seal()
@@ -149,7 +102,7 @@ impl On {
 
     /// Messages that are still to come.
     fn waiting(&self) -> Option<u64> {
-        let portal = &self.session.portal;
+        let portal = &self.portal;
         let record = query::domain(&portal.cluster.view(), &self.session.domain).ok()??;
         overview::picture(portal, &record)
             .ok()
@@ -158,8 +111,13 @@ impl On {
 }
 
 /// What the page says as time goes on; its last line says why it ended.
-fn lines(session: Session, who: SignedIn) -> impl futures::Stream<Item = String> {
+fn lines(
+    portal: Arc<Portal>,
+    session: Attendance,
+    who: SignedIn,
+) -> impl futures::Stream<Item = String> {
     let on = On {
+        portal,
         session,
         who,
         look: interval(LOOK_EVERY),
@@ -168,7 +126,7 @@ fn lines(session: Session, who: SignedIn) -> impl futures::Stream<Item = String>
     };
     futures::stream::unfold(Some(on), |on| async move {
         let mut on = on?;
-        let mut stopping = on.session.portal.stopping.clone();
+        let mut stopping = on.portal.stopping.clone();
         loop {
             tokio::select! {
                 _ = on.look.tick() => {}
@@ -180,8 +138,8 @@ fn lines(session: Session, who: SignedIn) -> impl futures::Stream<Item = String>
                 if !on.may_stay() {
                     return Some((line("You were signed out. Mail is held again."), None));
                 }
-                if let Err(problem) = on.session.renew().await {
-                    return Some((line(&format!("Mail is held again. {}", problem.text())), None));
+                if let Err(why) = on.session.renew().await {
+                    return Some((line(&format!("Mail is held again. {why}")), None));
                 }
                 on.renewed = Instant::now();
                 // A sign of life, so that a dead connection is noticed.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
-use holdfast_ledger::{Askers, Command, NETWORKS_MAX, PolicyChange, Probation, query};
+use holdfast_ledger::{Askers, Command, NETWORKS_MAX, Policy, PolicyChange, Probation, query};
 use holdfast_mail::Network;
 
 use super::Portal;
@@ -56,15 +56,7 @@ pub(super) async fn show(
     let record = who.domain(&portal, &name)?;
     let view = portal.cluster.view();
     let policy = query::policy(&view, &record.name)?;
-    let ms = |span: Option<Duration>| {
-        span.map_or(0, |span| {
-            u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-        })
-    };
-    let probation = match policy.probation {
-        Probation::For(span) => ms(Some(span)),
-        Probation::Endless => u64::MAX,
-    };
+    let chosen = Chosen::of(&policy);
     let (anybody, networks) = match query::askers(&view, &record.name)? {
         Askers::Anybody => (true, Vec::new()),
         Askers::Networks(networks) => (false, networks),
@@ -75,20 +67,20 @@ pub(super) async fn show(
         primary: explain::primary_text(&record.primary),
         hold: choices(
             &[DAY_MS, 5 * DAY_MS, 7 * DAY_MS, 14 * DAY_MS, 30 * DAY_MS, 0],
-            ms(policy.hold),
+            chosen.hold,
             "without end, until the quota is full",
         ),
         delay: choices(
             &[HOUR_MS, 4 * HOUR_MS, DAY_MS, 2 * DAY_MS, 0],
-            ms(policy.delay),
+            chosen.delay,
             "never",
         ),
         probation: choices(
             &[0, 600_000, HOUR_MS, DAY_MS, u64::MAX],
-            probation,
+            chosen.probation,
             "no time: believe every refusal",
         ),
-        full_for_good: policy.full_for_good,
+        full_for_good: chosen.full_for_good,
         anybody,
         networks: networks.join("\n"),
         said: if said.done == "yes" {
@@ -97,6 +89,46 @@ pub(super) async fn show(
             ""
         },
     })
+}
+
+/// What the form shows, and what comes back with it; times in milliseconds.
+struct Chosen {
+    hold: u64,
+    delay: u64,
+    probation: u64,
+    full_for_good: bool,
+}
+
+impl Chosen {
+    fn of(policy: &Policy) -> Self {
+        let ms = |span: Option<Duration>| {
+            span.map_or(0, |span| {
+                u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+            })
+        };
+        Self {
+            hold: ms(policy.hold),
+            delay: ms(policy.delay),
+            probation: match policy.probation {
+                Probation::For(span) => ms(Some(span)),
+                Probation::Endless => u64::MAX,
+            },
+            full_for_good: policy.full_for_good,
+        }
+    }
+
+    /// Only what is another than before: what somebody left as it was goes on to be the plan's.
+    fn upon(&self, before: &Self) -> PolicyChange {
+        let another = |new: u64, old: u64| (new != old).then_some(new);
+        PolicyChange {
+            hold_ms: another(self.hold, before.hold),
+            delay_ms: another(self.delay, before.delay),
+            probation_ms: another(self.probation, before.probation),
+            full_for_good: (self.full_for_good != before.full_for_good)
+                .then_some(self.full_for_good),
+            ..PolicyChange::default()
+        }
+    }
 }
 
 /// `zero`: what no time at all means.
@@ -137,22 +169,24 @@ pub(super) async fn change(
     let domain = record.name;
     let person = posted.who.person();
     let fields = &posted.fields;
-    let change = PolicyChange {
-        hold_ms: Some(span(fields, "hold")?),
-        delay_ms: Some(span(fields, "delay")?),
-        probation_ms: Some(span(fields, "probation")?),
-        full_for_good: Some(fields.get("full") == "never"),
-        ..PolicyChange::default()
+    let chosen = Chosen {
+        hold: span(fields, "hold")?,
+        delay: span(fields, "delay")?,
+        probation: span(fields, "probation")?,
+        full_for_good: fields.get("full") == "never",
     };
     let askers = askers(fields)?;
     let view = portal.cluster.view();
+    let change = chosen.upon(&Chosen::of(&query::policy(&view, &domain)?));
     if query::askers(&view, &domain)? != askers {
         let domain = domain.clone();
         let command = Command::SetAskers { domain, askers };
         portal.change(&person, command).await?;
     }
-    let command = Command::SetPolicy { domain, change };
-    portal.change(&person, command).await?;
+    if change != PolicyChange::default() {
+        let command = Command::SetPolicy { domain, change };
+        portal.change(&person, command).await?;
+    }
     Ok(Redirect::to(&format!("/d/{name}/settings?done=yes")).into_response())
 }
 
@@ -183,6 +217,21 @@ fn askers(fields: &Fields) -> Result<Askers, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_as_it_was_is_not_set() {
+        let before = Chosen::of(&Policy::default());
+        let change = Chosen {
+            hold: 30 * DAY_MS,
+            ..Chosen::of(&Policy::default())
+        };
+        assert_eq!(before.upon(&before), PolicyChange::default());
+        let only_hold = PolicyChange {
+            hold_ms: Some(30 * DAY_MS),
+            ..PolicyChange::default()
+        };
+        assert_eq!(change.upon(&before), only_hold);
+    }
 
     #[test]
     fn a_span_that_an_operator_set_is_offered_too() {

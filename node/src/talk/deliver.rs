@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_mail::Envelope;
-use holdfast_smtp::client::{Closed, Login, Mail, Options, Outcome, Protocol, Session, Step, Tls};
+use holdfast_smtp::client::{Closed, Mail, Options, Outcome, Protocol, Session, Step, Tls};
+use holdfast_smtp::login::Login;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::net::connect;
@@ -95,6 +97,8 @@ pub struct Connection {
     line: Line,
     stream: Box<dyn Duplex>,
     address: SocketAddr,
+    /// Who wants it back instead of a QUIT.
+    home: Option<oneshot::Sender<Self>>,
 }
 
 /// Connects, and goes through banner, EHLO and, where it is offered, STARTTLS. `host` is the
@@ -153,6 +157,31 @@ async fn attempt(
 }
 
 impl Connection {
+    /// Over a stream that somebody else connected, after the roles turned on it: the other side
+    /// greets (RFC 2645 section 5.2.1).
+    ///
+    /// # Errors
+    /// The session does not open.
+    pub async fn turned(
+        mut stream: Box<dyn Duplex>,
+        address: SocketAddr,
+        dialing: &Dialing,
+    ) -> Result<Self, Unavailable> {
+        let session = Session::new(Options::new(&dialing.helo, Tls::Never));
+        let mut line = Line::new(session, dialing.opening_wait_max);
+        let step = line.drive(&mut *stream, &mut NoContent).await;
+        line.opened(step, stream, address)
+    }
+
+    /// Instead of being quit the connection goes back there.
+    pub fn returns_to(&mut self, home: oneshot::Sender<Self>) {
+        self.home = Some(home);
+    }
+
+    pub fn returns_to_nobody(&mut self) {
+        self.home = None;
+    }
+
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -209,13 +238,18 @@ impl Connection {
 
     /// Says QUIT and waits a moment for the answer (RFC 5321 section 4.1.1.10).
     pub async fn quit(mut self) {
+        if let Some(home) = self.home.take() {
+            // Whoever waited for it has gone: then it is cut.
+            let _gone = home.send(self);
+            return;
+        }
         self.line.session.quit();
         let _ = self.line.drive(&mut *self.stream, &mut NoContent).await;
     }
 }
 
 /// What a session can be driven over.
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// A session, and what it takes to serve it.
@@ -266,6 +300,7 @@ impl Line {
                     line: self,
                     stream,
                     address,
+                    home: None,
                 })
             }
             Step::Closed(why) => Err(Unavailable::Session { address, why }),
@@ -441,6 +476,7 @@ mod tests {
             line: Line::new(session, wait_max),
             stream: Box::new(stream),
             address: SocketAddr::from(([127, 0, 0, 1], 25)),
+            home: None,
         }
     }
 

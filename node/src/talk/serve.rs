@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::server::TlsStream;
 
+use super::deliver::Duplex;
 use crate::net::tls::SmtpServer;
 
 /// Bytes read at a time; what one idle session costs beside its task.
@@ -89,14 +90,17 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Serves one connection to its end. `stop` ends it between transactions.
+/// A connection on which the client is the server from now on.
+pub type Caller = Box<dyn Duplex>;
+
+/// Serves one connection to its end, or until the roles turn. `stop` ends it between transactions.
 pub async fn serve(
     stream: TcpStream,
     mut session: Session,
     tls: Option<SmtpServer>,
     desk: &mut impl Desk,
     mut stop: watch::Receiver<bool>,
-) -> io::Result<()> {
+) -> io::Result<Option<Caller>> {
     let mut stream = Stream::Plain(stream);
     let mut buffer = vec![0; READ_BYTES];
     let mut waiting = Waiting::new(&session);
@@ -114,7 +118,7 @@ pub async fn serve(
             Step::Ask(question) => {
                 match desk.ask(question, &session).await {
                     Some(reply) => session.answer(reply),
-                    None => return Ok(()),
+                    None => return Ok(None),
                 }
                 waiting.pause();
             }
@@ -154,15 +158,16 @@ pub async fn serve(
                     }
                 };
                 match read {
-                    Ok(Ok(0)) => return Ok(()),
+                    Ok(Ok(0)) => return Ok(None),
                     Ok(Ok(count)) => session.receive(&buffer[..count]),
                     Ok(Err(error)) => return Err(error),
                     Err(_) => session.timed_out(),
                 }
             }
+            Step::Turn => return Ok(Some(Box::new(stream))),
             Step::Close => {
                 farewell(stream, &mut buffer).await;
-                return Ok(());
+                return Ok(None);
             }
         }
     }

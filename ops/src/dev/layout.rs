@@ -40,10 +40,11 @@ pub(crate) struct NodePlan {
     pub(crate) metrics_port: u16,
     pub(crate) portal_port: u16,
     pub(crate) finger_port: u16,
+    pub(crate) atrn_port: u16,
 }
 
 /// Ports of a node beside SMTP.
-const FREE_PORTS: usize = 4;
+const FREE_PORTS: usize = 5;
 
 impl Plan {
     /// A node for each of `smtp_ports`, everything else on free ports.
@@ -64,6 +65,7 @@ impl Plan {
                 metrics_port: free[1],
                 portal_port: free[2],
                 finger_port: free[3],
+                atrn_port: free[4],
             })
             .collect();
         Ok(Self {
@@ -145,6 +147,9 @@ listen = "{portal}"
 [finger]
 listen = "{finger}"
 
+[atrn]
+listen = "{atrn}"
+
 [limits]
 # On one machine every client has the same address.
 connections_per_client_max = 1000
@@ -158,6 +163,7 @@ disk_free_min_bytes = 67108864
             metrics = loopback(self.metrics_port),
             portal = loopback(self.portal_port),
             finger = loopback(self.finger_port),
+            atrn = loopback(self.atrn_port),
         )
     }
 }
@@ -230,12 +236,13 @@ mod tests {
                     node.metrics_port,
                     node.portal_port,
                     node.finger_port,
+                    node.atrn_port,
                 ]
             })
             .collect();
         ports.sort_unstable();
         ports.dedup();
-        assert_eq!(ports.len(), 25);
+        assert_eq!(ports.len(), 30);
         for region in REGIONS {
             let members = plan
                 .nodes

@@ -136,6 +136,7 @@ fn announce(sandbox: &Sandbox, output: Output) -> Result<(), Failure> {
                     "metrics": cli::loopback(node.metrics_port),
                     "portal": cli::loopback(node.portal_port),
                     "finger": cli::loopback(node.finger_port),
+                    "atrn": cli::loopback(node.atrn_port),
                     "data_dir": sandbox.data_dir(&node.name),
                     "config": sandbox.config(&node.name),
                     "log": sandbox.log(&node.name),

@@ -272,6 +272,7 @@ impl Sandbox {
             name: self.plan.domain.clone(),
             primary: Some(self.plan.primary.clone()),
             policy: crate::cli::Policy::default(),
+            subscription: crate::cli::Subscription::default(),
             dry_run: false,
         };
         let deadline = Instant::now() + START_TIME_MAX;

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use holdfast_mail::Domain;
+use holdfast_mail::{Domain, NodeId};
 use holdfast_proto::ledger as proto;
 
 use super::{Logged, refuse};
@@ -22,14 +22,15 @@ pub(super) fn attend(
     when: Logged,
     domain: &Domain,
     (session, account): (&[u8; 16], &str),
-    to: SocketAddr,
+    (to, over): (SocketAddr, Option<NodeId>),
     ttl_ms: u64,
     effects: &mut Vec<Effect>,
 ) -> Result<Reply, KvError> {
     if !row::exists(kv, &tables::domain(domain))? {
         return refuse(Refusal::UnknownDomain);
     }
-    if !query::policy(kv, domain)?.attended {
+    // Over a connection of theirs mail goes to nobody else, whatever the policy.
+    if over.is_none() && !query::policy(kv, domain)?.attended {
         return refuse(Refusal::NotAttended);
     }
     let known = query::account(kv, account)?;
@@ -52,8 +53,11 @@ pub(super) fn attend(
         port: to.port().into(),
         since_ms: same.map_or(when.at.0, |same| same.since_ms),
         until_ms: when.at.plus(ttl).0,
+        over: over.map_or(0, |node| node.0),
     };
-    let goes_there = |old: &proto::AttendRow| (&old.address, old.port) == (&new.address, new.port);
+    let goes_there = |old: &proto::AttendRow| {
+        (&old.address, old.port, old.over) == (&new.address, new.port, new.over)
+    };
     if !same.is_some_and(goes_there) {
         effects.push(Effect::FlushRequested {
             domain: domain.clone(),
@@ -67,11 +71,18 @@ pub(super) fn leave(
     kv: &mut dyn Kv,
     domain: &Domain,
     session: &[u8; 16],
+    effects: &mut Vec<Effect>,
 ) -> Result<Reply, KvError> {
     let key = tables::attended(domain);
     let row: Option<proto::AttendRow> = row::get(kv, &key)?;
-    if row.is_some_and(|row| row.session[..] == session[..]) {
+    if let Some(row) = row.filter(|row| row.session[..] == session[..]) {
         kv.delete(&key);
+        if row.over != 0 {
+            // The others may deliver again.
+            effects.push(Effect::LeaseChanged {
+                domain: domain.clone(),
+            });
+        }
     }
     Ok(Reply::Done)
 }

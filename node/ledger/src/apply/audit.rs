@@ -66,11 +66,14 @@ fn about(command: &Command) -> Option<Option<&Domain>> {
         | Command::SetRecipients { domain, .. }
         | Command::SetRoute { domain, .. }
         | Command::SetAskers { domain, .. }
+        | Command::Subscribe { domain, .. }
         | Command::Dispose { domain, .. }
         | Command::Flush { domain, .. } => Some(Some(domain)),
-        Command::OfAccount { .. } | Command::Invite { .. } | Command::RemoveMember { .. } => {
-            Some(None)
-        }
+        Command::OfAccount { .. }
+        | Command::SetPlan { .. }
+        | Command::RemovePlan { .. }
+        | Command::Invite { .. }
+        | Command::RemoveMember { .. } => Some(None),
         _ => None,
     }
 }

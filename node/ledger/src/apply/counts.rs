@@ -1,9 +1,12 @@
 //! Counts, kept in step with the rows they count.
 
+use holdfast_mail::Domain;
 use holdfast_proto::ledger::CountsRow;
 
+use super::Logged;
+use super::usage::{self, Fate};
 use crate::row::{self, unreadable};
-use crate::{Kv, KvError};
+use crate::{Kv, KvError, tables};
 
 /// What is added to counts; negative where something went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +30,12 @@ impl Change {
         Self { pending, ..self }
     }
 
+    /// The length of the message, where it is one.
+    pub(super) fn message(self) -> Option<u64> {
+        let bytes = u64::try_from(self.bytes).ok();
+        bytes.filter(|_| self.messages == 1)
+    }
+
     pub(super) fn take(&mut self, gone: Self) {
         self.messages -= gone.messages;
         self.bytes = self.bytes.saturating_sub(gone.bytes);
@@ -40,6 +49,30 @@ pub(super) fn change(kv: &mut dyn Kv, key: &[u8], change: Change) -> Result<(), 
     if change == Change::default() {
         return Ok(());
     }
+    changed(kv, key, change)?;
+    Ok(())
+}
+
+/// The same for a domain's counts and its usage; `messages` are those that came or went.
+pub(super) fn change_domain(
+    kv: &mut dyn Kv,
+    when: Logged,
+    domain: &Domain,
+    change: Change,
+    messages: &[(Fate, u64)],
+) -> Result<(), KvError> {
+    if change == Change::default() {
+        return Ok(());
+    }
+    let held = changed(kv, &tables::counts(domain), change)?;
+    if messages.is_empty() {
+        return Ok(());
+    }
+    usage::count(kv, when, domain, held, messages)
+}
+
+/// Returns the bytes before and after.
+fn changed(kv: &mut dyn Kv, key: &[u8], change: Change) -> Result<(u64, u64), KvError> {
     let old: CountsRow = row::get(kv, key)?.unwrap_or_default();
     let sum = |count: u64, change| {
         count
@@ -56,5 +89,5 @@ pub(super) fn change(kv: &mut dyn Kv, key: &[u8], change: Change) -> Result<(), 
     } else {
         row::put(kv, key, &new);
     }
-    Ok(())
+    Ok((old.bytes, new.bytes))
 }

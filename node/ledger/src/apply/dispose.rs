@@ -8,6 +8,7 @@ use holdfast_proto::ledger as proto;
 
 use super::owe::owe;
 use super::place::{Place, answer};
+use super::usage::Fate;
 use super::{Logged, audit, refuse};
 use crate::row::unreadable;
 use crate::{Disposal, Effect, Kv, KvError, Refusal, Reply, Seq, query, row, tables, wire};
@@ -96,7 +97,11 @@ pub(super) fn dispose(
                 )?;
             }
         }
-        place.put_and_count(kv, when, effects)?;
+        let fate = match order.how {
+            Disposal::Bounce => Fate::Returned,
+            _ => Fate::Discarded,
+        };
+        place.put_and_count(kv, when, fate, effects)?;
         done.push(id);
     }
     if !done.is_empty() {

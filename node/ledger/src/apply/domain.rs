@@ -3,7 +3,7 @@
 use holdfast_mail::Domain;
 use holdfast_proto::ledger as proto;
 
-use super::{Logged, account, known, recipients, refuse};
+use super::{Logged, account, known, plan, recipients, refuse, usage};
 use crate::policy::changed;
 use crate::{
     Effect, Kv, KvError, PolicyChange, Primary, Refusal, Reply, Route, query, row, tables, wire,
@@ -51,10 +51,11 @@ pub(super) fn set_policy(
     }
     let key = tables::policy(domain);
     let old: proto::PolicyRow = row::get(kv, &key)?.unwrap_or_default();
-    let old = old.policy.unwrap_or_default();
-    let new = changed(old, &change);
-    if new != old {
-        row::put(kv, &key, &proto::PolicyRow { policy: Some(new) });
+    let policy = old.policy.unwrap_or_default();
+    let new = changed(policy, &change);
+    if new != policy {
+        let policy = Some(new);
+        row::put(kv, &key, &proto::PolicyRow { policy, ..old });
         effects.push(Effect::PolicyChanged {
             domain: domain.clone(),
         });
@@ -89,6 +90,7 @@ pub(super) fn set_route(
 
 pub(super) fn remove(
     kv: &mut dyn Kv,
+    when: Logged,
     domain: &Domain,
     effects: &mut Vec<Effect>,
 ) -> Result<Reply, KvError> {
@@ -100,6 +102,11 @@ pub(super) fn remove(
         return refuse(Refusal::MailHeld);
     }
     let leased = row::exists(kv, &tables::lease(domain))?;
+    if let Some((plan, extra_steps)) = query::subscription(kv, domain)? {
+        // Its months so far are billed after it is gone.
+        usage::charge(kv, when, domain, &plan, extra_steps)?;
+        plan::leave(kv, &plan)?;
+    }
     kv.delete(&tables::domain(domain));
     kv.delete(&tables::policy(domain));
     kv.delete(&tables::askers(domain));

@@ -16,12 +16,14 @@ mod member;
 mod observe;
 mod owe;
 mod place;
+mod plan;
 mod post;
 mod recipients;
 mod record;
 mod report;
 mod review;
 mod sweep;
+mod usage;
 
 pub use attend::ATTEND_TTL_MAX;
 pub use dispose::{DISPOSE_MAX, UNDELETE_TIME};
@@ -30,6 +32,7 @@ pub use observe::SEEN_MAX;
 pub use recipients::RECIPIENTS_PER_COMMAND_MAX;
 pub use report::REPORT_KEPT;
 pub use review::REVIEW_MAX;
+pub use usage::SWEEP_USAGE_MAX;
 
 use std::time::Duration;
 
@@ -130,7 +133,7 @@ pub fn apply(
             *must_exist,
             effects,
         ),
-        Command::RemoveDomain { domain } => domain::remove(kv, domain, effects),
+        Command::RemoveDomain { domain } => domain::remove(kv, when, domain, effects),
         Command::Bootstrap {
             cluster_id,
             ca_certificate,
@@ -249,6 +252,26 @@ pub fn apply(
             known::learn(kv, when, domain, name, answer)
         }
         Command::Unlearn { domain, names } => known::unlearn(kv, domain, names),
+        Command::SetPlan {
+            name,
+            change,
+            must_be_new,
+            must_exist,
+        } => plan::set(kv, when, name, change, *must_be_new, *must_exist),
+        Command::RemovePlan { name } => plan::remove(kv, when, name),
+        Command::Subscribe {
+            domain,
+            plan,
+            extra_steps,
+            follow,
+        } => {
+            let order = plan::Order {
+                plan: plan.as_deref(),
+                extra_steps: *extra_steps,
+                follow: *follow,
+            };
+            plan::subscribe(kv, when, domain, &order, effects)
+        }
         Command::Observe { node, seen } => observe::observe(kv, when, *node, seen),
         Command::SetRoute { domain, route } => domain::set_route(kv, domain, route, effects),
         Command::SetAskers { domain, askers } => flush::set_askers(kv, domain, askers),
@@ -258,12 +281,14 @@ pub fn apply(
             session,
             account,
             to,
+            over,
             ttl_ms,
         } => {
             let who = (session, account.as_str());
-            attend::attend(kv, when, domain, who, *to, *ttl_ms, effects)
+            let place = (*to, *over);
+            attend::attend(kv, when, domain, who, place, *ttl_ms, effects)
         }
-        Command::Leave { domain, session } => attend::leave(kv, domain, session),
+        Command::Leave { domain, session } => attend::leave(kv, domain, session, effects),
         Command::By {
             who,
             from,

@@ -11,6 +11,7 @@ use holdfast_proto::ledger as proto;
 
 use super::counts::{self, Change};
 use super::mark::{self, Mark};
+use super::usage::Fate;
 use super::{Logged, REPLY_TEXT_OCTETS_MAX};
 use crate::query::envelope_of;
 use crate::row::{self, unreadable};
@@ -160,11 +161,12 @@ impl<'a> Place<'a> {
         Ok(left)
     }
 
-    /// The same for a verb that has only this one.
+    /// The same for a verb that has only this one. `fate` is what it counts as if all of it went.
     pub(super) fn put_and_count(
         self,
         kv: &mut dyn Kv,
         when: Logged,
+        fate: Fate,
         effects: &mut Vec<Effect>,
     ) -> Result<(), KvError> {
         let domain = self.domain;
@@ -172,7 +174,8 @@ impl<'a> Place<'a> {
         let (mut in_domain, mut total) = (Change::default(), Change::default());
         in_domain.take(left.domain);
         total.take(left.cluster);
-        counts::change(kv, &tables::counts(domain), in_domain)?;
+        let went = left.domain.message().map(|len| (fate, len));
+        counts::change_domain(kv, when, domain, in_domain, went.as_slice())?;
         counts::change(kv, tables::TOTAL, total)
     }
 }

@@ -16,6 +16,7 @@ use holdfast_proto::ledger as proto;
 use super::counts::{self, Change};
 use super::owe::{self, owe};
 use super::place::{Left, Place, answer, set_answer, shortened};
+use super::usage::Fate;
 use super::{Logged, lease, refuse};
 use crate::policy::Probation;
 use crate::probation::{Before, Health, Judgement, judge};
@@ -57,15 +58,25 @@ pub(super) fn record(
         by_message.entry(outcome.message).or_default().push(outcome);
     }
     let (mut in_domain, mut total) = (Change::default(), Change::default());
+    let mut went = Vec::new();
     for (id, outcomes) in by_message {
         let left = settle(kv, when, domain, id, &outcomes, bench.as_mut(), effects)?;
+        if let Some(len) = left.domain.message() {
+            let is_delivered = outcomes.iter().any(|o| o.verdict == Verdict::Delivered);
+            let fate = if is_delivered {
+                Fate::Delivered
+            } else {
+                Fate::Returned
+            };
+            went.push((fate, len));
+        }
         in_domain.take(left.domain);
         total.take(left.cluster);
         if mutant("counts-freed-twice") {
             total.take(left.cluster);
         }
     }
-    counts::change(kv, &tables::counts(domain), in_domain)?;
+    counts::change_domain(kv, when, domain, in_domain, &went)?;
     counts::change(kv, tables::TOTAL, total)?;
     if let Some(bench) = bench {
         bench.close(kv, domain)?;

@@ -13,6 +13,7 @@ use holdfast_proto::ledger as proto;
 use super::counts::{self, Change};
 use super::mark::{self, Mark};
 use super::place::{let_go, shortened};
+use super::usage::Fate;
 use super::{BODY_OCTETS_MAX, Logged, post, refuse};
 use crate::query::envelope_of;
 use crate::row::unreadable;
@@ -104,7 +105,8 @@ pub(super) fn report(
             ..proto::QueueRow::default()
         };
         row::put(kv, &tables::held(domain, seq), &held);
-        counts::change(kv, &tables::counts(domain), arrived.and_pending(1))?;
+        let came = [(Fate::Accepted, envelope.body.len)];
+        counts::change_domain(kv, when, domain, arrived.and_pending(1), &came)?;
         effects.push(Effect::MailHeld {
             domain: domain.clone(),
         });

@@ -12,6 +12,7 @@ use holdfast_proto::ledger as proto;
 
 use super::owe::owe;
 use super::place::{Place, answer};
+use super::usage::Fate;
 use super::{Logged, refuse};
 use crate::{Effect, Kv, KvError, Policy, Refusal, Reply, Seq, query, row, tables};
 
@@ -52,11 +53,10 @@ pub(super) fn review(
         let received_at = place.envelope.received_at;
         // What is kept back by hand ends by hand.
         let waits = !place.held.recipients.is_empty() || !place.refused.recipients.is_empty();
-        if waits
-            && policy
-                .expires_at(received_at)
-                .is_some_and(|end| end <= when.at)
-        {
+        let is_over = policy
+            .expires_at(received_at)
+            .is_some_and(|end| end <= when.at);
+        let fate = if waits && is_over {
             let failed = expire(&mut place, &record.primary.host);
             let begun = failed.1;
             let from = if begun { tell_from } else { when.at };
@@ -69,14 +69,16 @@ pub(super) fn review(
                 from,
                 effects,
             )?;
+            Fate::Returned
         } else {
             let retried = retry(&mut place, when, effects);
             let told = tell(kv, when, seq, &mut place, &policy, effects)?;
             if !purged && !retried && !told {
                 continue;
             }
-        }
-        place.put_and_count(kv, when, effects)?;
+            Fate::Discarded
+        };
+        place.put_and_count(kv, when, fate, effects)?;
         messages += 1;
     }
     Ok(Reply::Disposed {

@@ -2,13 +2,15 @@
 
 use holdfast_proto::ledger as proto;
 
-use super::{Logged, SWEEP_MARKS_MAX, TOKENS_MAX, known, mark};
+use super::{Logged, SWEEP_MARKS_MAX, TOKENS_MAX, known, mark, plan, usage};
 use crate::{Kv, KvError, Reply, row, tables};
 
 pub(super) fn sweep(kv: &mut dyn Kv, when: Logged) -> Result<Reply, KvError> {
     let more = marks(kv, when)?;
     tokens(kv, when)?;
     known::sweep(kv, when)?;
+    let more = usage::sweep(kv, when.at)? || more;
+    plan::sweep(kv, when.at)?;
     Ok(Reply::Swept { more })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_ledger::query::{self, Counts, Held, Owed};
-use holdfast_ledger::{KvRead, Seq};
+use holdfast_ledger::{KvRead, Month, Seq};
 use holdfast_mail::{Domain, Envelope, MessageId, ReversePath, dsn};
 
 /// Counts by counting: every message that is held, refused, set aside, owed a word about or on its way
@@ -19,9 +19,13 @@ pub(crate) fn audit(kv: &dyn KvRead) {
     assert_eq!(query::total(kv), Ok(total), "the total is exact");
 
     let mut with_something_to_deliver = Vec::new();
+    let mut on_plans: BTreeMap<String, u64> = BTreeMap::new();
     let mut queued = BTreeSet::new();
     for record in query::domains(kv, None, all).unwrap() {
         let domain = &record.name;
+        if let Some((plan, _)) = query::subscription(kv, domain).unwrap() {
+            *on_plans.entry(plan).or_default() += 1;
+        }
         let held = query::held(kv, domain, None, all).unwrap();
         let refused = query::refused(kv, domain, all).unwrap();
         if !held.is_empty() {
@@ -42,6 +46,14 @@ pub(crate) fn audit(kv: &dyn KvRead) {
             query::counts(kv, domain),
             Ok(counts),
             "{domain} is counted exactly"
+        );
+        let month = Month::of(query::now(kv).unwrap());
+        let usage = query::usage(kv, domain, month).unwrap();
+        let peak = usage.map_or(0, |usage| usage.peak_bytes);
+        let is_counted = query::usage_since(kv).unwrap().is_some();
+        assert!(
+            peak >= counts.bytes || !is_counted,
+            "{domain} holds more than at its peak"
         );
     }
     assert_eq!(
@@ -64,6 +76,11 @@ pub(crate) fn audit(kv: &dyn KvRead) {
         );
         assert!(queued.insert(report.message), "a report is in no queue");
     }
+    for plan in query::plans(kv).unwrap() {
+        let domains = on_plans.remove(&plan.name).unwrap_or(0);
+        assert_eq!(plan.domains, domains, "those on {} are counted", plan.name);
+    }
+    assert!(on_plans.is_empty(), "a domain is on a plan that is gone");
     for account in query::accounts(kv, None, all).unwrap() {
         for domain in &account.domains {
             let known = query::domain(kv, domain).unwrap();

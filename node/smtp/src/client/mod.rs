@@ -33,6 +33,8 @@ use holdfast_mail::{BodyType, mutant};
 use reply::{Replies, Reply, Severity};
 use transaction::{Transaction, fate};
 
+use crate::login::Login;
+
 pub use extensions::RECIPIENTS_MAX;
 pub use reply::{RECORDED_BYTES_MAX, REPLY_BYTES_MAX, REPLY_LINE_BYTES_MAX};
 pub use timeout::{Timeout, Wait};
@@ -82,20 +84,6 @@ pub enum Protocol {
     Smtp,
     /// RFC 2033: each recipient is answered for by itself after the end of the content.
     Lmtp,
-}
-
-/// A name and its secret, for AUTH (RFC 4954).
-#[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    pub user: String,
-    pub secret: String,
-}
-
-/// Without the secret.
-impl std::fmt::Debug for Login {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Login({})", self.user)
-    }
 }
 
 /// What the shell has to do next.

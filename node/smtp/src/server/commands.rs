@@ -3,7 +3,7 @@
 use holdfast_mail::{Recipient, mutant};
 
 use super::content::too_large;
-use super::{AfterData, Question, Session, State};
+use super::{AfterData, Question, Service, Session, State};
 use crate::limits::{
     ERRORS_MAX, IDLE_COMMANDS_MAX, MESSAGES_MAX, RECIPIENTS_MAX, REFUSED_RECIPIENTS_MAX,
 };
@@ -76,6 +76,9 @@ impl Session {
                 | Request::Data
                 | Request::Bdat { .. }
         );
+        if let Some(refusal) = self.out_of_place(&request) {
+            return self.refuse_out_of_place(&request, refusal);
+        }
         if self.is_one_too_many(&request) {
             self.say(Reply::new(
                 421,
@@ -128,10 +131,55 @@ impl Session {
             }
             Request::Etrn(_) if self.helo.is_none() => self.error(sequence("say EHLO first")),
             Request::Etrn(etrn) => self.ask(Question::Etrn(etrn)),
+            Request::Auth { mechanism, initial } => self.auth(&mechanism, initial.as_deref()),
+            // RFC 2645 section 5.2.1: what follows is said by the other side.
+            Request::Atrn(_) if !self.input.is_empty() => {
+                self.say(sequence("nothing may be sent behind ATRN").and_close());
+            }
+            Request::Atrn(domains) => self.ask(Question::Atrn(domains)),
             Request::Mail(mail) => self.mail(mail),
             Request::Rcpt(recipient) => self.rcpt(recipient),
             Request::Data => self.begin_data(),
             Request::Bdat { len, last } => self.begin_chunk(len, last),
+        }
+    }
+
+    /// Why this service does not know the command, or not yet.
+    fn out_of_place(&self, request: &Request) -> Option<Reply> {
+        let mail = matches!(
+            request,
+            Request::Mail(_) | Request::Rcpt(_) | Request::Data | Request::Bdat { .. }
+        );
+        let not_here = |text| Some(Reply::new(502, 5, 1, text));
+        // RFC 4954 section 6 and RFC 2645 section 5.2: 530.
+        let log_in = || Some(Reply::new(530, 7, 0, "log in first (AUTH)"));
+        match (self.options.service, request) {
+            (Service::Exchange | Service::Submission, Request::Atrn(_)) => {
+                not_here("ATRN is for the port of on-demand mail relay, 366 (RFC 2645)")
+            }
+            (Service::Submission | Service::OnDemand, Request::Etrn(_)) => {
+                not_here("ETRN is for port 25")
+            }
+            (Service::OnDemand, _) if mail => {
+                not_here("this port hands mail out (ATRN, RFC 2645); bring mail to port 25")
+            }
+            (Service::Submission, _) if mail && self.user.is_none() => log_in(),
+            (Service::OnDemand, Request::Atrn(_)) if self.user.is_none() => log_in(),
+            _ => None,
+        }
+    }
+
+    fn refuse_out_of_place(&mut self, request: &Request, refusal: Reply) {
+        match request {
+            Request::Data => self.refuse_data(refusal),
+            // The octets of the chunk follow (RFC 3030 section 2).
+            Request::Bdat { len, .. } => {
+                self.state = State::DropChunk {
+                    left: *len,
+                    refusal,
+                }
+            }
+            _ => self.error(refusal),
         }
     }
 
@@ -170,21 +218,29 @@ impl Session {
             "PIPELINING".into(),
             format!("SIZE {}", self.options.message_bytes_max),
         ];
-        lines.extend(
-            [
+        let service = self.options.service;
+        if service == Service::OnDemand {
+            lines.truncate(1);
+            lines.extend(["ENHANCEDSTATUSCODES", "ATRN", "HELP"].map(String::from));
+        } else {
+            let mail = [
                 "8BITMIME",
                 "SMTPUTF8",
                 "ENHANCEDSTATUSCODES",
                 "CHUNKING",
                 "DSN",
-                "ETRN",
-                "HELP",
-            ]
-            .map(String::from),
-        );
-        lines.push(format!(
-            "LIMITS MAILMAX={MESSAGES_MAX} RCPTMAX={RECIPIENTS_MAX}"
-        ));
+            ];
+            lines.extend(mail.map(String::from));
+            lines.extend((service == Service::Exchange).then(|| "ETRN".to_owned()));
+            lines.push("HELP".to_owned());
+            lines.push(format!(
+                "LIMITS MAILMAX={MESSAGES_MAX} RCPTMAX={RECIPIENTS_MAX}"
+            ));
+        }
+        // RFC 4954 section 4: where a secret may be sent.
+        if service != Service::Exchange && self.secure && self.user.is_none() {
+            lines.push("AUTH PLAIN LOGIN".to_owned());
+        }
         if self.options.tls && !self.secure {
             lines.push("STARTTLS".into());
         }

@@ -16,19 +16,22 @@
 //! they are there already. After a fault that leaves open where the next command begins, the
 //! session ends: nothing that follows is taken for a command.
 
+mod auth;
 mod commands;
 mod content;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use holdfast_mail::{Recipient, mutant};
+use auth::Exchange;
+use holdfast_mail::{Domain, Recipient, mutant};
 
 use crate::body::{Content, Octets};
 use crate::limits::{
     COMMAND_TIME_MAX, CONTENT_TIME_MAX, PIECE_BYTES, TIMED_BLOCK_BYTES, TLS_TIME_MAX,
 };
 use crate::line::Input;
+use crate::login::Login;
 use crate::reply::Reply;
 use crate::request::{Etrn, Mail};
 
@@ -41,6 +44,34 @@ pub struct Options {
     pub message_bytes_max: u64,
     /// STARTTLS is offered.
     pub tls: bool,
+    /// TLS began before the first byte (RFC 8314).
+    pub secure: bool,
+    pub service: Service,
+}
+
+impl Options {
+    /// For mail exchangers.
+    #[must_use]
+    pub fn new(name: &str, message_bytes_max: u64, tls: bool) -> Self {
+        Self {
+            name: name.to_owned(),
+            message_bytes_max,
+            tls,
+            secure: false,
+            service: Service::Exchange,
+        }
+    }
+}
+
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Anybody brings mail for domains of ours.
+    Exchange,
+    /// A customer who has logged in sends mail to anybody (RFC 6409).
+    Submission,
+    /// A customer who has logged in gets held mail over this very connection (RFC 2645).
+    OnDemand,
 }
 
 /// What the shell must do next.
@@ -56,6 +87,9 @@ pub enum Step {
     Refused(Reply),
     /// The transaction is over without a message: drop what was received of it.
     Reset,
+    /// From here on the client is the server: it greets, and mail goes to it (RFC 2645 section 5).
+    /// Everything has been written, and nothing more was read.
+    Turn,
     /// A TLS handshake, then [`Session::tls_started`]. Read nothing in between.
     StartTls,
     /// Read from the client and call [`Session::receive`].
@@ -74,6 +108,10 @@ pub enum Question {
     /// The content is complete. The answer is what the client is told of the message.
     Message,
     Etrn(Etrn),
+    /// Is it them?
+    Login(Login),
+    /// May the roles turn, and is there mail for these domains? None: all that the client may get.
+    Atrn(Vec<Domain>),
 }
 
 /// What is waited for, and for how long from when `turn` was first seen.
@@ -91,6 +129,8 @@ enum State {
     /// The greeting is not written yet.
     Greeting,
     Command,
+    /// In the middle of AUTH.
+    Auth(Exchange),
     /// A question is open.
     Asking(Question),
     Data(Content),
@@ -105,6 +145,8 @@ enum State {
         refusal: Reply,
     },
     StartTls,
+    /// ATRN was granted.
+    Turned,
     Closed,
 }
 
@@ -149,6 +191,8 @@ pub struct Session {
     refused: VecDeque<Reply>,
     reset: bool,
     secure: bool,
+    /// Who has logged in.
+    user: Option<String>,
     /// The argument of EHLO or HELO, once said.
     helo: Option<String>,
     extended: bool,
@@ -170,6 +214,7 @@ impl Session {
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self {
+            secure: options.secure,
             options,
             state: State::Greeting,
             input: Input::default(),
@@ -178,7 +223,7 @@ impl Session {
             piece: Vec::new(),
             refused: VecDeque::new(),
             reset: false,
-            secure: false,
+            user: None,
             helo: None,
             extended: false,
             transaction: Transaction::default(),
@@ -199,9 +244,23 @@ impl Session {
         self.helo.as_deref().unwrap_or("unknown")
     }
 
+    /// Who has logged in.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
     /// The `with` of the trace line: RFC 3848 and RFC 6531 section 3.7.3.
     #[must_use]
     pub fn protocol(&self) -> &'static str {
+        if self.user.is_some() {
+            // Never without TLS.
+            return if self.transaction.smtputf8 {
+                "UTF8SMTPSA"
+            } else {
+                "ESMTPSA"
+            };
+        }
         match (self.transaction.smtputf8, self.extended, self.secure) {
             (true, _, false) => "UTF8SMTP",
             (true, _, true) => "UTF8SMTPS",
@@ -250,7 +309,9 @@ impl Session {
             // Nothing may be said while the fate of a message is open: a 421 in place of its
             // answer would promise that it is never delivered (RFC 5321 section 4.2.5). Nor
             // inside a handshake.
-            State::Asking(Question::Message) | State::StartTls | State::Closed => self.close(),
+            State::Asking(Question::Message) | State::StartTls | State::Turned | State::Closed => {
+                self.close()
+            }
             _ => self.say(reply.and_close()),
         }
     }
@@ -259,7 +320,7 @@ impl Session {
         match self.state {
             State::Closed => {}
             // The shell must not read here; what was sent in clear may not outlive this point.
-            State::StartTls => self.close(),
+            State::StartTls | State::Turned => self.close(),
             _ => self.input.push(bytes),
         }
     }
@@ -274,6 +335,7 @@ impl Session {
             self.input.clear();
         }
         self.secure = true;
+        self.user = None;
         self.helo = None;
         self.extended = false;
         self.transaction = Transaction::default();
@@ -319,6 +381,27 @@ impl Session {
                 self.flush = true;
                 self.say(reply);
             }
+            Question::Login(login) => {
+                self.flush = true;
+                if positive {
+                    self.user = Some(login.user);
+                    self.say(reply);
+                } else {
+                    self.error(reply);
+                }
+            }
+            // What came before the other side may speak would be taken for its greeting.
+            Question::Atrn(_) if positive && !self.input.is_empty() => {
+                self.flush = true;
+                self.say(Reply::new(503, 5, 1, "nothing may be sent behind ATRN").and_close());
+            }
+            Question::Atrn(_) => {
+                self.flush = true;
+                self.say(reply);
+                if positive {
+                    self.state = State::Turned;
+                }
+            }
         }
     }
 
@@ -354,9 +437,14 @@ impl Session {
                 State::Asking(Question::Message) if !self.output.is_empty() => return self.write(),
                 State::Asking(question) => return Step::Ask(question.clone()),
                 State::StartTls if self.output.is_empty() => return Step::StartTls,
+                State::Turned if self.output.is_empty() => return Step::Turn,
                 State::Closed if self.output.is_empty() => return Step::Close,
-                State::StartTls | State::Closed => return self.write(),
+                State::StartTls | State::Turned | State::Closed => return self.write(),
                 State::Command => self.command(),
+                State::Auth(exchange) => {
+                    let exchange = exchange.clone();
+                    self.auth_line(exchange)
+                }
                 State::Data(_) => self.data(),
                 State::Chunk { left, last } => {
                     let (left, last) = (*left, *last);

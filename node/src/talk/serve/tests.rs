@@ -54,7 +54,7 @@ struct Server {
     client: Stream,
     diary: Diary,
     stop: watch::Sender<bool>,
-    served: tokio::task::JoinHandle<io::Result<()>>,
+    served: tokio::task::JoinHandle<io::Result<Option<Caller>>>,
 }
 
 impl Server {
@@ -65,11 +65,7 @@ impl Server {
             .unwrap();
         let (stream, _) = listener.accept().await;
         let (stop, stopped) = watch::channel(false);
-        let session = Session::new(Options {
-            name: "mx.example".into(),
-            message_bytes_max: 10 << 20,
-            tls: true,
-        });
+        let session = Session::new(Options::new("mx.example", 10 << 20, true));
         let tls = tls::smtp_server(tls::Identity::self_signed("mx.example").unwrap()).unwrap();
         let mut desk = diary.clone();
         let served =
@@ -257,11 +253,7 @@ async fn a_client_that_still_sends_hears_why_its_content_is_refused() {
 
 #[test]
 fn bytes_that_trickle_do_not_buy_time() {
-    let mut session = Session::new(Options {
-        name: "mx.example".into(),
-        message_bytes_max: 10 << 20,
-        tls: false,
-    });
+    let mut session = Session::new(Options::new("mx.example", 10 << 20, false));
     let mut take = |bytes: &[u8]| {
         session.receive(bytes);
         loop {

@@ -1,0 +1,284 @@
+//! On-demand mail relay (RFC 2645), port 366: a customer behind NAT, or on an address that changes,
+//! connects, logs in and says ATRN; then the roles turn, and held mail goes over the same connection.
+//!
+//! The node that has the connection delivers: the ledger says so (`Attend`), and the others leave the
+//! domain alone meanwhile.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use holdfast_ledger::Refusal;
+use holdfast_ledger::account::{Account, Scopes};
+use holdfast_ledger::query;
+use holdfast_mail::{Domain, network};
+use holdfast_smtp::login::Login;
+use holdfast_smtp::reply::Reply;
+use holdfast_smtp::server::{Options, Question, Service, Session};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::{Instant, interval};
+
+use crate::accounts::{Doorkeeper, NotSignedIn};
+use crate::attendance::{Attendance, NotThere, RENEW_EVERY};
+use crate::dial::CONNECT_TIMEOUT;
+use crate::net::listen::Listener;
+use crate::net::tls::SmtpServer;
+use crate::recent::Recent;
+use crate::replica::Cluster;
+use crate::switchboard::Switchboard;
+use crate::talk::deliver::{Connection, Dialing};
+use crate::talk::serve::{self, Caller};
+
+/// Customers at a time. Each has a session and, while mail goes, a courier.
+const CUSTOMERS_MAX: usize = 500;
+
+/// Connections that one client may make within [`CLIENT_PERIOD`].
+const CLIENT_CALLS_MAX: u32 = 30;
+const CLIENT_PERIOD: Duration = Duration::from_secs(60);
+
+/// Domains served in one session, one after the other.
+const DOMAINS_MAX: usize = 100;
+
+/// How long the customer's server may take for each step until its EHLO is answered (RFC 5321
+/// section 4.5.3.2.1 grants five minutes to strangers; this one has just called).
+const OPENING_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long the connection waits for the courier, whose lease another node may hold: longer than that
+/// node takes to notice and to give it back.
+const COURIER_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// What the room needs.
+pub(crate) struct OnDemand {
+    pub(crate) name: String,
+    pub(crate) cluster: Cluster,
+    pub(crate) tls: Arc<ArcSwap<SmtpServer>>,
+    pub(crate) doorkeeper: Arc<Doorkeeper>,
+    pub(crate) switchboard: Switchboard,
+}
+
+/// Serves `listener` until the task is aborted.
+pub(crate) async fn run(room: OnDemand, listener: Listener, stopped: watch::Receiver<bool>) {
+    let room = Arc::new(room);
+    let places = Arc::new(Semaphore::new(CUSTOMERS_MAX));
+    let clients = Mutex::default();
+    while let Ok(place) = places.clone().acquire_owned().await {
+        let (stream, peer) = listener.accept().await;
+        let client = network::client(peer.ip());
+        if !Recent::within(&clients, client, CLIENT_PERIOD, CLIENT_CALLS_MAX) {
+            let _gone =
+                stream.try_write(b"421 4.7.0 too many connections; try again in a minute\r\n");
+            continue;
+        }
+        let (room, stopped) = (room.clone(), stopped.clone());
+        tokio::spawn(async move {
+            if let Err(why) = serve_one(&room, stream, peer, stopped).await {
+                tracing::debug!(client = %peer.ip(), "an on-demand session broke off: {why}");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn serve_one(
+    room: &OnDemand,
+    stream: TcpStream,
+    peer: SocketAddr,
+    stopped: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let session = Session::new(Options {
+        service: Service::OnDemand,
+        // Nothing is taken here.
+        ..Options::new(&room.name, 0, true)
+    });
+    let mut desk = Desk {
+        room,
+        peer,
+        account: None,
+        granted: Vec::new(),
+    };
+    let tls = Some(room.tls.load().as_ref().clone());
+    let caller = serve::serve(stream, session, tls, &mut desk, stopped).await?;
+    if let Some(caller) = caller {
+        hand_out(room, caller, peer, desk.granted).await;
+    }
+    Ok(())
+}
+
+/// One customer's.
+struct Desk<'a> {
+    room: &'a OnDemand,
+    peer: SocketAddr,
+    account: Option<Account>,
+    granted: Vec<Attendance>,
+}
+
+impl serve::Desk for Desk<'_> {
+    async fn ask(&mut self, question: Question, _session: &Session) -> Option<Reply> {
+        Some(match question {
+            Question::Login(login) => self.log_in(login).await,
+            Question::Atrn(domains) => self.atrn(domains).await,
+            // The session refuses mail here.
+            _ => Reply::new(502, 5, 1, "not here"),
+        })
+    }
+
+    async fn body(&mut self, _bytes: Vec<u8>) {}
+
+    fn refused(&mut self, reply: &Reply) {
+        tracing::info!(client = %self.peer.ip(), code = reply.code, text = ?reply.lines, "refused on demand");
+    }
+
+    fn reset(&mut self) {}
+}
+
+impl Desk<'_> {
+    async fn log_in(&mut self, login: Login) -> Reply {
+        let deliver = Scopes {
+            deliver: true,
+            ..Scopes::default()
+        };
+        let room = self.room;
+        let who = room
+            .doorkeeper
+            .program(&room.cluster, &login, self.peer.ip(), deliver);
+        match who.await {
+            Ok(account) => {
+                self.account = Some(account);
+                Reply::new(235, 7, 0, "welcome")
+            }
+            Err(NotSignedIn::Wrong) => Reply::new(535, 7, 8, "name or secret is wrong"),
+            Err(NotSignedIn::TooOften) => Reply::new(454, 7, 0, "too many tries; wait a minute"),
+            Err(why @ NotSignedIn::Unable(_)) => Reply::new(454, 7, 0, why.to_string()),
+        }
+    }
+
+    /// The replies are those of RFC 2645 section 5.2.1.
+    async fn atrn(&mut self, asked: Vec<Domain>) -> Reply {
+        let Some(account) = &self.account else {
+            return Reply::new(530, 7, 0, "log in first (AUTH)");
+        };
+        let theirs = |domain: &Domain| account.domains.contains(domain);
+        // RFC 2645 section 5.2.1: if any of them may not be had, none is.
+        if !asked.iter().all(theirs) {
+            return Reply::new(450, 7, 1, "ATRN request refused: a domain is not yours");
+        }
+        let wanted = if asked.is_empty() {
+            account.domains.clone()
+        } else {
+            asked
+        };
+        let view = self.room.cluster.view();
+        let has_mail = |domain: &Domain| query::held(&view, domain, None, 1).map(|h| !h.is_empty());
+        let mut waiting = Vec::new();
+        for domain in wanted {
+            match has_mail(&domain) {
+                Ok(true) => waiting.push(domain),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!("{error}");
+                    return Reply::new(451, 3, 0, "the state cannot be read; try again");
+                }
+            }
+        }
+        if waiting.is_empty() {
+            return Reply::new(453, 0, 0, "You have no mail");
+        }
+        waiting.truncate(DOMAINS_MAX);
+        let me = self.room.cluster.me().id;
+        let mut granted = Vec::new();
+        for domain in waiting {
+            let cluster = self.room.cluster.clone();
+            let begun = Attendance::begin(cluster, domain, &account.name, self.peer, Some(me));
+            match begun.await {
+                Ok(attendance) => granted.push(attendance),
+                Err(NotThere::Refused(why @ Refusal::AttendedElsewhere)) => {
+                    tracing::info!(client = %self.peer.ip(), %why, "ATRN was refused");
+                    return Reply::new(
+                        450,
+                        3,
+                        2,
+                        "ATRN request refused: its mail goes elsewhere now",
+                    );
+                }
+                Err(why) => {
+                    return Reply::new(451, 3, 2, format!("unable to process ATRN now: {why}"));
+                }
+            }
+        }
+        self.granted = granted;
+        Reply::new(250, 0, 0, "OK now reversing the connection")
+    }
+}
+
+/// The roles have turned: mail goes out for one domain after the other.
+async fn hand_out(room: &OnDemand, caller: Caller, peer: SocketAddr, granted: Vec<Attendance>) {
+    let helo = &room.cluster.me().smtp_name;
+    let dialing = Dialing::new(helo, CONNECT_TIMEOUT, OPENING_WAIT_MAX);
+    let opened = async {
+        // The customer's server may be slow to greet; what was granted stays theirs.
+        let mut signs = interval(RENEW_EVERY);
+        let opening = Connection::turned(caller, peer, &dialing);
+        tokio::pin!(opening);
+        loop {
+            tokio::select! {
+                opened = &mut opening => return opened.map_err(|why| why.to_string()),
+                _ = signs.tick() => for attendance in &granted {
+                    attendance.renew().await.map_err(|why| why.to_string())?;
+                },
+            }
+        }
+    };
+    let mut connection = match opened.await {
+        Ok(connection) => connection,
+        Err(why) => {
+            tracing::info!(client = %peer.ip(), "no session after ATRN: {why}");
+            return;
+        }
+    };
+    let mut rest = granted.into_iter();
+    while let Some(attendance) = rest.next() {
+        let domain = attendance.domain.clone();
+        tracing::info!(%domain, client = %peer.ip(), account = attendance.account, "mail goes over a turned connection");
+        let (home, back) = oneshot::channel();
+        connection.returns_to(home);
+        room.switchboard.offer(domain.clone(), connection);
+        match until_back(room, &attendance, rest.as_slice(), back).await {
+            Some(returned) => connection = returned,
+            None => return,
+        }
+    }
+    connection.quit().await;
+}
+
+/// Gives signs of life until the courier is through with the connection, and `None` once it is lost.
+async fn until_back(
+    room: &OnDemand,
+    now: &Attendance,
+    later: &[Attendance],
+    mut back: oneshot::Receiver<Connection>,
+) -> Option<Connection> {
+    let begun = Instant::now();
+    let mut signs = interval(RENEW_EVERY);
+    loop {
+        tokio::select! {
+            returned = &mut back => return returned.ok(),
+            _ = signs.tick() => {
+                for attendance in std::iter::once(now).chain(later) {
+                    if let Err(why) = attendance.renew().await {
+                        tracing::info!(domain = %attendance.domain, "an on-demand session ends: {why}");
+                        drop(room.switchboard.take(&now.domain));
+                        return None;
+                    }
+                }
+                if begun.elapsed() >= COURIER_WAIT_MAX
+                    && let Some(mut untaken) = room.switchboard.take(&now.domain)
+                {
+                    untaken.returns_to_nobody();
+                    return Some(untaken);
+                }
+            }
+        }
+    }
+}
