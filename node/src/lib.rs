@@ -30,3 +30,4 @@ mod switchboard;
 pub mod talk;
 pub mod vitals;
 pub mod watch;
+pub mod world;

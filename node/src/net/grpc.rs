@@ -48,12 +48,19 @@ pub struct ConnectInfo {
 }
 
 /// An accepted connection of the cluster's listener.
-pub struct Conn {
-    stream: server::TlsStream<TcpStream>,
+pub struct Conn<S = server::TlsStream<TcpStream>> {
+    stream: S,
     info: ConnectInfo,
 }
 
-impl Connected for Conn {
+#[cfg(test)]
+impl<S> Conn<S> {
+    pub(super) fn new(stream: S, info: ConnectInfo) -> Self {
+        Self { stream, info }
+    }
+}
+
+impl<S> Connected for Conn<S> {
     type ConnectInfo = ConnectInfo;
 
     fn connect_info(&self) -> ConnectInfo {
@@ -61,7 +68,7 @@ impl Connected for Conn {
     }
 }
 
-impl AsyncRead for Conn {
+impl<S: AsyncRead + Unpin> AsyncRead for Conn<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -71,7 +78,7 @@ impl AsyncRead for Conn {
     }
 }
 
-impl AsyncWrite for Conn {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Conn<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -101,8 +108,24 @@ impl AsyncWrite for Conn {
     }
 }
 
+/// Answers the calls that come to `listener` with `router`. Ends only when it fails.
+pub async fn serve(
+    router: tonic::transport::server::Router,
+    listener: Listener,
+    tls: ClusterServer,
+) -> Result<(), tonic::transport::Error> {
+    #[cfg(test)]
+    if let Some(switch) = super::simulated::switch() {
+        let mut accepted = switch.listen();
+        let accepted = futures::stream::poll_fn(move |cx| accepted.poll_recv(cx));
+        let accepted = futures::StreamExt::map(accepted, Ok::<_, io::Error>);
+        return router.serve_with_incoming(accepted).await;
+    }
+    router.serve_with_incoming(incoming(listener, tls)).await
+}
+
 /// Accepted connections after their handshakes, which run side by side.
-pub fn incoming(listener: Listener, tls: ClusterServer) -> impl Stream<Item = io::Result<Conn>> {
+fn incoming(listener: Listener, tls: ClusterServer) -> impl Stream<Item = io::Result<Conn>> {
     let (ready, mut accepted) = mpsc::channel(16);
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
@@ -155,14 +178,22 @@ pub fn channel(address: &str, name: &str, client: &ClusterClient) -> Channel {
         }
     });
     // The address in the URI is never dialled; the connector knows where to go.
-    Endpoint::from_static("http://cluster.holdfast.internal")
+    let endpoint = Endpoint::from_static("http://cluster.holdfast.internal")
         .connect_timeout(CONNECT_TIME_MAX)
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
         .keep_alive_timeout(KEEPALIVE_TIME_MAX)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .connect_with_connector_lazy(connect)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    #[cfg(test)]
+    if let Some(switch) = super::simulated::switch() {
+        let address = address.to_owned();
+        return endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+            let connecting = switch.clone().connect(address.clone());
+            async { connecting.await.map(TokioIo::new) }
+        }));
+    }
+    endpoint.connect_with_connector_lazy(connect)
 }
 
 /// Accepted connections of a local socket at `path`, readable by owner and group. A socket

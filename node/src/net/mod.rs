@@ -7,4 +7,6 @@ pub mod dns;
 pub mod grpc;
 pub mod handed;
 pub mod listen;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub mod tls;

@@ -92,7 +92,7 @@ struct Inner {
     peers: Arc<Peers>,
     voters: watch::Receiver<VoterSets>,
     /// The open push streams.
-    outbound: Mutex<HashMap<u64, mpsc::Sender<wire::BodyPiece>>>,
+    outbound: Mutex<BTreeMap<u64, mpsc::Sender<wire::BodyPiece>>>,
     /// Which members reported a body durable. Ordered by id, so the oldest is dropped first.
     acks: Mutex<BTreeMap<MessageId, BTreeSet<u64>>>,
     acked: tokio::sync::Notify,
@@ -470,7 +470,7 @@ impl Bodies {
 
     /// Keeps a push stream open to every other member, for as long as it is one.
     pub(crate) async fn push_to_members(self, mut members: watch::Receiver<BTreeMap<u64, Seat>>) {
-        let mut streams: HashMap<u64, tokio::task::JoinHandle<()>> = HashMap::new();
+        let mut streams: BTreeMap<u64, tokio::task::JoinHandle<()>> = BTreeMap::new();
         loop {
             let now: BTreeMap<u64, Seat> = members.borrow_and_update().clone();
             streams.retain(|node, stream| {
@@ -753,6 +753,14 @@ pub struct BodyReader {
     inner: store::Reader,
     body: BodyRef,
     bodies: Bodies,
+}
+
+#[cfg(test)]
+impl Bodies {
+    /// What a disk that lies does to this node's copy.
+    pub(crate) fn spoil(&self, id: MessageId) {
+        self.0.store.spoil(id);
+    }
 }
 
 impl BodyReader {

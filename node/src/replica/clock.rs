@@ -113,8 +113,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// This node's own clock.
 #[must_use]
 pub fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let wall = since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+    let wall = crate::world::now().0;
     Timestamp(wall.saturating_add_signed(AHEAD_MS.load(Ordering::Relaxed)))
 }
 

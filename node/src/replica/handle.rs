@@ -93,9 +93,7 @@ impl Cluster {
     /// What this node's rows come to.
     pub async fn state_hash(&self) -> io::Result<StateHash> {
         let view = self.view();
-        tokio::task::spawn_blocking(move || StateHash::of(&view))
-            .await
-            .map_err(io::Error::other)?
+        crate::world::blocking(move || StateHash::of(&view)).await?
     }
 
     /// What happens from now on. Hints: after `Lagged`, and at the start, scan the state.

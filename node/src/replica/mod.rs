@@ -18,6 +18,10 @@ mod network;
 mod peers;
 mod propose;
 mod service;
+#[cfg(test)]
+pub(crate) mod simulated;
+#[cfg(test)]
+mod simulation;
 mod snapshot;
 mod state_hash;
 mod state_machine;
@@ -52,6 +56,7 @@ pub use vitals::Vitals;
 use crate::config::WanProfile;
 use crate::net::{authority, grpc, listen::Listener, tls};
 use crate::store::{BodyStore, Store, StoreError};
+use crate::world::{self, random};
 use handle::Inner;
 use types::Seat;
 
@@ -286,9 +291,7 @@ pub async fn start(
     tokio::spawn({
         let fatal = options.fatal.clone();
         async move {
-            let served = router
-                .serve_with_incoming(grpc::incoming(listener, server))
-                .await;
+            let served = grpc::serve(router, listener, server).await;
             // A node that hears nobody but votes and leads would be half alive.
             if let Err(error) = served {
                 fatal(format!("the cluster listener stopped: {error}"));
@@ -496,8 +499,7 @@ async fn sweep(cluster: &Cluster) {
     };
     {
         let cluster = cluster.clone();
-        let swept =
-            tokio::task::spawn_blocking(move || cluster.bodies().sweep_orphans(all_applied)).await;
+        let swept = world::blocking(move || cluster.bodies().sweep_orphans(all_applied)).await;
         match swept {
             Ok(Ok(0)) => {}
             Ok(Ok(bodies)) => tracing::info!(bodies, "abandoned bodies deleted"),
@@ -517,15 +519,4 @@ async fn sweep(cluster: &Cluster) {
 #[must_use]
 pub fn random_id() -> u128 {
     u128::from_be_bytes(random())
-}
-
-/// Random bytes from the system. Failing to get any would make ids and secrets guessable, so
-/// there is nothing to go on with.
-pub(crate) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    if let Err(error) = getrandom::fill(&mut bytes) {
-        tracing::error!("the system gives no random numbers: {error}");
-        std::process::abort();
-    }
-    bytes
 }

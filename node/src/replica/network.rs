@@ -21,6 +21,7 @@ use super::peers::{Peers, Purpose};
 use super::snapshot::SnapshotFile;
 use super::types::{Seat, Snapshot, Types};
 use crate::failpoint;
+use crate::world::select;
 
 /// Bytes of a snapshot file in one message.
 const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
@@ -208,7 +209,7 @@ impl RaftNetworkV2<Types> for Connection {
             }
         });
         let mut client = self.client()?;
-        tokio::select! {
+        select! {
             reply = client.install_snapshot(pieces) => {
                 let reply = reply.map_err(|s| self.failed(&s))?.into_inner();
                 let vote = codec::some_vote(reply.vote.as_ref()).map_err(|e| {

@@ -26,6 +26,7 @@ use super::types::{Entry, Snapshot};
 use super::{clock, codec, gate, lookout, membership, propose};
 use crate::failpoint;
 use crate::net::grpc::ConnectInfo;
+use crate::world;
 
 /// Metadata key on the refusal of a removed node.
 pub(crate) const REMOVED: &str = "holdfast-removed";
@@ -309,7 +310,7 @@ impl Service {
         snapshot: SnapshotFile,
     ) -> io::Result<(super::types::SnapshotMeta, Vec<BodyRef>)> {
         let bodies = self.cluster.bodies.clone();
-        tokio::task::spawn_blocking(move || {
+        world::blocking(move || {
             let (meta, rows) = snapshot.rows()?;
             let mut live = Vec::new();
             for row in rows {
@@ -323,8 +324,7 @@ impl Service {
             }
             Ok((meta, live))
         })
-        .await
-        .map_err(io::Error::other)?
+        .await?
     }
 }
 
@@ -391,8 +391,7 @@ impl wire::members_server::Members for Service {
         let cluster = Cluster(self.cluster.clone());
         let mut standing = cluster.standing();
         if !standing.voter {
-            let counting =
-                tokio::task::spawn_blocking(move || cluster.bodies().missing(&cluster.view()));
+            let counting = world::blocking(move || cluster.bodies().missing(&cluster.view()));
             standing.bodies_missing = counting.await.map_err(broken)?.map_err(broken)?;
         }
         Ok(Response::new(standing))

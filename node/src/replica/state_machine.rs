@@ -20,6 +20,7 @@ use super::snapshot::{SnapshotFile, Snapshots};
 use super::types::{LogId, Replies, Snapshot, SnapshotMeta, StoredMembership, Types};
 use crate::failpoint;
 use crate::store::{Store, View};
+use crate::world;
 use holdfast_proto::cluster as wire;
 
 pub(super) const APPLIED: &[u8] = b"applied";
@@ -169,7 +170,7 @@ impl RaftStateMachine<Types> for StateMachine {
             .last_log_id
             .map(|id| Self::meta_rows(id, Some(&meta.last_membership)))
             .unwrap_or_default();
-        tokio::task::spawn_blocking(move || {
+        world::blocking(move || {
             let current = snapshots.current()?;
             let same = current.is_some_and(|(_, file)| file.path() == snapshot.path());
             let snapshot = if same {
@@ -180,8 +181,7 @@ impl RaftStateMachine<Types> for StateMachine {
             let (_, rows) = snapshot.rows()?;
             store.replace_state(rows, &meta_rows)
         })
-        .await
-        .map_err(io::Error::other)??;
+        .await??;
         self.membership = meta.last_membership.clone();
         self.applied.send_replace(meta.last_log_id);
         let _unheard = self.effects.send(Effect::MembersChanged);
@@ -207,12 +207,11 @@ impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let (view, meta, snapshots) =
             (self.view.clone(), self.meta.clone(), self.snapshots.clone());
-        let file = tokio::task::spawn_blocking({
+        let file = world::blocking({
             let meta = meta.clone();
             move || snapshots.build(&meta, view.rows())
         })
-        .await
-        .map_err(io::Error::other)??;
+        .await??;
         Ok(Snapshot {
             meta,
             snapshot: file,

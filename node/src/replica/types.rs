@@ -27,6 +27,11 @@ pub(crate) struct Seat {
     pub(crate) cluster_address: String,
 }
 
+#[cfg(not(test))]
+type Runtime = openraft::impls::TokioRuntime;
+#[cfg(test)]
+type Runtime = super::simulated::Runtime;
+
 openraft::declare_raft_types!(
     /// Holdfast's instance of Raft.
     pub(crate) Types:
@@ -34,6 +39,7 @@ openraft::declare_raft_types!(
         R = Replies,
         NodeId = u64,
         Node = Seat,
+        AsyncRuntime = Runtime,
 );
 
 pub(crate) type LeaderId = leader_id_adv::LeaderId<u64, u64>;

@@ -279,8 +279,10 @@ impl BodyStore {
     }
 
     /// What a disk that lies does to the first chunk of a body.
-    pub(super) fn spoil(&self, id: MessageId) {
-        let mut chunk = self.0.db.get(key(id, 0)).unwrap().unwrap();
+    pub(crate) fn spoil(&self, id: MessageId) {
+        let Some(mut chunk) = self.0.db.get(key(id, 0)).unwrap() else {
+            return;
+        };
         chunk[0] ^= 1;
         self.0.db.put(key(id, 0), chunk).unwrap();
     }

@@ -66,6 +66,14 @@ impl Flusher {
         after: impl FnMut(Moment) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Self> {
         let (queue, waiting) = channel();
+        #[cfg(test)]
+        if crate::world::simulated::here().is_some() {
+            tokio::spawn(run_simulated(waiting, dir, options, flush, after));
+            return Ok(Self {
+                queue: Some(queue),
+                thread: Mutex::default(),
+            });
+        }
         let thread = std::thread::Builder::new()
             .name(name.into())
             .spawn(move || run(&waiting, &dir, &options, flush, after))?;
@@ -162,6 +170,50 @@ fn run(
                 }
                 return;
             }
+        }
+    }
+}
+
+/// The thread as a task, on a disk that the simulation makes slow, and breaks.
+#[cfg(test)]
+async fn run_simulated(
+    waiting: Receiver<Done>,
+    dir: PathBuf,
+    options: Options,
+    flush: impl Fn() -> Result<(), rocksdb::Error>,
+    mut after: impl FnMut(Moment) -> io::Result<()>,
+) {
+    use std::sync::mpsc::TryRecvError;
+
+    use crate::world::simulated::here;
+    loop {
+        let latency = here().map_or(1, |machine| 1 + machine.roll() % 8);
+        // Asked before the wait: what is written during it is not covered.
+        let mut covered: Vec<Done> = match waiting.try_recv() {
+            Ok(first) => std::iter::once(first).chain(waiting.try_iter()).collect(),
+            Err(TryRecvError::Empty) => Vec::new(),
+            Err(TryRecvError::Disconnected) => return,
+        };
+        if mutant("acknowledged-before-flush") {
+            covered.drain(..).for_each(|done| done(Ok(())));
+        }
+        tokio::time::sleep(Duration::from_millis(latency)).await;
+        if covered.is_empty() && !mutant("acknowledged-before-flush") {
+            continue;
+        }
+        let outcome = if here().is_some_and(|machine| machine.take_disk_failure()) {
+            Err(io::Error::other("IO error: Input/output error"))
+        } else {
+            flush()
+                .map_err(super::broken)
+                .and_then(|()| after(Moment::Busy))
+        };
+        match outcome {
+            Err(error) if !mutant("flush-error-ignored") => {
+                options.failed(&dir, "a flush", &error);
+                return;
+            }
+            _ => covered.into_iter().for_each(|done| done(Ok(()))),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_mail::mutant;
 use rocksdb::{
@@ -15,6 +15,7 @@ use rocksdb::{
     MultiThreaded, WriteBatch,
 };
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::flusher::{Flusher, Moment};
 use super::mark::{Manifest, Mark, Reached};
@@ -397,6 +398,11 @@ impl Store {
 
 #[cfg(test)]
 impl Store {
+    /// Hands what is pending to the kernel, as a process that dies may have done.
+    pub(crate) fn write_out(&self) {
+        self.db.flush_wal(false).unwrap();
+    }
+
     /// One of RocksDB's counters.
     pub(super) fn counter(&self, name: &str) -> u64 {
         super::tests::counter(self.db.property_value("rocksdb.options-statistics"), name)
