@@ -285,6 +285,7 @@ fn listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
     let others = [
         ("portal", config.portal.listen),
         ("finger", config.finger.listen),
+        ("atrn", config.atrn.listen),
         ("metrics", config.metrics.listen),
     ];
     all.extend(others.into_iter().filter_map(|(of, at)| Some((of, at?))));
