@@ -32,6 +32,13 @@ fn purity_asks_the_customers_server_and_remembers_while_it_is_down() {
     let asked = |mailbox: &Mailbox| (mailbox.times_asked(JOE), mailbox.times_asked(GHOST));
     let before = asked(&mailbox);
     for node in ["n2", "n3"] {
+        // What one node learns the others know as soon as they have applied the entry.
+        wait_for("the others to hear of it", SOON, || {
+            let verdicts = sandbox.ask(node, &["domain", "verdicts", DOMAIN]).stdout;
+            String::from_utf8_lossy(&verdicts)
+                .contains("ghost")
+                .then_some(())
+        });
         assert_eq!(give(&sandbox, node, GHOST, "lost"), 550);
     }
     assert_eq!(asked(&mailbox).1, before.1, "the others know");
