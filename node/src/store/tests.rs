@@ -622,7 +622,7 @@ fn what_was_called_durable_survives_kill_9() {
             .lock()
             .unwrap()
             .iter()
-            .any(|line| line.contains("durable"))
+            .any(|line| line.contains("durable-entry"))
         {
             std::thread::sleep(Duration::from_millis(2));
         }
