@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if std::env::var_os("CARGO_FEATURE_SERVICES").is_some() {
         tonic_prost_build::configure()
             .bytes(".")
+            .extern_path(".holdfast.ledger.v1", "crate::ledger")
             .compile_fds(protox::compile(["cluster.proto", "admin.proto"], ["."])?)?;
     }
     Ok(())

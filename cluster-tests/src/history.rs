@@ -138,6 +138,8 @@ pub enum Event {
     Minority {
         nodes: Vec<String>,
     },
+    /// A new cluster was founded from a copy of the one before: its entries are others.
+    Founded,
     /// What a node's replicated rows come to after the entry `applied`.
     State {
         node: String,

@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 /// Rooms of `node/src` from the bottom up. A room imports only from floors below its own.
 const FLOORS: &[&[&str]] = &[
     &["config", "failpoint", "recent", "world"],
-    &["store", "net"],
+    &["store", "net", "history"],
     // Serves its numbers over a listener of `net`.
     &["observe"],
     &["replica", "talk"],
+    &["certificate_files", "cast"],
     &["person"],
     &["dial", "rank", "attendance", "switchboard"],
     &["destination"],
-    &["release", "reach"],
+    &["release", "reach", "sts"],
     &[
         "listing",
         "recipients",
@@ -24,9 +25,10 @@ const FLOORS: &[&[&str]] = &[
         "explain",
         "checkup",
         "vitals",
+        "zone",
     ],
     &[
-        "intake", "courier", "admin", "watch", "finger", "ondemand", "portal",
+        "intake", "courier", "admin", "watch", "finger", "ondemand", "portal", "drill",
     ],
     &["run"],
 ];

@@ -11,6 +11,7 @@ use crate::destination::Destination;
 use crate::net::dns::{Exchangers, Resolver};
 use crate::reach;
 use crate::replica::Cluster;
+use crate::sts;
 use crate::switchboard::Switchboard;
 
 /// What this node finds.
@@ -25,6 +26,8 @@ pub async fn findings(
     let unreadable = |error: KvError| error.to_string();
     let record = query::domain(&cluster.view(), domain).map_err(unreadable)?;
     let record = record.ok_or("the domain is not configured here yet")?;
+    let route = query::route(&cluster.view(), domain).map_err(unreadable)?;
+    let private = route.private;
     let members = cluster.members();
     let ours: Vec<String> = members
         .iter()
@@ -58,6 +61,7 @@ pub async fn findings(
         resolver: Arc::new(resolver.clone()),
         domain: domain.clone(),
         switchboard: Switchboard::default(),
+        relay: None,
     };
     Ok(judge(&Evidence {
         domain: domain.clone(),
@@ -68,7 +72,7 @@ pub async fn findings(
         greeted: reach::reached(&destination)
             .await
             .map_err(|why| why.to_string()),
-        mta_sts: resolver.has_text(&format!("_mta-sts.{domain}")).await,
+        mta_sts: sts::look(resolver, domain, private).await,
         me,
         my_pointers,
     }))

@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use holdfast_ledger::level::NEWEST;
 use holdfast_mail::Address;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,13 @@ pub struct Config {
     /// `holdfast dev clock` writes it.
     #[serde(default)]
     pub sandbox_clock: Option<PathBuf>,
+    /// Only in a sandbox: for how many seconds nodes' certificates that this node signs are valid.
+    #[serde(default)]
+    pub sandbox_certificate_life_seconds: Option<u32>,
+    /// Only in a sandbox, beside `sandbox_clock`: the node behaves as an older version, which knows
+    /// the feature levels up to this one.
+    #[serde(default)]
+    pub sandbox_level: Option<u32>,
     pub smtp: Smtp,
     pub cluster: Cluster,
     #[serde(default)]
@@ -38,6 +46,8 @@ pub struct Config {
     pub portal: Portal,
     #[serde(default)]
     pub atrn: Atrn,
+    #[serde(default)]
+    pub submission: Submission,
     #[serde(default)]
     pub dns: Dns,
     #[serde(default)]
@@ -84,6 +94,9 @@ pub struct Cluster {
 pub struct Admin {
     #[serde(default)]
     pub socket: Option<PathBuf>,
+    /// Absent: only the socket. For people with a certificate of the cluster (`holdfast access`).
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -118,6 +131,18 @@ pub struct Atrn {
     /// protocol's port is 366; the certificate is that of `smtp`.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
+}
+
+/// Customers who log in send mail to anybody (RFC 6409), with the certificate of `smtp`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Submission {
+    /// Where TLS begins with STARTTLS; the port is 587. Absent: nowhere.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+    /// Where it begins at once (RFC 8314); the port is 465. Absent: nowhere.
+    #[serde(default)]
+    pub listen_tls: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -174,14 +199,14 @@ pub struct Courier {
     pub connections_max: u32,
     /// Where notifications to senders go, as host:port, instead of to the mail exchangers of
     /// their domains: for a site whose port 25 is closed outwards, and for sandboxes.
-    pub reports_via: Option<String>,
+    pub relay_via: Option<String>,
 }
 
 impl Default for Courier {
     fn default() -> Self {
         Self {
             connections_max: 10,
-            reports_via: None,
+            relay_via: None,
         }
     }
 }
@@ -274,10 +299,10 @@ impl Config {
             .unwrap_or_else(|| self.data_dir.join("admin.sock"))
     }
 
-    /// `courier.reports_via`, taken apart.
+    /// `courier.relay_via`, taken apart.
     #[must_use]
-    pub fn reports_via(&self) -> Option<(String, u16)> {
-        let (host, port) = self.courier.reports_via.as_ref()?.rsplit_once(':')?;
+    pub fn relay_via(&self) -> Option<(String, u16)> {
+        let (host, port) = self.courier.relay_via.as_ref()?.rsplit_once(':')?;
         Some((host.to_owned(), port.parse().ok()?))
     }
 
@@ -300,12 +325,19 @@ impl Config {
     fn check(&self) -> Result<(), Fault> {
         label("name", &self.name)?;
         label("region", &self.region)?;
+        if let Some(level) = self.sandbox_level {
+            if self.sandbox_clock.is_none() {
+                let why = "is for sandboxes, which have a sandbox_clock; remove it";
+                return Err(Fault::new("sandbox_level", why));
+            }
+            between("sandbox_level", level.into(), 1, NEWEST.into())?;
+        }
         host_name("smtp.name", &self.smtp.name)?;
         if let Some(address) = &self.smtp.public_address {
             host_and_port("smtp.public_address", address)?;
         }
-        if let Some(host) = &self.courier.reports_via {
-            host_and_port("courier.reports_via", host)?;
+        if let Some(host) = &self.courier.relay_via {
+            host_and_port("courier.relay_via", host)?;
         }
         host_and_port("cluster.address", &self.cluster.address)?;
         if let Some(text) = &self.smtp.postmaster
@@ -722,7 +754,7 @@ address = "fra1.holdfast.example:7400"
         );
         assert_eq!(
             error(&format!("{LEAST}\n[admin]\npath = \"x\"\n")),
-            "/etc/holdfast/holdfast.toml, line 14: unknown key `path`; valid here: socket"
+            "/etc/holdfast/holdfast.toml, line 14: unknown key `path`; valid here: socket, listen"
         );
         assert_eq!(
             error(&format!("{LEAST}\n[metric]\n")),
@@ -847,11 +879,12 @@ address = "fra1.holdfast.example:7400"
             wan_profile = "lan"
             smtp = { listen = ["127.0.0.1:26"], name = "mx2.holdfast.example", public_address = "a.example:25", postmaster = "a@b.example", tls_cert = "a", tls_key = "b" }
             cluster = { listen = "127.0.0.1:7401", address = "b.example:7401" }
-            admin = { socket = "s" }
+            admin = { socket = "s", listen = "127.0.0.1:8444" }
             metrics = { listen = "127.0.0.1:9100" }
             finger = { listen = "127.0.0.1:7979" }
             portal = { listen = "127.0.0.1:8443" }
             atrn = { listen = "127.0.0.1:3660" }
+            submission = { listen = "127.0.0.1:5870", listen_tls = "127.0.0.1:4650" }
             dns = { servers = ["127.0.0.1:53"] }
             limits = { connections_max = 7, connections_per_client_max = 6, message_bytes_max = 70000, disk_free_min_bytes = 5 }
             courier = { connections_max = 3 }
@@ -867,6 +900,18 @@ address = "fra1.holdfast.example:7400"
         let left = difference(&old.reloaded(&new), &new);
         let needs_restart: Vec<Change> = all.into_iter().filter(|c| c.needs_restart).collect();
         assert_eq!(left, needs_restart);
+    }
+
+    /// A node in service that behaved as an older version would hold up every upgrade.
+    #[test]
+    fn only_a_sandbox_behaves_as_an_older_version() {
+        let with =
+            |lines: &str| parse(&LEAST.replace("data_dir =", &format!("{lines}\ndata_dir =")));
+        let alone = with("sandbox_level = 1").unwrap_err().to_string();
+        assert!(alone.contains("sandbox_level"), "{alone}");
+        let both = with("sandbox_clock = \"clock\"\nsandbox_level = 1").unwrap();
+        assert_eq!(both.sandbox_level, Some(1));
+        assert!(with("sandbox_clock = \"clock\"\nsandbox_level = 99").is_err());
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The way to a domain's primary: its record, its route, a session.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_ledger::drill::DRILL_DOMAIN;
 use holdfast_ledger::{KvError, Route, RouteTls, query};
 use holdfast_mail::Domain;
 use holdfast_smtp::client::Protocol;
@@ -21,6 +23,8 @@ pub(crate) struct Destination {
     pub(crate) domain: Domain,
     /// Where connections wait that customers made.
     pub(crate) switchboard: Switchboard,
+    /// A relay for mail to other people's domains.
+    pub(crate) relay: Option<(String, u16)>,
 }
 
 /// Why there is no session with the primary. Mail stays held in every case.
@@ -51,6 +55,14 @@ impl Unreachable {
         self.needs_an_operator() || matches!(self, Self::NobodySignedIn | Self::State(_))
     }
 
+    /// The machine that was tried last.
+    pub(crate) fn host(&self) -> Option<IpAddr> {
+        match self {
+            Self::NoSession(NoSession::Unavailable(why)) => Some(why.address().ip()),
+            _ => None,
+        }
+    }
+
     /// The primary took the connection and then let us wait.
     pub(crate) fn is_slow(&self) -> bool {
         matches!(self, Self::NoSession(why) if why.is_slow())
@@ -62,16 +74,21 @@ enum Place {
     Host(String, u16),
     /// By the domain's MX records.
     Exchangers,
+    /// The machine that has the domain's name.
+    Machine,
+    Relay(String, u16),
     /// Over a connection that the customer made, to this node.
     Turned,
     /// The same, to another node.
     TurnedElsewhere,
+    /// This node's stand-in for a primary, in a drill.
+    Sink(SocketAddr),
 }
 
 impl Destination {
     pub(crate) async fn open(&self, opening_wait_max: Duration) -> Result<Connection, Unreachable> {
         let place = self.place()?;
-        let route = query::route(&self.cluster.view(), &self.domain)?;
+        let route = self.route()?;
         let (cluster, resolver) = (&self.cluster, &self.resolver);
         let way = match place {
             // An address that somebody configured, or signed in from, is what they mean.
@@ -85,6 +102,21 @@ impl Destination {
                 return waiting.ok_or(Unreachable::NobodySignedIn);
             }
             Place::TurnedElsewhere => return Err(Unreachable::NobodySignedIn),
+            Place::Relay(host, port) => Way {
+                hosts: vec![host],
+                port,
+                private: true,
+            },
+            Place::Sink(address) => Way {
+                hosts: vec![address.ip().to_string()],
+                port: address.port(),
+                private: true,
+            },
+            Place::Machine => Way {
+                hosts: dial::machine(cluster, resolver, &self.domain, random_id() as u32).await?,
+                port: SMTP_PORT,
+                private: route.private,
+            },
             Place::Exchangers => Way {
                 hosts: dial::exchangers(cluster, resolver, &self.domain, random_id() as u32)
                     .await?,
@@ -106,9 +138,44 @@ impl Destination {
         Ok(dial::dial(cluster, resolver, &dialing, &way).await?)
     }
 
-    fn place(&self) -> Result<Place, Unreachable> {
+    /// A host below a domain is reached as the domain says, but it has no part in its secrets, nor
+    /// in a protocol that is not for port 25 (RFC 2033 section 5).
+    fn route(&self) -> Result<Route, Unreachable> {
         let view = self.cluster.view();
-        let record = query::domain(&view, &self.domain)?.ok_or(Unreachable::NoPrimary)?;
+        Ok(match query::keeper(&view, &self.domain)? {
+            Some(keeper) => Route {
+                login: None,
+                lmtp: false,
+                ..query::route(&view, &keeper)?
+            },
+            None => query::route(&view, &self.domain)?,
+        })
+    }
+
+    fn place(&self) -> Result<Place, Unreachable> {
+        if self.domain.as_str() == DRILL_DOMAIN {
+            let rehearsal = self.cluster.rehearsal();
+            let sink = rehearsal.sink().filter(|_| !rehearsal.primary_is_down());
+            let down = || NoSession::NotNow("a drill has the server be down".to_owned());
+            return Ok(Place::Sink(sink.ok_or_else(down)?));
+        }
+        let view = self.cluster.view();
+        let Some(record) = query::domain(&view, &self.domain)? else {
+            if query::keeper(&view, &self.domain)?.is_some() {
+                let attended = query::policy(&view, &self.domain)?.attended;
+                return match attended {
+                    true => Err(Unreachable::NobodySignedIn),
+                    false => Ok(Place::Machine),
+                };
+            }
+            // Mail that a customer sent goes to whom the DNS names.
+            let is_passing = query::counts(&view, &self.domain)?.messages > 0;
+            return match &self.relay {
+                _ if !is_passing => Err(Unreachable::NoPrimary),
+                Some((host, port)) => Ok(Place::Relay(host.clone(), *port)),
+                None => Ok(Place::Exchangers),
+            };
+        };
         let attended = query::attended(&view, &self.domain)?;
         let attended = attended.filter(|attended| now() < attended.until);
         match attended.as_ref().and_then(|attended| attended.over) {

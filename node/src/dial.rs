@@ -43,6 +43,8 @@ pub(crate) enum NoSession {
     /// However long one waits.
     #[error("{0}")]
     Never(String),
+    #[error("{}", NoRoute::Ourselves)]
+    Loop,
     #[error("{0}; mail is kept")]
     NotNow(String),
     #[error("{host} has no address now: {why}; mail is kept; check the name and the DNS")]
@@ -63,7 +65,10 @@ pub(crate) enum NoSession {
 
 impl From<NoRoute> for NoSession {
     fn from(why: NoRoute) -> Self {
-        Self::Never(why.to_string())
+        match why {
+            NoRoute::Ourselves => Self::Loop,
+            NoRoute::NullMx => Self::Never(why.to_string()),
+        }
     }
 }
 
@@ -72,7 +77,7 @@ impl NoSession {
     pub(crate) fn needs_an_operator(&self) -> bool {
         matches!(
             self,
-            Self::Never(_) | Self::Ourselves { .. } | Self::Private { .. }
+            Self::Never(_) | Self::Loop | Self::Ourselves { .. } | Self::Private { .. }
         )
     }
 
@@ -166,6 +171,20 @@ pub(crate) async fn exchangers(
     }
 }
 
+/// The machine that has the domain's name: whoever takes its mail before us, and itself where that
+/// is nobody, for a customer's hosts name us as their mail exchanger.
+pub(crate) async fn machine(
+    cluster: &Cluster,
+    resolver: &Resolver,
+    host: &Domain,
+    draw: u32,
+) -> Result<Vec<String>, NoSession> {
+    match exchangers(cluster, resolver, host, draw).await {
+        Err(NoSession::Loop) => Ok(vec![host.to_string()]),
+        other => other,
+    }
+}
+
 /// Whether a connection to `address` would reach an SMTP listener of this cluster.
 async fn is_ours(
     cluster: &Cluster,
@@ -202,7 +221,7 @@ async fn is_ours(
 }
 
 /// Whether anybody on the Internet means the same host by it.
-fn is_public(address: IpAddr) -> bool {
+pub(crate) fn is_public(address: IpAddr) -> bool {
     // RFC 6598: between a provider and its customers.
     const SHARED: u32 = u32::from_be_bytes([100, 64, 0, 0]);
     const SHARED_MASK: u32 = u32::from_be_bytes([255, 192, 0, 0]);

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use holdfast_ledger::query::{self, Attended, Counts, DomainRecord, Reach};
 use holdfast_ledger::{
-    Askers, Doubt, Health, KvError, KvRead, Policy, PolicyChange, Primary, Probation, doubt,
+    Askers, Doubt, HOSTS_MAX, Health, KvError, KvRead, Policy, PolicyChange, Primary, Probation,
+    doubt,
 };
 use holdfast_mail::{Domain, Timestamp};
 
@@ -19,7 +20,8 @@ pub fn sentences(view: &dyn KvRead, record: &DomainRecord) -> Result<Vec<String>
     let domain = &record.name;
     let now = query::now(view)?;
     let attended = query::attended(view, domain)?.filter(|attended| now < attended.until);
-    Ok(explain(&Sight {
+    let hosts = hosts(view, domain)?;
+    let mut says = explain(&Sight {
         domain,
         primary: &whither(view, record)?,
         policy: &query::policy(view, domain)?,
@@ -34,7 +36,37 @@ pub fn sentences(view: &dyn KvRead, record: &DomainRecord) -> Result<Vec<String>
         attended: attended.as_ref(),
         reach: query::reach(view, domain)?.as_ref(),
         now,
-    }))
+    });
+    says.extend(hosts);
+    Ok(says)
+}
+
+/// What becomes of mail for hosts below the domain, where there is anything to say.
+fn hosts(view: &dyn KvRead, domain: &Domain) -> Result<Option<String>, KvError> {
+    let (held, hosts) = query::below(view, domain)?;
+    let takes = query::route(view, domain)?.direct;
+    let attended = query::policy(view, domain)?.attended;
+    let rule = match (takes, attended) {
+        (false, _) if hosts == 0 => return Ok(None),
+        (false, _) => "refused; what is held still goes to the host it names".to_owned(),
+        (true, true) => {
+            "refused, because the domain's own mail goes only to where somebody is signed in"
+                .to_owned()
+        }
+        (true, false) => format!(
+            "taken, counted against the domain's quota, and goes to the host it names; {HOSTS_MAX} hosts at most hold mail at once"
+        ),
+    };
+    let now = match hosts {
+        0 => String::new(),
+        _ => format!(
+            "; now: {} messages, {} bytes for {hosts} of them",
+            held.messages, held.bytes
+        ),
+    };
+    Ok(Some(format!(
+        "Mail for hosts below it (user@pc.{domain}) is {rule}{now}."
+    )))
 }
 
 /// Where the domain's mail goes, in words.

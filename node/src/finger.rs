@@ -70,6 +70,11 @@ async fn answer(cluster: &Cluster, desk: &Desk, client: std::net::IpAddr, query:
         Query::Everybody => return "Finger online user list denied".into(),
         Query::Unknown => return "Ask for a domain: finger example.org@this-host".into(),
     };
+    if cluster.is_drained() {
+        return format!(
+            "{domain}: this node is being maintained. Ask another one; the mail is safe."
+        );
+    }
     let wanted = Wanted::Domain(domain.clone());
     match desk.ask(cluster, client, wanted, "finger").await {
         Ok(Pending::Known(0)) => format!("{domain}: no messages are waiting."),

@@ -1,8 +1,12 @@
-//! A domain's mail, page by page: what waits, what was refused, what was set aside.
+//! Mail, page by page: what waits, what was refused, what was set aside.
+
+mod walk;
 
 use holdfast_ledger::query::{self, Held};
 use holdfast_ledger::{KvError, KvRead, Seq};
-use holdfast_mail::{Domain, Envelope, Timestamp};
+use holdfast_mail::{Domain, Envelope, MessageId, Timestamp};
+
+pub use walk::{Found, Walk};
 
 /// Rows of one queue read at once.
 const PAGE: usize = 256;
@@ -46,8 +50,13 @@ pub struct Wanted {
     /// Part of either.
     pub text: String,
     pub received_before: Option<Timestamp>,
+    pub received_after: Option<Timestamp>,
     /// Bytes.
     pub larger_than: u64,
+    /// Bytes.
+    pub smaller_than: Option<u64>,
+    /// Part of what the primary last said, in whatever case.
+    pub reply: String,
 }
 
 #[derive(Clone, Debug)]
@@ -151,12 +160,7 @@ fn rows(
         });
     }
     if wants(&[State::Aside, State::Deleted]) {
-        add(query::aside(view, domain, after, PAGE)?, |row| {
-            match row.discard_at {
-                None => State::Aside,
-                Some(_) => State::Deleted,
-            }
-        });
+        add(query::aside(view, domain, after, PAGE)?, aside);
     }
     rows.sort_by_key(|(_, row)| row.seq);
     if let Some(end) = known_to {
@@ -165,25 +169,71 @@ fn rows(
     Ok((rows, known_to.is_some()))
 }
 
+/// What is kept of one message, in all domains and queues.
+///
+/// # Errors
+/// The rows cannot be read.
+pub fn places(view: &dyn KvRead, id: MessageId) -> Result<Vec<(Domain, Listed)>, KvError> {
+    let Some((seq, envelope)) = query::message(view, id)? else {
+        return Ok(Vec::new());
+    };
+    let before = seq.0.checked_sub(1).map(Seq);
+    let mut found = Vec::new();
+    for domain in envelope.domains() {
+        let held = query::held(view, &domain, before, 1)?.into_iter();
+        let refused = query::refused_after(view, &domain, before, 1)?.into_iter();
+        let others = query::aside(view, &domain, before, 1)?.into_iter();
+        let rows = held
+            .map(|row| (State::Held, row))
+            .chain(refused.map(|row| (State::Refused, row)))
+            .chain(others.map(|row| (aside(&row), row)));
+        for (state, row) in rows.filter(|(_, row)| row.seq == seq) {
+            let listed = Listed {
+                state,
+                row,
+                envelope: envelope.clone(),
+            };
+            found.push((domain.clone(), listed));
+        }
+    }
+    Ok(found)
+}
+
+fn aside(row: &Held) -> State {
+    match row.discard_at {
+        None => State::Aside,
+        Some(_) => State::Deleted,
+    }
+}
+
 impl Wanted {
     fn includes(&self, mail: &Listed) -> bool {
+        let recipients: Vec<String> = mail.recipients().collect();
+        self.fits(&mail.envelope, &recipients, &mail.row.last_reply)
+    }
+
+    /// The states apart.
+    fn fits(&self, envelope: &Envelope, recipients: &[String], reply: &str) -> bool {
         let has = |text: &str, part: &str| {
             part.is_empty() || text.to_lowercase().contains(&part.to_lowercase())
         };
-        let from = mail.envelope.reverse_path.as_str();
-        let to = |part: &str| mail.recipients().any(|address| has(&address, part));
+        let from = envelope.reverse_path.as_str();
+        let to = |part: &str| recipients.iter().any(|address| has(address, part));
+        let (at, len) = (envelope.received_at, envelope.body.len);
         has(from, &self.from)
             && to(&self.to)
             && (has(from, &self.text) || to(&self.text))
-            && self
-                .received_before
-                .is_none_or(|at| mail.envelope.received_at < at)
-            && mail.envelope.body.len >= self.larger_than
+            && has(reply, &self.reply)
+            && self.received_before.is_none_or(|before| at < before)
+            && self.received_after.is_none_or(|after| at >= after)
+            && len >= self.larger_than
+            && self.smaller_than.is_none_or(|most| len < most)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use holdfast_ledger::account::AccountChange;
     use holdfast_ledger::{Batch, Command, Disposal, Member, MemoryKv, Primary, apply_batch};
     use holdfast_mail::{Address, BodyRef, BodyType, MessageId, NodeId, Recipient, ReversePath};
 
@@ -247,6 +297,7 @@ mod tests {
                     smtp_name: String::new(),
                     smtp_address: String::new(),
                 },
+                level: holdfast_ledger::level::NEWEST,
             },
             Command::SetDomain {
                 domain: domain(),
@@ -350,5 +401,74 @@ mod tests {
             },
             &|n| n >= 700,
         );
+    }
+
+    fn walked(kv: &MemoryKv, wanted: Wanted, only: Option<&str>) -> Vec<(String, u64)> {
+        let only = only.map(|name| Domain::parse(name).unwrap());
+        let mut walk = Walk::new(wanted, only);
+        let mut found = Vec::new();
+        while let Some(page) = walk.next(kv, 50).unwrap() {
+            assert!(page.len() <= 50);
+            found.extend(page.into_iter().map(|found| match found {
+                Found::Mail { domain, mail } => (domain.to_string(), mail.envelope.body.len),
+                Found::Notification { domain, .. } => (domain.to_string(), 0),
+            }));
+        }
+        found
+    }
+
+    #[test]
+    fn a_walk_finds_the_mail_of_every_domain_once_also_of_one_without_a_record() {
+        let mut kv = ledger();
+        let add = Command::OfAccount {
+            name: "ann".to_owned(),
+            change: AccountChange::Add {
+                password: String::new(),
+                domains: vec![domain()],
+            },
+        };
+        let mut envelope = envelope(MESSAGES + 1);
+        let to = |text: &str| Recipient {
+            address: Address::parse(text, false).unwrap(),
+            notify: None,
+            orcpt: None,
+        };
+        envelope.recipients = vec![to("a@zzz.example"), to("b@example.org")];
+        envelope.reverse_path =
+            ReversePath::Mailbox(Address::parse("ann@example.org", false).unwrap());
+        let both = envelope.id;
+        let submit = Command::Submit {
+            account: "ann".to_owned(),
+            envelope,
+        };
+        for (index, command) in (MESSAGES * 3..).zip([add, submit]) {
+            let batch = Batch {
+                at: Timestamp(MESSAGES * 3),
+                commands: vec![command],
+            };
+            apply_batch(&mut kv, index, &batch, &mut Vec::new()).unwrap();
+        }
+        let mut expected: Vec<(String, u64)> = (1..=MESSAGES + 1)
+            .map(|n| ("example.org".to_owned(), n))
+            .collect();
+        expected.push(("zzz.example".to_owned(), MESSAGES + 1));
+        assert_eq!(walked(&kv, Wanted::default(), None), expected);
+        let of_one = walked(&kv, Wanted::default(), Some("zzz.example"));
+        assert_eq!(of_one, expected[expected.len() - 1..]);
+        let small = Wanted {
+            smaller_than: Some(3),
+            ..Wanted::default()
+        };
+        assert_eq!(walked(&kv, small, None), expected[..2]);
+        let new = Wanted {
+            received_after: Some(Timestamp(MESSAGES * 3)),
+            ..Wanted::default()
+        };
+        assert_eq!(walked(&kv, new, None), expected[expected.len() - 2..]);
+
+        let places = places(&kv, both).unwrap();
+        let of: Vec<&str> = places.iter().map(|(domain, _)| domain.as_str()).collect();
+        assert_eq!(of, ["example.org", "zzz.example"]);
+        assert!(places.iter().all(|(_, mail)| mail.row.pending.len() == 1));
     }
 }

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, interval};
 
-use crate::accounts::{Doorkeeper, NotSignedIn};
+use crate::accounts::Doorkeeper;
 use crate::attendance::{Attendance, NotThere, RENEW_EVERY};
 use crate::dial::CONNECT_TIMEOUT;
 use crate::net::listen::Listener;
@@ -58,7 +58,8 @@ pub(crate) struct OnDemand {
     pub(crate) switchboard: Switchboard,
 }
 
-/// Serves `listener` until the task is aborted.
+/// Serves `listener` until the task is aborted. While `stopped` is true, sessions end before the roles
+/// turn.
 pub(crate) async fn run(room: OnDemand, listener: Listener, stopped: watch::Receiver<bool>) {
     let room = Arc::new(room);
     let places = Arc::new(Semaphore::new(CUSTOMERS_MAX));
@@ -71,12 +72,18 @@ pub(crate) async fn run(room: OnDemand, listener: Listener, stopped: watch::Rece
                 stream.try_write(b"421 4.7.0 too many connections; try again in a minute\r\n");
             continue;
         }
+        if room.cluster.is_drained() {
+            let _gone = stream
+                .try_write(b"421 4.3.2 this server is being maintained; call another one\r\n");
+            continue;
+        }
         let (room, stopped) = (room.clone(), stopped.clone());
+        let served = room.cluster.serve_somebody();
         tokio::spawn(async move {
             if let Err(why) = serve_one(&room, stream, peer, stopped).await {
                 tracing::debug!(client = %peer.ip(), "an on-demand session broke off: {why}");
             }
-            drop(place);
+            drop((place, served));
         });
     }
 }
@@ -148,9 +155,7 @@ impl Desk<'_> {
                 self.account = Some(account);
                 Reply::new(235, 7, 0, "welcome")
             }
-            Err(NotSignedIn::Wrong) => Reply::new(535, 7, 8, "name or secret is wrong"),
-            Err(NotSignedIn::TooOften) => Reply::new(454, 7, 0, "too many tries; wait a minute"),
-            Err(why @ NotSignedIn::Unable(_)) => Reply::new(454, 7, 0, why.to_string()),
+            Err(why) => why.to_reply(),
         }
     }
 
@@ -239,6 +244,10 @@ async fn hand_out(room: &OnDemand, caller: Caller, peer: SocketAddr, granted: Ve
     };
     let mut rest = granted.into_iter();
     while let Some(attendance) = rest.next() {
+        if room.cluster.is_drained() {
+            // They call another node for the rest.
+            break;
+        }
         let domain = attendance.domain.clone();
         tracing::info!(%domain, client = %peer.ip(), account = attendance.account, "mail goes over a turned connection");
         let (home, back) = oneshot::channel();

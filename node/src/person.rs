@@ -1,11 +1,17 @@
 //! Somebody who changes something: an operator, or a customer. What they do is in the audit.
 
+use std::time::Duration;
+
 use holdfast_ledger::account::AccountChange;
 use holdfast_ledger::{Askers, Command, PlanChange, PolicyChange, Reply};
 use holdfast_mail::Timestamp;
 use tokio::time::Instant;
 
+use crate::cast;
 use crate::replica::{Cluster, ProposeError};
+
+/// How long an entry in the audit may wait for a quorum.
+const NOTE_TIME_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub struct Person {
@@ -25,13 +31,34 @@ impl Person {
         command: Command,
         until: Instant,
     ) -> Result<Reply, ProposeError> {
-        let by = Command::By {
+        cluster.propose(self.gives(command), until).await
+    }
+
+    /// The command as theirs.
+    #[must_use]
+    pub fn gives(&self, command: Command) -> Command {
+        self.says(says(&command), command)
+    }
+
+    fn says(&self, says: String, command: Command) -> Command {
+        Command::By {
             who: self.who.clone(),
             from: self.from.clone(),
-            says: says(&command),
+            says,
             command: Box::new(command),
-        };
-        cluster.propose(by, until).await
+        }
+    }
+
+    /// Notes in the audit what they did, or asked for, that is no command of the ledger's. Best
+    /// effort: what was done is done, whether or not it can be noted.
+    pub async fn notes(&self, cluster: &Cluster, what: String) {
+        tracing::info!(who = self.who, from = self.from, "{what}");
+        let until = Instant::now() + NOTE_TIME_MAX;
+        match cluster.propose(self.says(what, Command::Note), until).await {
+            Ok(Reply::Refused(refusal)) => tracing::warn!("it is not in the audit: {refusal}"),
+            Ok(_) => {}
+            Err(error) => tracing::warn!("it may not be in the audit: {error}"),
+        }
     }
 }
 
@@ -54,6 +81,13 @@ fn says(command: &Command) -> String {
             )
         }
         Command::SetRoute { route, .. } => format!("route: {route:?}"),
+        Command::SetDrained { node, drained } => match drained {
+            true => format!("drained node {node}"),
+            false => format!("gave node {node} its duties back"),
+        },
+        Command::RaiseLevel { level, .. } => {
+            format!("finalized the upgrade to feature level {level}")
+        }
         Command::SetAskers { askers, .. } => match askers {
             Askers::Anybody => "anybody may ask for delivery".to_owned(),
             Askers::Networks(networks) => {
@@ -63,6 +97,18 @@ fn says(command: &Command) -> String {
         },
         Command::SetPlan { name, change, .. } => format!("plan {name}: {}", plan(change)),
         Command::RemovePlan { name } => format!("plan {name} removed"),
+        Command::BeginDrill { plan, .. } => format!(
+            "drill {} begun, for {} s",
+            cast::kind_name(plan.kind()),
+            plan.duration_ms / 1000
+        ),
+        Command::ScheduleDrill { name, schedule } => match schedule {
+            Some(schedule) => format!(
+                "drill {} scheduled as {name}",
+                cast::kind_name(schedule.kind())
+            ),
+            None => format!("drills are no more scheduled as {name}"),
+        },
         Command::Subscribe {
             plan,
             extra_steps,
@@ -80,6 +126,23 @@ fn says(command: &Command) -> String {
             told.into_iter().flatten().collect::<Vec<_>>().join(", ")
         }
         Command::Flush { via, .. } => format!("delivery asked for by {via}"),
+        Command::OfferAuthority { .. } => "rotation of the certificate authority begun".to_owned(),
+        Command::RetireAuthority { .. } => {
+            "rotation of the certificate authority finished: the old one is retired".to_owned()
+        }
+        Command::Grant {
+            name,
+            role,
+            expires_at,
+            ..
+        } => {
+            format!(
+                "access granted to {name} as {role}, until {}",
+                expires_at.rfc3339()
+            )
+        }
+        Command::Revoke { name } => format!("access of {name} revoked"),
+        Command::Invite { .. } => "a node invited to join".to_owned(),
         Command::OfAccount { name, change } => format!("account {name}: {}", account(change)),
         other => other.verb().to_owned(),
     }
@@ -101,6 +164,7 @@ fn policy(change: PolicyChange) -> String {
         no_ms,
         probe_ms,
         defer,
+        ping,
         attended,
     } = change;
     let number = |name: &str, value: Option<u64>| value.map(|value| format!("{name} {value}"));
@@ -119,6 +183,7 @@ fn policy(change: PolicyChange) -> String {
         number("no_ms", no_ms),
         number("probe_ms", probe_ms),
         flag("defer", defer),
+        flag("ping", ping),
         flag("attended", attended),
     ];
     let changed: Vec<_> = changed.into_iter().flatten().collect();

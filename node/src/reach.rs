@@ -3,6 +3,7 @@
 //! One node's broken line is no reason to call a primary down, so whoever finds it so asks the
 //! others first. Deciding about mail is left to whoever tries to deliver it.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use holdfast_ledger::{Command, Seen, query};
@@ -10,6 +11,7 @@ use holdfast_mail::Domain;
 use tokio::time::Instant;
 
 use crate::destination::{Destination, Unreachable};
+use crate::net::ping;
 use crate::replica::Cluster;
 
 /// How long a primary may take for each step until its EHLO is answered. One that takes longer is
@@ -18,6 +20,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the cluster may take to note what was found. Later than this it is found again.
 const NOTE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// An attempt at a session.
+pub(crate) struct Failed {
+    pub(crate) why: String,
+    /// The machine that was tried last.
+    pub(crate) host: Option<IpAddr>,
+}
+
+impl From<Unreachable> for Failed {
+    fn from(why: Unreachable) -> Self {
+        Self {
+            host: why.host(),
+            why: why.to_string(),
+        }
+    }
+}
 
 /// Whether the primary takes this node's EHLO.
 ///
@@ -31,9 +49,18 @@ pub(crate) async fn reached(destination: &Destination) -> Result<(), Unreachable
 
 /// What the cluster is to say of a primary that this node does not reach, and whether another node
 /// does.
-pub(crate) async fn judged(destination: &Destination, why: String) -> (Seen, bool) {
+pub(crate) async fn judged(destination: &Destination, failed: Failed) -> (Seen, bool) {
     let domain = &destination.domain;
     let other = destination.cluster.reached_elsewhere(domain).await;
+    let policy = query::policy(&destination.cluster.view(), domain);
+    let mut why = failed.why;
+    if let Some(host) = failed.host
+        && other.is_none()
+        && policy.is_ok_and(|policy| policy.ping)
+    {
+        let kept = "; mail is kept";
+        why = format!("{}; {}{kept}", why.trim_end_matches(kept), hint(host).await);
+    }
     if let Some(node) = &other {
         tracing::warn!(%domain, %why, by = %node, "the primary is reached by another node, not from here");
     }
@@ -42,6 +69,20 @@ pub(crate) async fn judged(destination: &Destination, why: String) -> (Seen, boo
         down: other.is_none().then_some(why),
     };
     (seen, other.is_some())
+}
+
+/// What a ping says of a host that took no session. Only a hint: firewalls answer for others, or let
+/// nothing through.
+async fn hint(host: IpAddr) -> String {
+    match ping::answers(host).await {
+        Ok(true) => format!("{host} answers ping, so its mail server may be down, not its line"),
+        Ok(false) => {
+            format!("{host} does not answer ping either: its machine or its line may be down")
+        }
+        Err(error) => format!(
+            "{host} could not be pinged: {error}; the sysctl net.ipv4.ping_group_range allows it"
+        ),
+    }
 }
 
 /// Tells the cluster.

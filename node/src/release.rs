@@ -151,23 +151,44 @@ fn allowed(cluster: &Cluster, client: IpAddr, wanted: Wanted) -> Result<Vec<Doma
     let view = cluster.view();
     let may = |domain: &Domain| Ok(query::askers(&view, domain)?.include(client));
     match wanted {
-        Wanted::Domain(domain) => match query::domain(&view, &domain)? {
-            Some(record) if may(&record.name)? => Ok(vec![record.name]),
-            _ => Ok(Vec::new()),
-        },
+        Wanted::Domain(domain) => {
+            let is_ours = query::domain(&view, &domain)?.is_some()
+                || query::keeper(&view, &domain)?.is_some();
+            let is_allowed = is_ours && may(&domain)?;
+            Ok(is_allowed.then_some(domain).into_iter().collect())
+        }
         Wanted::Nothing => Ok(Vec::new()),
         Wanted::Below(above) => {
             let suffix = format!(".{above}");
+            let is_below = |name: &Domain| *name == above || name.as_str().ends_with(&suffix);
             let mut found = Vec::new();
             let mut after = None;
             loop {
                 let page = query::domains(&view, after.as_ref(), PAGE)?;
                 let Some(last) = page.last() else {
-                    return Ok(found);
+                    break;
                 };
                 after = Some(last.name.clone());
                 for name in page.into_iter().map(|record| record.name) {
-                    if (name == above || name.as_str().ends_with(&suffix)) && may(&name)? {
+                    if is_below(&name) && may(&name)? {
+                        found.push(name);
+                    }
+                    if found.len() == DOMAINS_MAX {
+                        return Ok(found);
+                    }
+                }
+            }
+            // Hosts have no record: what they hold is all there is of them.
+            let mut after = None;
+            loop {
+                let page = query::held_domains(&view, after.as_ref(), PAGE)?;
+                let Some(last) = page.last() else {
+                    return Ok(found);
+                };
+                after = Some(last.clone());
+                for name in page {
+                    let is_host = is_below(&name) && query::keeper(&view, &name)?.is_some();
+                    if is_host && may(&name)? {
                         found.push(name);
                     }
                     if found.len() == DOMAINS_MAX {

@@ -23,8 +23,12 @@ use tonic::Status;
 
 use crate::accounts::Doorkeeper;
 use crate::admin::{self, Ask, Belongs};
+use crate::certificate_files::{self, CertificateFiles};
 use crate::config::{Config, ConfigError, difference};
 use crate::destination::Destination;
+use crate::history::History;
+use crate::intake::Door;
+use crate::net::authority;
 use crate::net::dns::{Memory, Resolver};
 use crate::net::handed::Handed;
 use crate::net::listen::Listener;
@@ -35,7 +39,7 @@ use crate::replica::{self, Cluster, Looking, StartError, Stores, membership};
 use crate::store::FlushTimes;
 use crate::switchboard::Switchboard;
 use crate::vitals::Board;
-use crate::{checkup, courier, finger, intake, portal, reach, release};
+use crate::{checkup, courier, drill, finger, intake, portal, reach, release};
 
 /// How long transactions in progress may take to finish when the node stops. Below the 90 s
 /// after which systemd kills.
@@ -96,6 +100,12 @@ pub async fn serve(path: &Path) -> Result<(), ServeError> {
     if let Some(path) = config.sandbox_clock.clone() {
         replica::follow_clock(path.clone()).map_err(|error| ServeError::Clock { path, error })?;
     }
+    if let Some(seconds) = config.sandbox_certificate_life_seconds {
+        authority::live_short(seconds.into());
+    }
+    if let Some(level) = config.sandbox_level {
+        replica::level::pretend(level);
+    }
     let node = Node::prepare(path, config)?;
     node.run().await
 }
@@ -108,9 +118,11 @@ struct Node {
     asks: mpsc::Receiver<Ask>,
     cluster_listener: Option<Listener>,
     smtp_listeners: Vec<Listener>,
+    submission_listeners: Vec<(Door, Listener)>,
     finger_listener: Option<Listener>,
     atrn_listener: Option<Listener>,
     portal_listener: Option<Listener>,
+    admin_listener: Option<Listener>,
     doorkeeper: Arc<Doorkeeper>,
     metrics: Metrics,
     flush_times: FlushTimes,
@@ -157,6 +169,16 @@ fn readiness(belongs: &Belongs, stopping: bool) -> Vec<Check> {
                 "the node is being removed from the cluster",
             ),
             Check::that(
+                "in earnest",
+                !cluster.rehearsal().is_dead(),
+                "a drill has this node look as if it were down",
+            ),
+            Check::that(
+                "drained",
+                !cluster.is_drained(),
+                "the node is drained for maintenance; `holdfast node undrain` gives its duties back",
+            ),
+            Check::that(
                 "quorum",
                 cluster.has_quorum(),
                 "no leader that has a quorum was heard from; mail is refused for now (4xx)",
@@ -174,6 +196,27 @@ fn readiness(belongs: &Belongs, stopping: bool) -> Vec<Check> {
         ]);
     }
     checks
+}
+
+/// True while the node stops or is drained: whoever is served over a long connection is sent to
+/// another node.
+fn closing(cluster: &Cluster, mut stop: watch::Receiver<bool>) -> watch::Receiver<bool> {
+    let mut drained = cluster.drained();
+    let (closing, told) = watch::channel(false);
+    tokio::spawn(async move {
+        loop {
+            let is = *stop.borrow_and_update() || *drained.borrow_and_update();
+            closing.send_replace(is);
+            let changed = tokio::select! {
+                changed = stop.changed() => changed,
+                changed = drained.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    });
+    told
 }
 
 async fn until(mut stop: watch::Receiver<bool>) {
@@ -227,8 +270,13 @@ impl Node {
                 .transpose()
         };
         let finger_listener = optional("finger", config.finger.listen)?;
+        let submission = optional("submission", config.submission.listen)?;
+        let submissions = optional("submissions", config.submission.listen_tls)?;
+        let submission = submission.map(|listener| (Door::Submission { tls: false }, listener));
+        let submissions = submissions.map(|listener| (Door::Submission { tls: true }, listener));
         let atrn_listener = optional("atrn", config.atrn.listen)?;
         let portal_listener = optional("portal", config.portal.listen)?;
+        let admin_listener = config.admin.listen.map(bind).transpose()?;
         if let Some((name, address)) = handed.left() {
             return Err(ServeError::Unattended {
                 name: name.to_owned(),
@@ -262,9 +310,11 @@ impl Node {
             asks,
             cluster_listener: Some(cluster_listener),
             smtp_listeners,
+            submission_listeners: submission.into_iter().chain(submissions).collect(),
             finger_listener,
             atrn_listener,
             portal_listener,
+            admin_listener,
             doorkeeper,
             metrics,
             flush_times,
@@ -291,6 +341,9 @@ impl Node {
                 None
             }
         };
+        let mut files = CertificateFiles::as_they_are(&self.config.load());
+        let mut look = tokio::time::interval(certificate_files::LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         observe::supervisor::started();
         observe::supervisor::keep_watch();
         loop {
@@ -304,6 +357,7 @@ impl Node {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => self.reload(rooms.as_ref()),
+                _ = look.tick() => self.look_at(&mut files, rooms.as_ref()),
                 () = removed => {
                     let dir = self.config.load().data_dir.clone();
                     if let Some(rooms) = rooms { rooms.stop().await; }
@@ -355,39 +409,8 @@ impl Node {
         Ok(())
     }
 
-    fn member(&self) -> Member {
-        let config = self.config.load();
-        let listen = config
-            .smtp
-            .listen
-            .first()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        Member {
-            id: NodeId(0),
-            name: config.name.clone(),
-            region: config.region.clone(),
-            cluster_address: config.cluster.address.clone(),
-            smtp_name: config.smtp.name.clone(),
-            smtp_address: config.smtp.public_address.clone().unwrap_or(listen),
-        }
-    }
-
     fn replica_options(&self) -> replica::Options {
-        let config = self.config.load();
-        let poison = config.data_dir.clone();
-        replica::Options {
-            data_dir: config.data_dir.clone(),
-            member: self.member(),
-            profile: config.wan_profile,
-            disk_free_min: config.limits.disk_free_min_bytes,
-            fatal: Arc::new(move |why| {
-                // Whatever was not acknowledged is not lost: its sender still has it.
-                tracing::error!(data_dir = %poison.display(), "this node stops at once: {why}");
-                std::process::exit(70);
-            }),
-            flush_times: self.flush_times.clone(),
-        }
+        replica_options(&self.config.load(), self.flush_times.clone())
     }
 
     /// Starts the replica and the rooms that need it.
@@ -403,6 +426,21 @@ impl Node {
         };
         let cluster = replica::start(self.replica_options(), stores, listener, bootstrap).await?;
         self.belongs.store(Arc::new(Belongs::To(cluster.clone())));
+        if let Some(listener) = self.admin_listener.take() {
+            admin::serve_afar(listener, &cluster, self.doorkeeper.clone());
+        }
+        let history = config.data_dir.join("history");
+        match History::open(&history) {
+            Ok(history) => {
+                self.metrics.register(|registry| history.register(registry));
+                cluster.keep_history(history);
+            }
+            // Mail does not need it.
+            Err(error) => tracing::error!(
+                "no history can be kept in {}, `mail trace` will not know what this node did: {error}",
+                history.display()
+            ),
+        }
         tracing::info!(
             node = %cluster.me().id,
             name = config.name,
@@ -411,7 +449,7 @@ impl Node {
         );
 
         let mut courier_options = courier::Options::default();
-        courier_options.reports_via = config.reports_via();
+        courier_options.relay_via = config.relay_via();
         courier_options.set_connections_max(config.courier.connections_max);
         self.metrics
             .register(|registry| courier_options.counters.register(registry));
@@ -425,6 +463,11 @@ impl Node {
             fresh,
         }));
         tokio::spawn(crate::watch::run(
+            cluster.clone(),
+            Arc::new(resolver.clone()),
+            courier_stop.clone(),
+        ));
+        tokio::spawn(drill::run(
             cluster.clone(),
             Arc::new(resolver.clone()),
             courier_stop.clone(),
@@ -446,18 +489,24 @@ impl Node {
 
         let (intake_stop, stopped) = watch::channel(false);
         let intake_options = Arc::new(ArcSwap::from_pointee(intake_options(&config)?));
-        let listeners = std::mem::take(&mut self.smtp_listeners);
+        let mut listeners = std::mem::take(&mut self.submission_listeners);
+        let exchange = std::mem::take(&mut self.smtp_listeners).into_iter();
+        listeners.extend(exchange.map(|listener| (Door::Exchange, listener)));
         let release = Arc::new(release::Desk::default());
         let intake = tokio::spawn(intake::run(
             intake_options.clone(),
-            cluster.clone(),
-            release.clone(),
-            resolver,
+            intake::House {
+                cluster: cluster.clone(),
+                release: release.clone(),
+                resolver,
+                doorkeeper: self.doorkeeper.clone(),
+                metrics: self.metrics.clone(),
+            },
             listeners,
-            self.metrics.clone(),
             until(stopped),
         ));
 
+        let closing = closing(&cluster, intake_stop.subscribe());
         let finger = self
             .finger_listener
             .take()
@@ -473,7 +522,7 @@ impl Node {
                 doorkeeper: self.doorkeeper.clone(),
                 switchboard: courier_options.switchboard.clone(),
             };
-            tokio::spawn(ondemand::run(room, listener, intake_stop.subscribe()))
+            tokio::spawn(ondemand::run(room, listener, closing.clone()))
         });
 
         let portal_tls = Arc::new(ArcSwap::from_pointee(web_server(&config)?));
@@ -486,6 +535,7 @@ impl Node {
                 tls: portal_tls.clone(),
                 doorkeeper: self.doorkeeper.clone(),
                 release,
+                closing,
             };
             let stopped = intake_stop.subscribe();
             tokio::spawn(portal::run(options, cluster.clone(), stopped))
@@ -563,9 +613,7 @@ impl Node {
         let config = old.reloaded(&new);
         observe::set_log_level(config.log.level);
         if let Some(rooms) = rooms {
-            rooms.atrn_tls.store(Arc::new(intake.tls.clone()));
-            rooms.intake_options.store(Arc::new(intake));
-            rooms.portal_tls.store(Arc::new(web));
+            rooms.present(intake, web);
             rooms
                 .courier_options
                 .set_connections_max(config.courier.connections_max);
@@ -576,6 +624,63 @@ impl Node {
         self.config.store(Arc::new(config));
         tracing::info!("the configuration was read again");
     }
+
+    /// Reads the certificate of SMTP and the portal again, if its files have changed.
+    fn look_at(&self, files: &mut CertificateFiles, rooms: Option<&Rooms>) {
+        let config = self.config.load();
+        let Some(stamp) = files.changed(&config) else {
+            return;
+        };
+        let read = intake_options(&config).and_then(|intake| Ok((intake, web_server(&config)?)));
+        match read {
+            Ok((intake, web)) => {
+                if let Some(rooms) = rooms {
+                    rooms.present(intake, web);
+                }
+                files.took(stamp);
+                tracing::info!("the certificate of SMTP and the portal was read again");
+            }
+            Err(error) => {
+                if files.are_broken(stamp) {
+                    tracing::warn!(
+                        "the certificate of SMTP and the portal was changed and cannot be used, the old one stays: \
+                         {error}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn replica_options(config: &Config, flush_times: FlushTimes) -> replica::Options {
+    let listen = config.smtp.listen.first();
+    let listen = listen.map(ToString::to_string).unwrap_or_default();
+    let poison = config.data_dir.clone();
+    replica::Options {
+        data_dir: config.data_dir.clone(),
+        member: Member {
+            id: NodeId(0),
+            name: config.name.clone(),
+            region: config.region.clone(),
+            cluster_address: config.cluster.address.clone(),
+            smtp_name: config.smtp.name.clone(),
+            smtp_address: config.smtp.public_address.clone().unwrap_or(listen),
+        },
+        profile: config.wan_profile,
+        disk_free_min: config.limits.disk_free_min_bytes,
+        fatal: Arc::new(move |why| {
+            // Whatever was not acknowledged is not lost: its sender still has it.
+            tracing::error!(data_dir = %poison.display(), "this node stops at once: {why}");
+            std::process::exit(70);
+        }),
+        flush_times,
+    }
+}
+
+/// For work on the data of a node that is stopped.
+#[must_use]
+pub fn offline_options(config: &Config) -> replica::Options {
+    replica_options(config, FlushTimes::default())
 }
 
 fn identity(config: &Config) -> Result<tls::Identity, ServeError> {
@@ -610,6 +715,7 @@ impl replica::Lookout for Lookout {
             resolver: Arc::new(self.resolver.clone()),
             domain,
             switchboard: Switchboard::default(),
+            relay: None,
         };
         Box::pin(async move {
             let reached = reach::reached(&destination).await;
@@ -637,6 +743,13 @@ fn intake_options(config: &Config) -> Result<intake::Options, ServeError> {
 }
 
 impl Rooms {
+    /// New connections are shown the certificate that these have.
+    fn present(&self, intake: intake::Options, web: WebServer) {
+        self.atrn_tls.store(Arc::new(intake.tls.clone()));
+        self.intake_options.store(Arc::new(intake));
+        self.portal_tls.store(Arc::new(web));
+    }
+
     /// Stops in reverse order of starting.
     async fn stop(self) {
         if let Some(finger) = self.finger {
@@ -770,6 +883,55 @@ address = "127.0.0.1:7400"
         };
         assert_eq!(status.cluster_id, "");
         running.abort();
+    }
+
+    /// Certificate and key, as PEM, good for so many seconds.
+    fn renewed(seconds: u64) -> (String, String) {
+        use crate::net::pass::block;
+        let ca = authority::Authority::create([1; 16]).unwrap();
+        let (key, request) = authority::request().unwrap();
+        let life = Duration::from_secs(seconds);
+        let certificate = ca.sign_person(&request, "mx", [1; 16], life).unwrap();
+        (
+            block("CERTIFICATE", &certificate),
+            block("PRIVATE KEY", &key),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_is_renewed_on_disk_is_presented_and_a_broken_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = (dir.path().join("mx.pem"), dir.path().join("mx.key"));
+        let write = |(certificate, private): (String, String)| {
+            std::fs::write(&cert, certificate).unwrap();
+            std::fs::write(&key, private).unwrap();
+        };
+        write(renewed(1_000));
+        let mut node = prepared(dir.path());
+        let mut config = (**node.config.load()).clone();
+        (config.smtp.tls_cert, config.smtp.tls_key) = (Some(cert.clone()), Some(key.clone()));
+        node.config.store(Arc::new(config));
+        let rooms = node.found().await.unwrap();
+        let ends = || rooms.portal_tls.load().expires();
+        let first = ends().unwrap();
+        let mut files = CertificateFiles::as_they_are(&node.config.load());
+        node.look_at(&mut files, Some(&rooms));
+        assert_eq!(ends(), Some(first));
+
+        // Only one of the two is there yet.
+        let (certificate, private) = renewed(500_000);
+        std::fs::write(&cert, &certificate).unwrap();
+        node.look_at(&mut files, Some(&rooms));
+        assert_eq!(ends(), Some(first), "they do not belong together");
+        std::fs::write(&key, private).unwrap();
+        node.look_at(&mut files, Some(&rooms));
+        assert!(ends().unwrap() > first + 100_000);
+
+        let second = ends();
+        std::fs::write(&cert, "nonsense").unwrap();
+        node.look_at(&mut files, Some(&rooms));
+        assert_eq!(ends(), second);
+        rooms.stop().await;
     }
 
     #[tokio::test]

@@ -83,7 +83,12 @@ impl Collector for Board {
             ("cluster", authority::expires(&vitals.certificate).ok()),
             (
                 "cluster_ca",
-                authority::expires(&vitals.ca_certificate).ok(),
+                // While it is rotated, the one that ends first.
+                vitals
+                    .authorities
+                    .iter()
+                    .filter_map(|authority| authority::expires(authority).ok())
+                    .min(),
             ),
         ];
         page.labelled(

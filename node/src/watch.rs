@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use holdfast_ledger::query::{self, DomainRecord};
 use holdfast_ledger::{KvError, SEEN_MAX, Seen};
-use holdfast_mail::{Domain, NodeId, Timestamp};
+use holdfast_mail::{Domain, Timestamp};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -91,7 +91,7 @@ impl Watch {
 
     fn start(&mut self) -> Result<(), KvError> {
         let view = self.cluster.view();
-        let members: Vec<NodeId> = self.cluster.members().iter().map(|m| m.id).collect();
+        let members = self.cluster.on_duty();
         let me = self.cluster.me().id;
         let mut after = None;
         loop {
@@ -123,6 +123,7 @@ impl Watch {
             resolver: Arc::clone(&self.resolver),
             domain,
             switchboard: Switchboard::default(),
+            relay: None,
         };
         self.looks.spawn(async move {
             let mut found = reach::reached(&destination).await;
@@ -135,7 +136,7 @@ impl Watch {
                     domain: destination.domain,
                     down: None,
                 },
-                Err(why) => reach::judged(&destination, why.to_string()).await.0,
+                Err(why) => reach::judged(&destination, why.into()).await.0,
             }
         });
     }

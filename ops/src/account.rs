@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cli::{Account, Global, Token};
 use crate::client::{self, Client};
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Output};
+use crate::output::{self, Now, Output};
 
 pub(crate) async fn run(
     global: &Global,
@@ -145,13 +145,14 @@ async fn list(client: &mut Client, output: Output) -> Result<(), Failure> {
         if output.is_json() {
             output.json("account/v1", &as_json(account))?;
         } else {
-            let age = output::age(account.signed_in_at_ms);
+            let now = Now(list.now_ms);
+            let age = now.age(account.signed_in_at_ms);
             table.add_row(vec![
                 account.name.clone(),
                 account.domains.join(", "),
                 match account.locked_until_ms {
-                    until if output::is_past(until) => "open".to_owned(),
-                    until => format!("locked for {}", output::until(until)),
+                    until if now.is_past(until) => "open".to_owned(),
+                    until => format!("locked for {}", now.until(until)),
                 },
                 if account.second_factor { "yes" } else { "no" }.to_owned(),
                 account.tokens.len().to_string(),

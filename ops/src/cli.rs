@@ -30,6 +30,24 @@ pub(crate) struct Global {
     /// /run/holdfast/admin.sock]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+    /// A node elsewhere to ask, with --identity, at its admin.listen [default: $HOLDFAST_NODE]
+    #[arg(
+        id = "node_afar",
+        long = "node",
+        global = true,
+        value_name = "HOST:PORT",
+        conflicts_with = "socket"
+    )]
+    pub(crate) node: Option<String>,
+    /// What `holdfast access grant` wrote, to ask a node elsewhere [default: $HOLDFAST_IDENTITY,
+    /// then ~/.config/holdfast/identity.pem]
+    #[arg(
+        id = "identity_afar",
+        long = "identity",
+        global = true,
+        value_name = "FILE"
+    )]
+    pub(crate) identity: Option<PathBuf>,
     /// Configuration file of the node to run or to ask
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -90,9 +108,22 @@ pub(crate) enum Command {
         #[arg(long)]
         state_hash: bool,
     },
+    /// The cluster on one screen, as it changes: health, nodes, rates, domains with held mail and
+    /// when each is tried next. q quits, space pauses, arrows and PgUp/PgDn move through the domains
+    Top,
+    /// What is not well: nodes, primaries, held mail, quotas (exit 3 if anything); and with
+    /// --follow what changes from now on
+    Events {
+        /// Go on until interrupted
+        #[arg(long)]
+        follow: bool,
+    },
     /// Start a cluster, and change who belongs to it
     #[command(subcommand)]
     Cluster(Cluster),
+    /// Take a node out of work to stop it and put it back, or replace one that is lost
+    #[command(subcommand)]
+    Node(Node),
     /// The customers' domains and their primaries
     #[command(subcommand)]
     Domain(Domain),
@@ -107,6 +138,15 @@ pub(crate) enum Command {
     Plan(Plan),
     /// What domains used in a month, and what is to be paid for it
     Usage(Usage),
+    /// Copies of everything that the cluster knows and holds
+    #[command(subcommand)]
+    Snapshot(Snapshot),
+    /// Rehearse failures with mail of its own, and measure what they cost
+    #[command(subcommand)]
+    Drill(Drill),
+    /// Who may ask and order from elsewhere, and what
+    #[command(subcommand)]
+    Access(Access),
     /// Who did what, when, and from where
     Audit(Audit),
     /// Run a sandbox cluster on this machine until interrupted
@@ -156,11 +196,70 @@ pub(crate) enum Cluster {
     },
     /// The nodes and how many of them may fail
     Status,
+    /// Give the cluster another certificate authority while it runs, and show how far that is. May
+    /// be interrupted: it goes on, and typed again this follows it
+    RotateCa {
+        /// Drop the old authority, once every node has moved to the new one
+        #[arg(long)]
+        finish: bool,
+        /// Only say what would happen
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Hand leadership to another node
     TransferLeader {
         /// Name or id [default: whoever is most up to date]
         node: Option<String>,
+        /// Only say what would happen
+        #[arg(long)]
+        dry_run: bool,
     },
+    /// When a quorum is lost for good: found a cluster anew from a survivor that is stopped
+    #[command(subcommand)]
+    Recover(Recover),
+    /// After an upgrade: use what the new version brings, once every node runs it. Older versions
+    /// cannot run in the cluster after that
+    FinalizeUpgrade {
+        /// Only say whether it would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Node {
+    /// Give a dead node's place to another in one step; its certificate is refused from then on
+    Replace(Replace),
+    /// Free a node of its work, and wait until it is safe to stop: it takes no mail (421 to new
+    /// connections), and gives leadership and deliveries to the others. It still votes. Refused
+    /// where the cluster could not go on without it. May be interrupted, and typed again
+    Drain {
+        /// Name or id
+        node: String,
+        /// Only say whether it would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Give a drained node its work back
+    Undrain {
+        /// Name or id
+        node: String,
+        /// Only say what would happen
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Replace {
+    /// The node that is lost for good: name or id
+    pub(crate) dead: String,
+    /// The node that takes its place, which has joined with a token: name or id
+    #[arg(long, value_name = "NEW")]
+    pub(crate) with: String,
+    /// Only say what would happen
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -277,6 +376,10 @@ pub(crate) struct Policy {
     /// How often the primary is looked at while no mail is held [default: 5m]
     #[arg(long, value_name = "TIME", value_parser = passing)]
     pub(crate) probe: Option<u64>,
+    /// Ping a primary that cannot be reached, to tell whether its mail server is down, or its machine
+    /// or line; a hint, on which nothing else depends [default: no]
+    #[arg(long, value_enum, value_name = "WHETHER")]
+    pub(crate) ping: Option<YesNo>,
     /// While the primary is up: `relay` mail to it at once, or `defer` it (451), so that senders go
     /// there; a sender that comes back again and again is taken for one that cannot
     #[arg(long, value_enum)]
@@ -315,6 +418,148 @@ pub(crate) struct Subscription {
         conflicts_with_all = ["quota", "quota_messages", "hold", "when_full"]
     )]
     pub(crate) follow_plan: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Snapshot {
+    /// Write a copy of all domains, accounts, keys and held mail to a file; guard it as you guard the
+    /// mail itself
+    Save {
+        /// Must not be there yet
+        file: PathBuf,
+        /// Of the stopped node whose file --config names, instead of a running one
+        #[arg(long)]
+        stopped: bool,
+    },
+    /// Check a copy, and say what is in it (exit 3 if it is damaged)
+    Inspect { file: PathBuf },
+    /// Found a new cluster from a copy, in the empty data directory of the node whose file --config
+    /// names. Held mail is set aside until you release it: it may have been delivered since
+    Restore {
+        file: PathBuf,
+        /// A copy of another node of the same cluster, for what the first one lacks
+        #[arg(long, value_name = "FILE")]
+        with: Vec<PathBuf>,
+        /// Deliver held mail at once; what was delivered since the copy arrives twice
+        #[arg(long)]
+        deliver: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Recover {
+    /// How far the log of a stopped node goes, and what it holds
+    Inspect,
+    /// Found a new cluster from what a stopped node has, with it as the only member. The old data is
+    /// kept beside it, and nodes of the old cluster can never come back
+    Start {
+        /// What another survivor has, as its `snapshot save --stopped` wrote it; once for each
+        #[arg(long, value_name = "COPY")]
+        with: Vec<PathBuf>,
+        /// Only say what would be kept
+        #[arg(long)]
+        dry_run: bool,
+        /// Deliver held mail at once; what the lost nodes delivered arrives twice
+        #[arg(long)]
+        deliver: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Drill {
+    /// Rehearse a failure now: nodes pretend it, canaries measure it, and each node ends its part
+    /// by itself (exit 3 unless it passed, 5 if the cluster could not afford it)
+    Run(DrillRun),
+    /// The drills that are remembered
+    List,
+    /// What a drill measured; the last one if none is named
+    Show {
+        id: Option<String>,
+        /// Write the report as a page
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+    },
+    /// End the drill that is under way
+    Stop,
+    /// Drills that begin by themselves
+    #[command(subcommand)]
+    Schedule(Schedule),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DrillRun {
+    /// What fails
+    #[arg(long, value_enum)]
+    pub(crate) kind: DrillKind,
+    /// The region that fails (region-loss, partition) [default: the smallest, not this node's]
+    #[arg(long)]
+    pub(crate) region: Option<String>,
+    /// The node that fails (node-loss, disk-full) [default: one that does not lead]
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// How long it fails, at most 30m
+    #[arg(long, value_name = "TIME", value_parser = passing, default_value = "5m")]
+    pub(crate) duration: u64,
+    /// Canaries a second
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) rate: u32,
+    /// Write the report as a page
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Only say whether it could be done, and what would fail
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DrillKind {
+    /// The leader is cut off from nodes and senders
+    LeaderLoss,
+    /// Another node is
+    NodeLoss,
+    /// All nodes of a region are
+    RegionLoss,
+    /// The nodes of a region are cut off from the others, and senders still reach both sides
+    Partition,
+    /// The server that canaries are delivered to is down
+    PrimaryOutage,
+    /// A node's disk counts as full
+    DiskFull,
+}
+
+impl DrillKind {
+    pub(crate) fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Schedule {
+    /// Have a drill begin by itself, the first after one interval; one that the cluster cannot
+    /// afford then is tried again every hour
+    Set {
+        /// Letters, digits and ._-
+        name: String,
+        #[arg(long, value_enum)]
+        kind: DrillKind,
+        /// The region that fails [default: each in turn]
+        #[arg(long)]
+        region: Option<String>,
+        /// From one drill to the next, at least 1h
+        #[arg(long, value_name = "TIME", value_parser = passing)]
+        every: u64,
+        /// How long the failure lasts, at most 30m
+        #[arg(long, value_name = "TIME", value_parser = passing, default_value = "5m")]
+        duration: u64,
+        /// Canaries a second
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        rate: u32,
+    },
+    /// The schedules, and when each is due
+    List,
+    /// Begin it no more
+    Remove { name: String },
 }
 
 #[derive(Debug, Subcommand)]
@@ -415,10 +660,20 @@ pub(crate) struct Route {
     /// Any key again
     #[arg(long, conflicts_with = "pin")]
     pub(crate) no_pin: bool,
+    /// Mail for hosts below the domain, as user@pc.example.org: taken, held for each host, and
+    /// delivered to the machine it names (`direct`), or refused
+    #[arg(long, value_enum)]
+    pub(crate) hosts: Option<Hosts>,
     /// Whether a host's name may lead to a private or loopback address; one that is configured as an
     /// address may always be used
     #[arg(long, value_enum)]
     pub(crate) private_addresses: Option<Permission>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum Hosts {
+    Direct,
+    Refuse,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -479,6 +734,12 @@ pub(crate) enum Taken {
     Any,
     Listed,
     Verify,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum YesNo {
+    Yes,
+    No,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -598,14 +859,22 @@ fn messages(text: &str) -> Result<u64, String> {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Mail {
-    /// A domain's mail, oldest first: what waits, was refused, is kept back or was deleted
+    /// Mail, domain by domain and oldest first: what waits, was refused, is kept back or was deleted
     List(ListMail),
-    /// Try now to deliver what is held for a domain, without waiting for the next automatic try
-    #[command(alias = "flush")]
-    Deliver {
-        #[arg(long)]
-        domain: String,
+    /// Everything about one message that is held: its recipients and why it waits, its header, and
+    /// which nodes have it
+    Show {
+        /// As `mail list` shows it
+        id: String,
     },
+    /// The whole story of messages, as every node saw it: who brought them, refusals that never
+    /// became mail, each attempt with its reply, what was done by hand. Told from each node's own
+    /// history, which goes back 30 days at most
+    Trace(TraceMail),
+    /// Try now to deliver what is held for a domain, or for the domains of such mail, without
+    /// waiting for the next automatic try
+    #[command(alias = "flush")]
+    Deliver(WhichDomains),
     /// Try refused mail again, as if it had just arrived
     Requeue(Which),
     /// Drop refused mail; nobody is told
@@ -620,6 +889,35 @@ pub(crate) enum Mail {
     Delete(Which),
     /// Have deleted mail back
     Undelete(Which),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Access {
+    /// Let somebody use a node from elsewhere (its admin.listen), and write the file they need. A
+    /// name that has access gets it anew: the file from before is void
+    Grant {
+        /// Lower-case letters, digits and hyphens
+        name: String,
+        /// viewer: look; operator: and run domains, mail and maintenance; admin: and say who
+        /// belongs to the cluster and who has access
+        #[arg(long, value_parser = ["viewer", "operator", "admin"])]
+        role: String,
+        /// Where their certificate and key go; must not exist
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// How long it is good for, a year at most
+        #[arg(long = "valid", value_name = "TIME", default_value = "90d", value_parser = passing)]
+        valid_ms: u64,
+    },
+    /// Everybody who has access
+    List,
+    /// Take somebody's access away, at once and on every node
+    Revoke {
+        name: String,
+        /// Only say what would happen
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -682,7 +980,7 @@ pub(crate) enum Token {
         /// What it is for
         #[arg(long, default_value = "")]
         label: String,
-        /// What it may do: read, deliver, mail, settings
+        /// What it may do: read, deliver, mail, settings, send
         #[arg(
             long = "scope",
             value_name = "SCOPE",
@@ -700,10 +998,85 @@ pub(crate) enum Token {
     Remove { account: String, id: String },
 }
 
+/// Which mail; more than one narrows it down.
+#[derive(Args, Debug)]
+#[group(id = "filter", multiple = true)]
+pub(crate) struct Filter {
+    /// Mail to a domain; without it, to all
+    #[arg(long)]
+    pub(crate) domain: Option<String>,
+    /// From senders whose address contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) from: Option<String>,
+    /// To recipients whose address contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) to: Option<String>,
+    /// Received longer ago: 30m, 2h, 3d, …
+    #[arg(long = "older", value_name = "TIME", value_parser = passing)]
+    pub(crate) older_ms: Option<u64>,
+    /// Received since: 30m, 2h, 3d, …
+    #[arg(long = "newer", value_name = "TIME", value_parser = passing)]
+    pub(crate) newer_ms: Option<u64>,
+    /// Of at least so many bytes: 100kB, 5MB, …
+    #[arg(long, value_name = "BYTES", value_parser = octets)]
+    pub(crate) larger: Option<u64>,
+    /// Of fewer bytes
+    #[arg(long, value_name = "BYTES", value_parser = octets)]
+    pub(crate) smaller: Option<u64>,
+    /// Of which the primary's last reply contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reply: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WhichDomains {
+    /// Messages, as `mail list` shows them
+    #[arg(value_name = "ID", required_unless_present = "filter")]
+    pub(crate) ids: Vec<String>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+    /// Only say which domains, and how many messages they have
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TraceMail {
+    /// Messages, as `mail list` and the reply to the sender (`250 … Ok: ID`) name them
+    #[arg(value_name = "ID", required_unless_present = "traced")]
+    pub(crate) ids: Vec<String>,
+    #[command(flatten)]
+    pub(crate) whose: Traced,
+    /// Not what is longer ago: 30m, 2h, 3d, … [default: 1d without an ID]
+    #[arg(long = "since", value_name = "TIME", value_parser = passing)]
+    pub(crate) since_ms: Option<u64>,
+    /// Only what is longer ago
+    #[arg(long = "until", value_name = "TIME", value_parser = passing)]
+    pub(crate) until_ms: Option<u64>,
+}
+
+/// Whose mail is traced; more than one narrows it down.
+#[derive(Args, Debug)]
+#[group(id = "traced", multiple = true)]
+pub(crate) struct Traced {
+    /// Mail from senders whose address contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) from: Option<String>,
+    /// Mail to recipients whose address contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) to: Option<String>,
+    /// What came from this address
+    #[arg(long, value_name = "IP")]
+    pub(crate) client: Option<std::net::IpAddr>,
+    /// The message whose Message-ID field says this
+    #[arg(long, value_name = "ID")]
+    pub(crate) message_id: Option<String>,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct ListMail {
-    #[arg(long)]
-    pub(crate) domain: String,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
     /// Only what waits for delivery; these four can be combined
     #[arg(long)]
     pub(crate) held: bool,
@@ -716,33 +1089,24 @@ pub(crate) struct ListMail {
     /// Only what somebody deleted and can be had back
     #[arg(long)]
     pub(crate) deleted: bool,
-    /// Only from senders whose address contains this
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) from: Option<String>,
-    /// Only to recipients whose address contains this
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) to: Option<String>,
-    /// Only what was received longer ago: 30m, 2h, 3d, …
-    #[arg(long = "older", value_name = "TIME", value_parser = passing)]
-    pub(crate) older_ms: Option<u64>,
-    /// Only messages of at least so many bytes: 100kB, 5MB, …
-    #[arg(long, value_name = "BYTES", value_parser = octets)]
-    pub(crate) larger: Option<u64>,
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub(crate) limit: u64,
+    /// At most so many; 0: all. For a table 100 unless said otherwise, for JSON all
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Which {
     /// Messages, as `mail list` shows them
-    #[arg(value_name = "ID", required_unless_present = "domain")]
+    #[arg(value_name = "ID", required_unless_present = "filter")]
     pub(crate) ids: Vec<String>,
-    /// All such mail of a domain; with IDs, only for its recipients
-    #[arg(long)]
-    pub(crate) domain: Option<String>,
-    /// Only say how many messages it would be
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+    /// Only say how many messages it would be, and how much
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Do not ask before something is done with mail that is not named one by one
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Args, Debug)]
@@ -786,6 +1150,13 @@ pub(crate) struct Sandbox {
     /// The DNS server that the nodes of a new sandbox ask, instead of the system's
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) dns: Option<SocketAddr>,
+    /// Where the nodes of a new sandbox send mail for other people's domains, instead of to their
+    /// mail exchangers
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) relay: Option<SocketAddr>,
+    /// The feature level of an older version that the nodes of a new sandbox behave as
+    #[arg(long, hide = true)]
+    pub(crate) level: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]

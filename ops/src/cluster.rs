@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use holdfast_proto::admin::{
-    InitRequest, InviteRequest, JoinRequest, LeaveRequest, Progress, TransferRequest,
+    InitRequest, InviteRequest, JoinRequest, LeaveRequest, Progress, RotateCaRequest,
 };
 use serde_json::json;
 use tonic::{Response, Status, Streaming};
@@ -11,16 +11,23 @@ use tonic::{Response, Status, Streaming};
 use crate::cli::{Cluster, Global};
 use crate::client;
 use crate::failure::{Exit, Failure};
+use crate::maintenance;
 use crate::output::{self, Output};
-use crate::status;
+use crate::{snapshot, status};
 
 pub(crate) async fn run(
     global: &Global,
     command: Cluster,
     output: Output,
 ) -> Result<Exit, Failure> {
+    // Of a node that is stopped.
+    if let Cluster::Recover(command) = command {
+        return snapshot::recover(global, command, output).await;
+    }
     let mut client = client::connect(global).await?;
     match command {
+        // Done before a node was asked.
+        Cluster::Recover(_) => {}
         Cluster::Status => return status::run(&mut client, output, status::Part::Nodes).await,
         Cluster::Init => {
             let made = client::answer(
@@ -102,29 +109,48 @@ pub(crate) async fn run(
                 output.line(format!("{node} has left."))?;
             }
         }
-        Cluster::TransferLeader { node } => {
-            let node = node.unwrap_or_default();
-            client::answer(
-                "leadership was not handed over",
-                client.transfer_leader(client::request(TransferRequest { node })),
+        Cluster::RotateCa { finish, dry_run } => {
+            let failed = if finish {
+                "the old certificate authority stays"
+            } else {
+                "the certificate authority is not known to be replaced"
+            };
+            let asked = RotateCaRequest { dry_run, finish };
+            let mut last = String::new();
+            let shown = |line: &str| {
+                on_stderr(line);
+                last = line.to_owned();
+            };
+            follow(
+                failed,
+                client.rotate_ca(client::request(asked)).await,
+                shown,
             )
             .await?;
-            let status = status::ask(&mut client).await?;
-            let leader = status::leader(&status).map(|node| node.name.as_str());
             if output.is_json() {
-                output.json("cluster-transfer-leader/v1", &json!({"leader": leader}))?;
+                output.json(
+                    "cluster-rotate-ca/v1",
+                    &json!({"finished": finish && !dry_run, "dry_run": dry_run, "says": last}),
+                )?;
+            } else if dry_run {
+                output.line("Nothing was changed.")?;
+            } else if finish {
+                output.line("The new certificate authority is the only one.")?;
             } else {
-                output.line(format!(
-                    "The leader is {}.",
-                    leader.unwrap_or("not known yet")
-                ))?;
+                output.line("Both certificate authorities are trusted.")?;
             }
+        }
+        Cluster::TransferLeader { node, dry_run } => {
+            return maintenance::transfer(&mut client, node, dry_run, output).await;
+        }
+        Cluster::FinalizeUpgrade { dry_run } => {
+            return maintenance::finalize(&mut client, dry_run, output).await;
         }
     }
     Ok(Exit::Done)
 }
 
-fn on_stderr(line: &str) {
+pub(crate) fn on_stderr(line: &str) {
     eprintln!("  {line}");
 }
 

@@ -286,6 +286,8 @@ fn listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
         ("portal", config.portal.listen),
         ("finger", config.finger.listen),
         ("atrn", config.atrn.listen),
+        ("submission", config.submission.listen),
+        ("submission under TLS", config.submission.listen_tls),
         ("metrics", config.metrics.listen),
     ];
     all.extend(others.into_iter().filter_map(|(of, at)| Some((of, at?))));
@@ -450,7 +452,7 @@ fn certificates(config: &Config) -> Vec<Check> {
                 Ok(Some(at)) => judge_certificate(
                     "of smtp.tls_cert",
                     at,
-                    "renew it, then reload the node: systemctl reload holdfast",
+                    "renew it; the node reads it again within a minute",
                 ),
                 Ok(None) => Check::fault(
                     "certificate",
@@ -476,10 +478,11 @@ fn certificates(config: &Config) -> Vec<Check> {
             "this node belongs to no cluster yet, or another user must look",
         )),
         Ok(Some(identity)) => {
-            for (of, certificate) in [
-                ("of this node", &identity.certificate),
-                ("of the cluster's authority", &identity.ca_certificate),
-            ] {
+            let shown = holdfast_node::replica::credentials(&config.data_dir, &identity);
+            let mut all = vec![("of this node", &shown.certificate)];
+            let authorities = shown.authorities.iter();
+            all.extend(authorities.map(|authority| ("of the cluster's authority", authority)));
+            for (of, certificate) in all {
                 let fix = "see /usr/share/doc/holdfast/runbooks/HoldfastCertificateEnds.md";
                 checks.push(match authority::expires(certificate) {
                     Ok(at) => judge_certificate(of, at, fix),

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use crate::cli::{
     self, Deliver, Domain, DomainChange, Global, Recipients, Taken, Verdicts, WhenFull, WhileUp,
+    YesNo,
 };
 use crate::client::{self, Client};
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Output};
+use crate::output::{self, Now, Output};
 use crate::route;
 
 /// Whether the domain may, or must, be known already.
@@ -328,6 +329,7 @@ async fn verdicts(client: &mut Client, asked: Verdicts, output: Output) -> Resul
         .await
         .map_err(|status| Failure::from_status(failed, &status))?
     {
+        let now = Now(page.now_ms);
         for known in page.list {
             let said = if known.takes { "yes" } else { "no" };
             if output.is_json() {
@@ -349,7 +351,7 @@ async fn verdicts(client: &mut Client, asked: Verdicts, output: Output) -> Resul
                     known.name
                 },
                 said.to_owned(),
-                output::age(known.at_ms),
+                now.age(known.at_ms),
                 known.node,
                 known.standing,
                 known.reply,
@@ -378,6 +380,7 @@ fn policy(asked: cli::Policy) -> Policy {
         no_ms: asked.keep_no,
         attended: asked.deliver.map(|when| when == Deliver::SignedIn),
         probe_ms: asked.probe,
+        ping: asked.ping.map(|whether| whether == YesNo::Yes),
         defer: asked.while_up.map(|what| what == WhileUp::Defer),
     }
 }
@@ -419,7 +422,7 @@ fn as_table(domains: &[Shown]) -> comfy_table::Table {
             domain.primary.clone(),
             domain.held_messages.to_string(),
             output::bytes(domain.held_bytes),
-            output::age(domain.created_at_ms),
+            Now(domain.now_ms).age(domain.created_at_ms),
         ]);
     }
     table
@@ -465,6 +468,7 @@ fn policy_as_json(policy: &Policy) -> Value {
         "keep_yes_seconds": seconds(policy.yes_ms),
         "keep_no_seconds": seconds(policy.no_ms),
         "probe_seconds": seconds(policy.probe_ms),
+        "ping": policy.ping,
         "while_up": if policy.defer == Some(true) { "defer" } else { "relay" },
         "deliver": if policy.attended == Some(true) { "signed-in" } else { "always" },
         "when_full": if policy.full_for_good == Some(true) { "never" } else { "later" },

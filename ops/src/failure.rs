@@ -69,7 +69,7 @@ impl Failure {
         use tonic::Code;
         let exit = match status.code() {
             Code::Unavailable | Code::DeadlineExceeded => Exit::Unreachable,
-            Code::FailedPrecondition => Exit::Refused,
+            Code::FailedPrecondition | Code::PermissionDenied => Exit::Refused,
             Code::NotFound => Exit::NotFound,
             Code::InvalidArgument => Exit::Usage,
             _ => Exit::Failed,
@@ -149,6 +149,7 @@ mod tests {
             (Code::Unavailable, Exit::Unreachable),
             (Code::DeadlineExceeded, Exit::Unreachable),
             (Code::FailedPrecondition, Exit::Refused),
+            (Code::PermissionDenied, Exit::Refused),
             (Code::NotFound, Exit::NotFound),
             (Code::InvalidArgument, Exit::Usage),
             (Code::Internal, Exit::Failed),

@@ -3,6 +3,9 @@
 //! `serve` runs a node; `dev` and `demo` run several of them as processes; everything else asks
 //! a running node over its admin socket.
 
+#![recursion_limit = "256"]
+
+mod access;
 mod account;
 mod audit;
 mod cli;
@@ -13,15 +16,21 @@ mod demo;
 mod dev;
 mod doctor;
 mod domain;
+mod drill;
+mod events;
 mod failure;
 mod generate;
 mod mail;
+mod maintenance;
 mod money;
 mod output;
 mod plan;
+mod replace;
 mod route;
 mod serve;
+mod snapshot;
 mod status;
+mod top;
 mod usage;
 
 use std::process::ExitCode;
@@ -68,12 +77,20 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
             )
             .await
         }
+        Command::Events { follow } => {
+            events::run(&mut client::connect(global).await?, follow, output).await
+        }
+        Command::Top => top::run(&mut client::connect(global).await?).await,
         Command::Cluster(command) => cluster::run(global, command, output).await,
+        Command::Node(command) => maintenance::run(global, command, output).await,
         Command::Domain(command) => domain::run(global, command, output).await,
         Command::Mail(command) => mail::run(global, command, output).await,
         Command::Account(command) => account::run(global, command, output).await,
         Command::Plan(command) => plan::run(global, command, output).await,
         Command::Usage(asked) => usage::run(global, asked, output).await,
+        Command::Snapshot(command) => snapshot::run(global, command, output).await,
+        Command::Drill(command) => drill::run(global, command, output).await,
+        Command::Access(command) => access::run(global, command, output).await,
         Command::Audit(which) => audit::run(global, which, output).await,
         Command::Dev(args) => dev::run(args, output).await,
         Command::Generate { dir } => generate::run(&dir, output),

@@ -53,7 +53,15 @@ impl Output {
 }
 
 fn with_schema(schema: &str, value: &Value) -> String {
-    let rest = value.to_string();
+    // The writer of JSON escapes only the controls below a space: the others steer terminals too.
+    let mut rest = String::new();
+    for c in value.to_string().chars() {
+        if steers(c) {
+            rest.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            rest.push(c);
+        }
+    }
     let rest = rest.strip_prefix('{').unwrap_or(&rest);
     let comma = if rest == "}" { "" } else { "," };
     format!("{{\"schema\":\"holdfast.{schema}\"{comma}{rest}")
@@ -104,21 +112,32 @@ pub(crate) fn span(time: Duration) -> String {
     }
 }
 
-/// `2h14m` since a time of another node's clock; 0s if that clock is ahead of ours.
-pub(crate) fn age(since_ms: u64) -> String {
-    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
-    span(Duration::from_millis(now.saturating_sub(since_ms)))
-}
+/// The time by the clock of the node that answered, in milliseconds: this machine's may be wrong,
+/// and a sandbox's is moved on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now(pub(crate) u64);
 
-/// `2h14m` until a time of another node's clock; 0s if it is over.
-pub(crate) fn until(at_ms: u64) -> String {
-    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
-    span(Duration::from_millis(at_ms.saturating_sub(now)))
-}
+impl Now {
+    /// `2h14m` since then; 0s if it is yet to come.
+    pub(crate) fn age(self, since_ms: u64) -> String {
+        span(Duration::from_millis(self.0.saturating_sub(since_ms)))
+    }
 
-pub(crate) fn is_past(at_ms: u64) -> bool {
-    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
-    at_ms <= now
+    /// `2h14m` until then; 0s if it is over.
+    pub(crate) fn until(self, at_ms: u64) -> String {
+        span(Duration::from_millis(at_ms.saturating_sub(self.0)))
+    }
+
+    /// `12:34:56 UTC`.
+    pub(crate) fn clock(self) -> String {
+        let seconds = self.0 / 1000;
+        let (hours, minutes) = (seconds / 3600 % 24, seconds / 60 % 60);
+        format!("{hours:02}:{minutes:02}:{:02} UTC", seconds % 60)
+    }
+
+    pub(crate) fn is_past(self, at_ms: u64) -> bool {
+        at_ms <= self.0
+    }
 }
 
 /// RFC 3339 in UTC, for programs; `null` if the number is no time.
@@ -132,11 +151,45 @@ pub(crate) fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
+/// The text in lines of at most so many columns, broken between words.
+pub(crate) fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.len() - 1;
+        let line = &mut lines[last];
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= columns {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
+/// A line of at most so many columns.
+pub(crate) fn cut(line: &str, columns: usize) -> String {
+    if line.chars().count() <= columns {
+        return line.to_owned();
+    }
+    let kept = line.chars().take(columns.saturating_sub(1));
+    kept.chain(['…']).collect()
+}
+
 /// Text from elsewhere, such as a primary's reply: shown without what could steer a terminal.
 pub(crate) fn plain(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if steers(c) { ' ' } else { c })
         .collect()
+}
+
+/// Controls, and marks that turn the direction of writing: a sender could make one address look
+/// like another.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -171,6 +224,14 @@ mod tests {
     }
 
     #[test]
+    fn text_is_fitted_to_a_screen() {
+        assert_eq!(wrapped("a bb  ccc dddd", 6), ["a bb", "ccc", "dddd"]);
+        assert_eq!(wrapped("", 6), [""]);
+        assert_eq!(cut("abc", 3), "abc");
+        assert_eq!(cut("abcd", 3), "ab…");
+    }
+
+    #[test]
     fn json_begins_with_its_schema() {
         assert_eq!(
             with_schema("domain/v1", &serde_json::json!({"name": "a"})),
@@ -194,6 +255,11 @@ mod tests {
     #[test]
     fn a_reply_cannot_steer_the_terminal() {
         assert_eq!(plain("550 \x1b[2Jno\r\n"), "550  [2Jno  ");
+        assert_eq!(plain("a\u{9b}2J\u{202e}b"), "a 2J b");
+        let value = serde_json::json!({"reply": "\x1b[2J\u{9b}2J\u{202e}é"});
+        let line = with_schema("mail/v1", &value);
+        assert!(line.ends_with(r#"{"reply":"\u001b[2J\u009b2J\u202eé"}"#.trim_start_matches('{')));
+        assert!(!line.chars().any(steers), "{line}");
     }
 
     #[test]

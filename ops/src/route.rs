@@ -5,7 +5,7 @@ use std::fs;
 use holdfast_proto::admin::{Route, RouteSetRequest};
 use serde_json::json;
 
-use crate::cli::{self, Permission, Protocol, To};
+use crate::cli::{self, Hosts, Permission, Protocol, To};
 use crate::client::{self, Client};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -37,6 +37,7 @@ pub(crate) async fn route(
         private: asked
             .private_addresses
             .map(|permission| permission == Permission::Allow),
+        direct: asked.hosts.map(|hosts| hosts == Hosts::Direct),
         key: asked.pin.or(asked.no_pin.then(String::new)),
     };
     let route = client::answer(&failed, client.route_set(client::request(request))).await?;
@@ -59,6 +60,7 @@ fn as_json(name: &str, route: &Route) -> serde_json::Value {
         "tls": route.tls,
         "login": text(&route.user),
         "pin": text(&route.key),
+        "hosts": if route.direct { "direct" } else { "refuse" },
         "private_addresses": if route.private { "allow" } else { "refuse" },
     })
 }
@@ -79,6 +81,12 @@ fn lines(route: &Route) -> Vec<String> {
     let mut lines = vec![format!("Mail goes {to}, by {protocol}, {tls}.")];
     if !route.user.is_empty() {
         lines.push(format!("We log in there as {}.", route.user));
+    }
+    if route.direct {
+        lines.push(
+            "Mail for hosts below the domain is taken too, and goes to the host it names."
+                .to_owned(),
+        );
     }
     if route.private {
         lines.push("A host's name may lead to a private address.".to_owned());

@@ -1,11 +1,12 @@
 //! `holdfast status` and `holdfast cluster status`.
 
-use holdfast_proto::admin::{Empty, NodeStatus, StatusReply};
+use holdfast_proto::admin::{DomainStatus, Empty, NodeStatus, StatusReply};
 use serde_json::json;
 
 use crate::client::{self, Client};
+use crate::drill;
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Output};
+use crate::output::{self, Now, Output};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -80,12 +81,19 @@ fn as_text(status: &StatusReply, output: Output, part: Part) -> Result<(), Failu
         );
         return Ok(());
     }
-    output.line(format!(
-        "Cluster {}: {}",
-        status.cluster_id,
-        output::plain(&status.health)
-    ))?;
-    output.line(match leader(status) {
+    for line in screen(status, part) {
+        output.line(line)?;
+    }
+    Ok(())
+}
+
+/// Columns of a terminal, at the least.
+const COLUMNS: usize = 80;
+
+/// What is told, line by line.
+fn screen(status: &StatusReply, part: Part) -> Vec<String> {
+    let mut lines = output::wrapped(&output::plain(&status.health), COLUMNS);
+    lines.push(match leader(status) {
         Some(node) => format!(
             "Leader {} (term {}). {}",
             node.name,
@@ -93,81 +101,146 @@ fn as_text(status: &StatusReply, output: Output, part: Part) -> Result<(), Failu
             may_fail(status)
         ),
         None => format!("No leader is known (term {}).", status.term),
-    })?;
+    });
+    lines.push(format!("Cluster {}", status.cluster_id));
     if !status.placement_safe && status.nodes.len() > 1 {
-        output.line("One region holds a majority of the nodes: losing it stops the cluster.")?;
+        let unsafe_ = "One region holds a majority of the nodes: losing it stops the cluster.";
+        lines.push(unsafe_.to_owned());
     }
-    output.line("")?;
-    let mut nodes = output::table(
-        &[
-            "NODE",
-            "ID",
-            "REGION",
-            "ROLE",
-            "STATE",
-            "LAG",
-            "RTT",
-            "DISK FREE",
-            "VERSION",
-            "SMTP",
-        ],
-        &["ID", "LAG", "RTT", "DISK FREE"],
-    );
-    for node in &status.nodes {
-        nodes.add_row(vec![
-            node.name.clone(),
-            node.id.to_string(),
-            node.region.clone(),
-            node.role.clone(),
-            state(node),
-            node.lag.to_string(),
-            rtt(node.rtt_micros),
-            disk(node),
-            node.version.clone(),
-            node.smtp_address.clone(),
-        ]);
+    if let Some(says) = behind(status) {
+        lines.extend(output::wrapped(&says, COLUMNS));
     }
-    output.table(&nodes)?;
+    lines.push(String::new());
+    lines.extend(table_lines(&nodes(status, part), COLUMNS));
+    for node in status.nodes.iter().filter(|node| !node.reachable) {
+        let why = output::plain(&node.error);
+        lines.extend(output::wrapped(&format!("{}: {why}", node.name), COLUMNS));
+    }
+    for drill in &status.drills {
+        lines.push(format!(
+            "Drill {}{}{}: {} {} ago.",
+            drill.kind,
+            if drill.region.is_empty() { "" } else { " " },
+            output::plain(&drill.region),
+            drill::standing(drill),
+            Now(status.now_ms).age(drill.began_at_ms)
+        ));
+    }
     if part == Part::Nodes {
-        return Ok(());
+        return lines;
     }
-    output.line("")?;
+    lines.push(String::new());
     if status.held_messages == 0 {
-        output.line("Nothing is held.")?;
-        return Ok(());
+        lines.push("Nothing is held.".to_owned());
+        return lines;
     }
-    output.line(format!(
+    lines.push(format!(
         "Held: {}, {}.",
         output::count(status.held_messages, "message"),
         output::bytes(status.held_bytes)
-    ))?;
-    let mut domains = output::table(
-        &[
-            "DOMAIN",
-            "MESSAGES",
-            "BYTES",
-            "OLDEST",
-            "DELIVERED BY",
-            "LAST REPLY",
+    ));
+    if !status.domains.is_empty() {
+        lines.extend(table_lines(&domains(status), COLUMNS));
+    }
+    lines
+}
+
+pub(crate) fn table_lines(table: &comfy_table::Table, columns: usize) -> Vec<String> {
+    let cut = |line: &str| output::cut(line.trim_end(), columns);
+    table.trim_fmt().lines().map(cut).collect()
+}
+
+/// Who is a member, and how each stands. Where each takes mail is told with the nodes alone: one
+/// screen has no room for it.
+fn nodes(status: &StatusReply, part: Part) -> comfy_table::Table {
+    let numbers = ["ID", "LAG", "RTT", "HELD", "FREE"];
+    let columns = match part {
+        Part::All => vec![
+            "NODE", "REGION", "ROLE", "STATE", "LAG", "RTT", "HELD", "FREE", "VERSION",
         ],
-        &["MESSAGES", "BYTES", "OLDEST"],
-    );
+        Part::Nodes => vec![
+            "NODE", "ID", "REGION", "ROLE", "STATE", "LAG", "RTT", "FREE", "VERSION", "SMTP",
+        ],
+    };
+    let mut table = output::table(&columns, &numbers);
+    for node in &status.nodes {
+        let of = |column: &&str| match *column {
+            "NODE" => node.name.clone(),
+            "ID" => node.id.to_string(),
+            "REGION" => node.region.clone(),
+            "ROLE" => node.role.clone(),
+            "STATE" => state(node),
+            // Of a node that does not answer the rest is not known.
+            "LAG" | "RTT" | "HELD" | "FREE" | "VERSION" if !node.reachable => "-".to_owned(),
+            "LAG" => node.lag.to_string(),
+            "RTT" => rtt(node.rtt_micros),
+            "HELD" => node.held.to_string(),
+            "FREE" => disk(node),
+            "VERSION" => node.version.clone(),
+            _ => node.smtp_address.clone(),
+        };
+        table.add_row(columns.iter().map(of).collect::<Vec<_>>());
+    }
+    table
+}
+
+pub(crate) fn domains(status: &StatusReply) -> comfy_table::Table {
+    let now = Now(status.now_ms);
+    let columns = [
+        "DOMAIN",
+        "HELD",
+        "BYTES",
+        "OLDEST",
+        "BY",
+        "NEXT",
+        "LAST REPLY",
+    ];
+    let mut table = output::table(&columns, &["HELD", "BYTES", "OLDEST", "NEXT"]);
     for domain in &status.domains {
-        let by = status
-            .nodes
-            .iter()
-            .find(|node| node.id == domain.lease_node);
-        domains.add_row(vec![
+        let mut nodes = status.nodes.iter();
+        let by = nodes.find(|node| node.id == domain.lease_node);
+        table.add_row(vec![
             domain.domain.clone(),
             domain.messages.to_string(),
             output::bytes(domain.bytes),
-            output::age(domain.oldest_ms),
+            now.age(domain.oldest_ms),
             by.map_or_else(|| "-".to_owned(), |node| node.name.clone()),
+            next(domain, now),
             output::plain(&domain.last_reply),
         ]);
     }
-    output.table(&domains)?;
-    Ok(())
+    table
+}
+
+/// When the domain is tried next.
+fn next(domain: &DomainStatus, now: Now) -> String {
+    match (domain.next_try_ms, domain.lease_node) {
+        (0, 0) => "-".to_owned(),
+        (0, _) => "now".to_owned(),
+        (at, _) => now.until(at),
+    }
+}
+
+/// What an upgrade still waits for.
+fn behind(status: &StatusReply) -> Option<String> {
+    let newest = status.nodes.iter().map(|node| node.level).max()?;
+    if newest <= status.level {
+        return None;
+    }
+    let old: Vec<&str> = status
+        .nodes
+        .iter()
+        .filter(|node| node.level < newest)
+        .map(|node| node.name.as_str())
+        .collect();
+    let next = match old.is_empty() {
+        true => "every node knows it: holdfast cluster finalize-upgrade".to_owned(),
+        false => format!("not known to know it: {}", old.join(", ")),
+    };
+    Some(format!(
+        "An upgrade is under way: the cluster is at feature level {}, the newest version has {newest}; {next}",
+        status.level
+    ))
 }
 
 fn may_fail(status: &StatusReply) -> String {
@@ -181,14 +254,13 @@ fn may_fail(status: &StatusReply) -> String {
     )
 }
 
-fn state(node: &NodeStatus) -> String {
+pub(crate) fn state(node: &NodeStatus) -> String {
     if !node.reachable {
-        return match output::plain(&node.error) {
-            error if error.is_empty() => "unreachable".to_owned(),
-            error => format!("unreachable: {error}"),
-        };
+        return "unreachable".to_owned();
     }
     match node.bodies_missing {
+        0 if node.drained => "drained".to_owned(),
+        0 if node.disk_low => "disk full".to_owned(),
         0 => "ready".to_owned(),
         missing => format!(
             "fetching {}",
@@ -197,7 +269,7 @@ fn state(node: &NodeStatus) -> String {
     }
 }
 
-fn rtt(micros: u64) -> String {
+pub(crate) fn rtt(micros: u64) -> String {
     match micros {
         0 => "-".to_owned(),
         1..10_000 => format!("{:.1} ms", micros as f64 / 1000.0),
@@ -205,7 +277,7 @@ fn rtt(micros: u64) -> String {
     }
 }
 
-fn disk(node: &NodeStatus) -> String {
+pub(crate) fn disk(node: &NodeStatus) -> String {
     match node.disk_total_bytes {
         0 => "-".to_owned(),
         total => format!("{}%", node.disk_free_bytes.saturating_mul(100) / total),
@@ -216,6 +288,7 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
     json!({
         "cluster_id": (!status.cluster_id.is_empty()).then_some(&status.cluster_id),
         "node_id": status.node_id,
+        "now": output::rfc3339(status.now_ms),
         "health": status.health,
         "healthy": is_healthy(status),
         "quorum": status.quorum,
@@ -225,6 +298,13 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
         "nodes_may_fail": status.nodes_may_fail,
         "regions_may_fail": status.regions_may_fail,
         "placement_safe": status.placement_safe,
+        "drills": status.drills.iter().map(drill::as_json).collect::<Vec<_>>(),
+        "rotation": status.rotation.as_ref().map(|rotation| json!({
+            "since": output::rfc3339(rotation.since_ms),
+            "not_trusting": rotation.not_trusting,
+            "not_using": rotation.not_using,
+        })),
+        "level": status.level,
         "held_messages": status.held_messages,
         "held_bytes": status.held_bytes,
         "nodes": status.nodes.iter().map(|node| json!({
@@ -241,10 +321,17 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
             "disk_free_bytes": node.disk_free_bytes,
             "disk_total_bytes": node.disk_total_bytes,
             "bodies_missing": node.bodies_missing,
+            "held": node.held,
+            "disk_low": node.disk_low,
+            "accepted": node.accepted,
+            "delivered": node.delivered,
             "version": node.version,
+            "level": node.level,
+            "drained": node.drained,
             "smtp_name": node.smtp_name,
             "smtp_address": node.smtp_address,
             "cluster_address": node.cluster_address,
+            "certificate_ends_at": output::rfc3339(node.certificate_ends_ms),
         })).collect::<Vec<_>>(),
         "domains": status.domains.iter().map(|domain| json!({
             "domain": domain.domain,
@@ -254,6 +341,7 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
             "lease_node": domain.lease_node,
             "lease_epoch": domain.lease_epoch,
             "last_reply": domain.last_reply,
+            "next_try_at": (domain.next_try_ms != 0).then(|| output::rfc3339(domain.next_try_ms)),
         })).collect::<Vec<_>>(),
     })
 }
@@ -301,6 +389,107 @@ mod tests {
     }
 
     #[test]
+    fn one_screen_of_eighty_columns_tells_how_the_cluster_stands() {
+        let node = |id: u64, region: &str, role: &str| NodeStatus {
+            region: region.into(),
+            role: role.into(),
+            lag: id - 1,
+            rtt_micros: (id - 1) * 40_500,
+            held: 318,
+            disk_free_bytes: 71,
+            disk_total_bytes: 100,
+            version: "0.1.0".into(),
+            smtp_address: "192.0.2.1:25".into(),
+            ..node(id, true)
+        };
+        let domain = |name: &str, reply: &str| DomainStatus {
+            domain: name.into(),
+            messages: 159,
+            bytes: 20_600_000,
+            oldest_ms: 1_000_000,
+            lease_node: 2,
+            next_try_ms: 9_042_000,
+            last_reply: reply.into(),
+            ..DomainStatus::default()
+        };
+        let status = StatusReply {
+            cluster_id: "7671bdee530af5a13b365cc1c58102c9".into(),
+            quorum: true,
+            leader: 1,
+            term: 4,
+            now_ms: 9_040_000,
+            nodes: vec![
+                node(1, "eu", "leader"),
+                node(2, "us", "voter"),
+                NodeStatus {
+                    reachable: false,
+                    error: "no answer within 2 s".into(),
+                    ..node(3, "ap", "voter")
+                },
+            ],
+            health: "Degraded: n3 not answering. No further node may fail; add or bring back one."
+                .into(),
+            held_messages: 318,
+            held_bytes: 41_200_000,
+            placement_safe: true,
+            domains: vec![
+                domain("example.org", ""),
+                domain(
+                    "customer.example",
+                    "451 4.7.1 greylisted \u{1b}[2J, come back in five minutes",
+                ),
+            ],
+            ..StatusReply::default()
+        };
+        let lines = screen(&status, Part::All);
+        assert_eq!(
+            lines.join("\n"),
+            "\
+Degraded: n3 not answering. No further node may fail; add or bring back one.
+Leader n1 (term 4). No node may fail.
+Cluster 7671bdee530af5a13b365cc1c58102c9
+
+NODE  REGION  ROLE    STATE        LAG    RTT  HELD  FREE  VERSION
+n1    eu      leader  ready          0      -   318   71%  0.1.0
+n2    us      voter   ready          1  40 ms   318   71%  0.1.0
+n3    ap      voter   unreachable    -      -     -     -  -
+n3: no answer within 2 s
+
+Held: 318 messages, 41.2 MB.
+DOMAIN            HELD    BYTES  OLDEST  BY  NEXT  LAST REPLY
+example.org        159  20.6 MB   2h14m  n2    2s
+customer.example   159  20.6 MB   2h14m  n2    2s  451 4.7.1 greylisted  [2J, c…"
+        );
+        assert!(lines.iter().all(|line| line.chars().count() <= COLUMNS));
+        let nodes = screen(&status, Part::Nodes).join("\n");
+        assert!(nodes.contains("192.0.2.1:25") && !nodes.contains("Held"));
+    }
+
+    #[test]
+    fn an_upgrade_under_way_is_told_with_what_it_waits_for() {
+        let at = |level, levels: [u32; 2]| StatusReply {
+            level,
+            nodes: (1..)
+                .zip(levels)
+                .map(|(id, level)| NodeStatus {
+                    level,
+                    ..node(id, level > 0)
+                })
+                .collect(),
+            ..Default::default()
+        };
+        assert_eq!(behind(&at(3, [3, 3])), None);
+        assert_eq!(behind(&at(3, [3, 0])), None);
+        let waits = behind(&at(2, [3, 2])).unwrap();
+        assert!(waits.ends_with("not known to know it: n2"), "{waits}");
+        let done = behind(&at(2, [3, 3])).unwrap();
+        assert!(
+            done.ends_with("holdfast cluster finalize-upgrade"),
+            "{done}"
+        );
+    }
+
+    #[test]
     fn a_nodes_state_is_told_in_a_word() {
         assert_eq!(state(&node(1, true)), "ready");
         assert_eq!(state(&node(1, false)), "unreachable");
@@ -309,6 +498,16 @@ mod tests {
             ..node(1, true)
         };
         assert_eq!(state(&missing), "fetching 2 bodies");
+        let drained = NodeStatus {
+            drained: true,
+            ..node(1, true)
+        };
+        assert_eq!(state(&drained), "drained");
+        let full = NodeStatus {
+            disk_low: true,
+            ..node(1, true)
+        };
+        assert_eq!(state(&full), "disk full");
         assert_eq!(rtt(0), "-");
         assert_eq!(rtt(1_234), "1.2 ms");
         assert_eq!(rtt(81_999), "81 ms");

@@ -49,7 +49,7 @@ fn help_and_version_are_data_and_succeed() {
 }
 
 #[test]
-fn help_names_what_a_plan_offers_and_what_usage_prints() {
+fn help_names_what_a_plan_offers_what_usage_prints_and_what_a_drill_rehearses() {
     for (arguments, options) in [
         (
             &["plan", "add", "--help"][..],
@@ -68,9 +68,96 @@ fn help_names_what_a_plan_offers_and_what_usage_prints() {
             &["domain", "set", "--help"],
             &["--plan <NAME>", "--extra-steps <N>", "--follow-plan"],
         ),
+        (&["snapshot", "save", "--help"], &["--stopped"]),
+        (&["snapshot", "restore", "--help"], &["--deliver"]),
+        (
+            &["cluster", "recover", "start", "--help"],
+            &["--dry-run", "--deliver"],
+        ),
+        (
+            &["node", "drain", "--help"],
+            &[
+                "421 to new",
+                "--dry-run",
+                "May be interrupted, and typed again",
+            ],
+        ),
+        (&["node", "undrain", "--help"], &["--dry-run"]),
+        (&["cluster", "finalize-upgrade", "--help"], &["--dry-run"]),
+        (
+            &["drill", "run", "--help"],
+            &[
+                "leader-loss",
+                "node-loss",
+                "region-loss",
+                "partition",
+                "primary-outage",
+                "disk-full",
+                "--region <REGION>",
+                "--node <NODE>",
+                "--duration <TIME>",
+                "--rate <N>",
+                "--html <FILE>",
+                "--dry-run",
+            ],
+        ),
+        (
+            &["node", "replace", "--help"],
+            &["<DEAD>", "--with <NEW>", "--dry-run", "--json"],
+        ),
+        (
+            &["drill", "schedule", "set", "--help"],
+            &["--kind <KIND>", "--every <TIME>", "[default: each in turn]"],
+        ),
+        (
+            &["access", "grant", "--help"],
+            &[
+                "--role <ROLE>",
+                "viewer, operator, admin",
+                "--out <FILE>",
+                "--valid <TIME>",
+                "[default: 90d]",
+                "--node <HOST:PORT>",
+                "--identity <FILE>",
+            ],
+        ),
+        (
+            &["cluster", "rotate-ca", "--help"],
+            &["--finish", "--dry-run", "typed again this follows it"],
+        ),
         (
             &["usage", "--help"],
             &["--month <YYYY-MM>", "--domain <DOMAIN>", "--csv"],
+        ),
+        (
+            &["mail", "list", "--help"],
+            &[
+                "--domain <DOMAIN>",
+                "--from <TEXT>",
+                "--to <TEXT>",
+                "--older <TIME>",
+                "--newer <TIME>",
+                "--larger <BYTES>",
+                "--smaller <BYTES>",
+                "--reply <TEXT>",
+                "--refused",
+                "--limit <N>",
+            ],
+        ),
+        (
+            &["mail", "delete", "--help"],
+            &["[ID]...", "--from <TEXT>", "--dry-run", "--yes"],
+        ),
+        (
+            &["mail", "trace", "--help"],
+            &[
+                "--from <TEXT>",
+                "--to <TEXT>",
+                "--client <IP>",
+                "--message-id <ID>",
+                "--since <TIME>",
+                "--until <TIME>",
+            ],
         ),
     ] {
         let ran = holdfast(arguments);
@@ -93,6 +180,14 @@ fn wrong_usage_exits_with_2() {
         &["dev"],
         &["dev", "clock", "advance", "5d"],
         &["dev", "clock", "--dir", "/tmp/x", "advance", "yesterday"],
+        &["access", "grant", "ann"],
+        &[
+            "access", "grant", "ann", "--role", "root", "--out", "/tmp/x",
+        ],
+        &["status", "--node", "a:1", "--socket", "b"],
+        &["node", "replace", "n1"],
+        &["drill", "run"],
+        &["drill", "run", "--kind", "earthquake"],
         &["plan", "add", "basic"],
         &["plan", "add", "basic", "--price", "5"],
         &["plan", "set", "basic", "--price", "-5 EUR"],
@@ -118,6 +213,11 @@ fn wrong_usage_exits_with_2() {
             "1GB",
         ],
         &["domain", "dns", "example.org", "--hosts", "0"],
+        &["mail", "show"],
+        &["mail", "trace", "--since", "1d"],
+        &["mail", "trace", "--client", "sender.example"],
+        &["mail", "hold", "--dry-run"],
+        &["mail", "deliver"],
         &["launch"],
     ] {
         let ran = holdfast(arguments);
@@ -146,6 +246,7 @@ fn a_node_that_does_not_answer_exits_with_4_and_says_what_to_do() {
         &["status"][..],
         &["domain", "list"],
         &["cluster", "leave", "n1"],
+        &["node", "replace", "n1", "--with", "n4"],
         &["mail", "deliver", "--domain", "example.org"],
         &["plan", "list"],
         &["plan", "add", "basic", "--price", "5 EUR"],
@@ -225,6 +326,8 @@ struct Alone {
     file: std::path::PathBuf,
     socket: std::net::TcpListener,
     metrics: u16,
+    /// Where operators elsewhere connect to.
+    admin: u16,
 }
 
 impl Alone {
@@ -233,12 +336,12 @@ impl Alone {
         let file = folder.join("n1.toml");
         let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
         let smtp = socket.local_addr().expect("its address");
-        let [cluster, metrics] = [free_port(), free_port()];
+        let [cluster, metrics, admin] = [free_port(), free_port(), free_port()];
         let text = format!(
             "data_dir = \"n1\"\nname = \"n1\"\nregion = \"eu\"\nwan_profile = \"lan\"\n\
              [smtp]\nname = \"localhost.example\"\nlisten = [\"{smtp}\"]\n\
              [cluster]\nlisten = \"127.0.0.1:{cluster}\"\naddress = \"127.0.0.1:{cluster}\"\n\
-             [admin]\nsocket = \"/tmp/holdfast-{name}.{}\"\n\
+             [admin]\nlisten = \"127.0.0.1:{admin}\"\nsocket = \"/tmp/holdfast-{name}.{}\"\n\
              [metrics]\nlisten = \"127.0.0.1:{metrics}\"\n",
             std::process::id()
         );
@@ -248,6 +351,7 @@ impl Alone {
             file,
             socket,
             metrics,
+            admin,
         };
         let founded = (0..600).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(50));
@@ -305,6 +409,75 @@ impl Drop for Alone {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+#[test]
+fn mail_is_found_traced_and_disposed_of_and_never_without_a_word() {
+    let alone = Alone::start("seeing");
+    assert!(alone.refused().starts_with("550"));
+    // The history is written a moment later.
+    let told = (0..100).find_map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let ran = alone.run(&["mail", "trace", "--from", "A@sender"]);
+        let told = text(&ran.stdout);
+        let left =
+            "broken off before its end from a@sender.example, client 127.0.0.1: the client left";
+        told.contains(left).then_some(told)
+    });
+    let told = told.expect("what never became mail is told");
+    assert!(
+        told.contains("  n1        -                           refused from a@sender.example to b@example.org, client 127.0.0.1: 550 5.7.1 relaying denied"),
+        "{told}"
+    );
+    let ran = alone.run(&["mail", "trace", "--client", "127.0.0.1", "--json"]);
+    let lines = text(&ran.stdout);
+    for part in [
+        r#"{"schema":"holdfast.trace/v1","#,
+        r#""kind":"connected""#,
+        r#""to":["b@example.org"]"#,
+        r#"{"schema":"holdfast.trace-end/v1","#,
+        r#""silent":[]"#,
+    ] {
+        assert!(lines.contains(part), "{part}: {lines}");
+    }
+    for arguments in [
+        &["mail", "trace", "01ARZ3NDEKTSV4RRFFQ69G5FAV"][..],
+        &["mail", "trace", "--to", "nobody"],
+        &["mail", "show", "01ARZ3NDEKTSV4RRFFQ69G5FAV"],
+        &["mail", "list", "--domain", "example.org"],
+    ] {
+        assert_eq!(alone.run(arguments).status.code(), Some(6), "{arguments:?}");
+    }
+    let ran = alone.run(&["mail", "list"]);
+    assert_eq!(ran.status.code(), Some(0));
+    assert!(ran.stdout.is_empty());
+    assert_eq!(text(&ran.stderr), "There is no such mail.\n");
+
+    // One node cannot fail: that is told, and nothing of mail.
+    let ran = alone.run(&["events", "--json"]);
+    assert_eq!(ran.status.code(), Some(3));
+    let told = text(&ran.stdout);
+    assert!(
+        told.contains(r#""kind":"no_tolerance""#)
+            && told.contains(r#""alert":"HoldfastNoFailureTolerance""#),
+        "{told}"
+    );
+
+    let ran = alone.run(&["top"]);
+    assert_eq!(ran.status.code(), Some(2), "there is no terminal");
+    assert!(text(&ran.stderr).contains("  fix: `holdfast status`"));
+
+    let ran = alone.run(&["mail", "delete", "--from", "spam"]);
+    assert_eq!(ran.status.code(), Some(5), "nobody can be asked");
+    assert!(text(&ran.stderr).contains("--yes"));
+    let ran = alone.run(&["mail", "delete", "--from", "spam", "--dry-run"]);
+    let said = "It would be 0 messages, 0 B. Nothing was changed.\n";
+    assert_eq!(text(&ran.stdout), said);
+    let ran = alone.run(&["mail", "delete", "--from", "spam", "--yes", "--json"]);
+    assert_eq!(
+        text(&ran.stdout),
+        "{\"schema\":\"holdfast.mail-dispose/v1\",\"bytes\":0,\"dry_run\":false,\"how\":\"delete\",\"messages\":0}\n"
+    );
 }
 
 fn repository() -> std::path::PathBuf {
@@ -538,6 +711,105 @@ fn a_doctor_finds_what_is_wrong_and_says_what_to_do() {
     let ran = holdfast(&["doctor", "--config", other]);
     assert_eq!(ran.status.code(), Some(3));
     assert!(text(&ran.stdout).starts_with("fault  file"));
+}
+
+/// A word that must be in what was printed, but for times.
+fn says(ran: &Output, exit: i32, words: &str) {
+    let all = format!("{}{}", text(&ran.stdout), text(&ran.stderr));
+    assert_eq!(ran.status.code(), Some(exit), "{all}");
+    assert!(all.contains(words), "{words}: {all}");
+}
+
+#[test]
+fn access_is_granted_used_and_revoked_and_the_audit_says_by_whom() {
+    let node = Alone::start("access");
+    let [ann, bob] = ["ann.pem", "bob.pem"].map(|name| {
+        let file = node.file.with_file_name(name);
+        file.to_str().expect("a path").to_owned()
+    });
+    let grant =
+        |name, role, out: &str| node.run(&["access", "grant", name, "--role", role, "--out", out]);
+    let ran = grant("ann", "viewer", &ann);
+    says(&ran, 0, "ann has access as viewer until ");
+    says(&ran, 0, "They type: holdfast --node HOST:PORT --identity ");
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(&ann).expect("it is there").permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600, "nobody else reads it");
+    says(
+        &grant("ann", "viewer", &ann),
+        1,
+        "name a file that does not exist yet",
+    );
+    says(&grant("Bob", "viewer", &bob), 2, "`Bob` is no name");
+    assert!(!Path::new(&bob).exists(), "nothing is left of what failed");
+    says(
+        &grant("bob", "admin", &bob),
+        0,
+        "bob has access as admin until ",
+    );
+
+    let address = format!("127.0.0.1:{}", node.admin);
+    let afar = |file: &str, arguments: &[&str]| {
+        holdfast(&[arguments, &["--node", &address, "--identity", file]].concat())
+    };
+    says(&afar(&ann, &["status"]), 0, "Healthy.");
+    let ran = afar(&ann, &["domain", "remove", "example.org"]);
+    says(&ran, 5, "ann is viewer, and for this one must be operator");
+    says(&ran, 5, "fix: ask an admin for `holdfast access grant ann`");
+    let ran = afar(&bob, &["access", "list", "--json"]);
+    says(&ran, 0, "\"schema\":\"holdfast.access/v1\"");
+    says(
+        &ran,
+        0,
+        "\"name\":\"ann\",\"old_authority\":false,\"role\":\"viewer\"",
+    );
+    let ran = afar(&bob, &["access", "revoke", "ann", "--dry-run"]);
+    says(&ran, 0, "ann would have no access. Nothing was changed.");
+    says(&afar(&ann, &["status"]), 0, "Healthy.");
+    let ran = afar(&bob, &["access", "revoke", "ann"]);
+    says(&ran, 0, "ann has no access any more.");
+    says(&afar(&ann, &["status"]), 5, "ann has no access any more");
+    says(
+        &afar(&bob, &["access", "revoke", "ann"]),
+        6,
+        "see `access list`",
+    );
+
+    let ran = node.run(&["audit"]);
+    says(&ran, 0, "the cluster was founded");
+    says(&ran, 0, "access granted to bob as admin, until 2");
+    says(&ran, 0, "access of ann revoked");
+    says(&ran, 0, "bob (admin)");
+    says(&ran, 0, "via n1");
+    // Whoever runs this test.
+    says(&ran, 0, "uid ");
+}
+
+#[test]
+fn the_authority_of_a_cluster_of_one_is_replaced_in_three_steps() {
+    let node = Alone::start("rotate");
+    let rotate = |options: &[&str]| node.run(&[&["cluster", "rotate-ca"], options].concat());
+    says(
+        &rotate(&["--finish"]),
+        5,
+        "no rotation of the certificate authority is under way",
+    );
+    says(&rotate(&["--dry-run"]), 0, "All nodes answer.");
+    let ran = rotate(&[]);
+    says(&ran, 0, "End it with: holdfast cluster rotate-ca --finish");
+    says(&ran, 0, "Both certificate authorities are trusted.");
+    says(
+        &node.run(&["status"]),
+        0,
+        "every node has moved. End it with",
+    );
+    let ran = rotate(&["--finish", "--json"]);
+    says(&ran, 0, "\"finished\":true");
+    says(&ran, 0, "Invitations from before the rotation are void.");
+    let ran = node.run(&["status", "--json"]);
+    says(&ran, 0, "\"rotation\":null");
+    says(&ran, 0, "\"certificate_ends_at\":\"2");
 }
 
 #[test]

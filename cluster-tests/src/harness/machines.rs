@@ -60,9 +60,9 @@ pub(crate) fn prepare(folder: &Path) {
 pub(crate) fn new(
     folder: &Path,
     number: u8,
-    wan_profile: &str,
+    settings: &str,
     disk_bytes: u64,
-    reports_via: SocketAddr,
+    relay_via: SocketAddr,
 ) -> Node {
     let name = format!("n{number}");
     let disks = folder.join("disks");
@@ -81,6 +81,7 @@ pub(crate) fn new(
         portal: None,
         finger: None,
         atrn: None,
+        submission: None,
         name,
         machine: Some(Machine {
             number,
@@ -90,7 +91,7 @@ pub(crate) fn new(
     };
     fs::write(
         &node.config,
-        configuration(&node, number, wan_profile, reports_via),
+        configuration(&node, number, settings, relay_via),
     )
     .expect("a configuration");
     node
@@ -101,13 +102,12 @@ pub(super) fn clock_file(config: &Path) -> PathBuf {
     config.with_extension("clock")
 }
 
-fn configuration(node: &Node, number: u8, wan_profile: &str, reports_via: SocketAddr) -> String {
+fn configuration(node: &Node, number: u8, settings: &str, relay_via: SocketAddr) -> String {
     format!(
         r#"data_dir = "{data}"
 name = "{name}"
 region = "{region}"
-wan_profile = "{wan_profile}"
-sandbox_clock = "{clock}"
+{settings}sandbox_clock = "{clock}"
 [smtp]
 listen = ["{smtp}", "{flood}"]
 name = "{name}.holdfast.test"
@@ -119,7 +119,7 @@ address = "{cluster}"
 # Not on the node's disk, which comes and goes.
 socket = "{name}.sock"
 [courier]
-reports_via = "{reports_via}"
+relay_via = "{relay_via}"
 [metrics]
 listen = "127.0.0.1:9400"
 [limits]

@@ -21,10 +21,16 @@ const CLUSTER_PORT: u16 = 7400;
 /// Where packets are dropped: before address translation, so that a rule names the machines.
 const CHAIN: [&str; 4] = ["-w", "-t", "raw", "PREROUTING"];
 
+/// The line of a node that is not upgraded yet.
+pub(super) fn level_setting(level: Option<u32>) -> String {
+    level.map_or_else(String::new, |level| format!("sandbox_level = {level}\n"))
+}
+
 #[derive(Debug)]
 pub struct Network {
     machines: u8,
     wan_profile: &'static str,
+    level: Option<u32>,
     /// None: packets are forwarded at once, and a cut line drops them.
     relays: Option<Relays>,
     cut: BTreeSet<Link>,
@@ -42,6 +48,7 @@ impl Network {
         let mut network = Self {
             machines: 0,
             wan_profile: "lan",
+            level: None,
             relays: None,
             cut: BTreeSet::new(),
         };
@@ -139,10 +146,15 @@ impl Network {
         machine
     }
 
-    /// The timing that fits it, for the nodes' configurations.
-    #[must_use]
-    pub fn wan_profile(&self) -> &'static str {
-        self.wan_profile
+    /// New nodes are as old as this feature level; with `None` they know all there is.
+    pub fn set_level(&mut self, level: Option<u32>) {
+        self.level = level;
+    }
+
+    /// What is in the nodes' configurations for its sake.
+    pub(super) fn settings(&self) -> String {
+        let timing = format!("wan_profile = \"{}\"\n", self.wan_profile);
+        level_setting(self.level) + &timing
     }
 
     /// From now on clients of the flood's port come from many addresses.

@@ -79,6 +79,18 @@ impl Run {
         Self::in_network(count, network, DISK_BYTES)
     }
 
+    /// The same with nodes that are as old as a feature level, to be upgraded.
+    #[must_use]
+    pub fn over_relays_of_level(count: u8, wan_profile: &'static str, level: u32) -> Self {
+        let mut network = Network::with_relays(count, wan_profile, seed());
+        network.set_level(Some(level));
+        let mut run = Self::in_network(count, network, DISK_BYTES);
+        if let Some(network) = &mut run.network {
+            network.set_level(None);
+        }
+        run
+    }
+
     fn in_network(count: u8, network: Network, disk_bytes: u64) -> Self {
         let (recorder, primaries) = surroundings(HOME.into());
         let mut reports = Primary::new(SENDERS, HOME.into(), seed(), Arc::clone(&recorder));

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::machines::{self, Machine};
-use super::network::Network;
+use super::network::{Network, level_setting};
 use super::ports;
 use super::wait_for;
 use super::world::attempt;
@@ -46,6 +46,8 @@ pub struct Node {
     pub finger: Option<SocketAddr>,
     /// None: nobody can fetch mail over a connection of their own.
     pub atrn: Option<SocketAddr>,
+    /// None: no customer can send mail through it.
+    pub submission: Option<SocketAddr>,
     /// None: it shares this one with the test.
     #[serde(skip)]
     pub machine: Option<Machine>,
@@ -68,7 +70,7 @@ pub struct Sandbox {
     dark: BTreeSet<String>,
     paused: BTreeSet<String>,
     /// Where the nodes of machines send notifications.
-    reports_via: Option<SocketAddr>,
+    relay_via: Option<SocketAddr>,
 }
 
 impl Sandbox {
@@ -140,12 +142,12 @@ impl Sandbox {
             dead: BTreeSet::new(),
             dark: BTreeSet::new(),
             paused: BTreeSet::new(),
-            reports_via: None,
+            relay_via: None,
         }
     }
 
     /// Starts a cluster with each of its nodes on a machine of its own in `network`, which send
-    /// notifications to `reports_via`. It needs a world of its own.
+    /// notifications to `relay_via`. It needs a world of its own.
     ///
     /// # Panics
     /// If it does not come up: the test cannot go on.
@@ -154,7 +156,7 @@ impl Sandbox {
         count: u8,
         network: &Network,
         disk_bytes: u64,
-        reports_via: SocketAddr,
+        relay_via: SocketAddr,
     ) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("holdfast-test-")
@@ -169,7 +171,7 @@ impl Sandbox {
             dead: BTreeSet::new(),
             dark: BTreeSet::new(),
             paused: BTreeSet::new(),
-            reports_via: Some(reports_via),
+            relay_via: Some(relay_via),
         };
         for number in 1..=count {
             sandbox.add_machine(number, network, disk_bytes);
@@ -184,9 +186,9 @@ impl Sandbox {
     /// If it does not.
     pub fn add_machine(&mut self, number: u8, network: &Network, disk_bytes: u64) {
         let folder = self.folder().expect("the sandbox's folder").to_owned();
-        let profile = network.wan_profile();
-        let reports_via = self.reports_via.expect("a sandbox of machines");
-        let node = machines::new(&folder, number, profile, disk_bytes, reports_via);
+        let settings = network.settings();
+        let relay_via = self.relay_via.expect("a sandbox of machines");
+        let node = machines::new(&folder, number, &settings, disk_bytes, relay_via);
         let name = node.name.clone();
         self.nodes.push(node);
         self.restart(&name);
@@ -202,6 +204,16 @@ impl Sandbox {
         wait_for(&format!("{name} in the cluster"), START_TIME_MAX, || {
             self.let_in(&name).then_some(())
         });
+    }
+
+    /// Lets a node that belongs to no cluster in, at an invitation of `member`.
+    ///
+    /// # Panics
+    /// If it does not join.
+    pub fn join(&self, name: &str, member: &str) {
+        let invited = self.must(member, &["cluster", "invite"]);
+        let token = invited["token"].as_str().expect("a token");
+        self.must(name, &["cluster", "join", token]);
     }
 
     /// Lets a new node in by an invitation of any member; true once it is one.
@@ -422,6 +434,20 @@ impl Sandbox {
         self.ours.insert(name.to_owned(), child);
     }
 
+    /// What a node that is stopped knows when it starts again: a feature level, or all there is.
+    ///
+    /// # Panics
+    /// If its configuration cannot be written.
+    pub fn set_level(&self, name: &str, level: Option<u32>) {
+        let file = &self.node(name).config;
+        let text = fs::read_to_string(file).expect("a configuration");
+        let others = text
+            .split_inclusive('\n')
+            .filter(|line| !line.starts_with("sandbox_level"));
+        let text = level_setting(level) + &others.collect::<String>();
+        fs::write(file, text).expect("a configuration");
+    }
+
     /// Whether it stands still, by a signal or by itself.
     #[must_use]
     pub fn is_halted(&self, name: &str) -> bool {
@@ -445,12 +471,25 @@ impl Sandbox {
     /// If the binary cannot be started.
     #[must_use]
     pub fn ask(&self, node: &str, command: &[&str]) -> Output {
+        let asked = self.begin_asking(node, command);
+        asked.wait_with_output().expect("the command's end")
+    }
+
+    /// As `ask`, while the test goes on.
+    ///
+    /// # Panics
+    /// If the binary cannot be started.
+    #[must_use]
+    pub fn begin_asking(&self, node: &str, command: &[&str]) -> Child {
         Command::new(binary())
             .args(command)
             .arg("--json")
             .arg("--config")
             .arg(&self.node(node).config)
-            .output()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .expect("the holdfast binary starts")
     }
 

@@ -7,24 +7,29 @@ use crate::history::{Event, History};
 
 #[must_use]
 pub fn check(history: &History) -> Verdict {
-    // By entry: which nodes came to which hash.
-    let mut hashes: BTreeMap<u64, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
+    // By cluster and entry: which nodes came to which hash.
+    let mut hashes: BTreeMap<(usize, u64), BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
+    let mut cluster = 0;
     for event in &history.events {
-        if let Event::State {
-            node,
-            applied,
-            hash,
-        } = event
-        {
-            let nodes = hashes.entry(*applied).or_default().entry(hash).or_default();
-            if !nodes.contains(&node.as_str()) {
-                nodes.push(node);
+        match event {
+            Event::Founded => cluster += 1,
+            Event::State {
+                node,
+                applied,
+                hash,
+            } => {
+                let by_hash = hashes.entry((cluster, *applied)).or_default();
+                let nodes = by_hash.entry(hash).or_default();
+                if !nodes.contains(&node.as_str()) {
+                    nodes.push(node);
+                }
             }
+            _ => {}
         }
     }
     let mut tried = 0;
     let mut apart = Vec::new();
-    for (applied, by_hash) in hashes {
+    for ((_, applied), by_hash) in hashes {
         let nodes: usize = by_hash.values().map(Vec::len).sum();
         tried += nodes - 1;
         if by_hash.len() > 1 {
@@ -54,6 +59,12 @@ mod tests {
         // A node that disagrees with itself too: before and after a restart.
         let events = [state("n1", 7, "aa"), state("n1", 7, "ab")];
         assert!(matches!(check(&history(&events)), Verdict::Broken { .. }));
+    }
+
+    #[test]
+    fn another_cluster_counts_entries_of_its_own() {
+        let events = [state("n1", 7, "aa"), Event::Founded, state("n1", 7, "ab")];
+        assert!(!matches!(check(&history(&events)), Verdict::Broken { .. }));
     }
 
     #[test]

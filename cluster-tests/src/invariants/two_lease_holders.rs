@@ -21,6 +21,12 @@ pub fn check(history: &History) -> Verdict {
     let mut since: HashMap<&str, Vec<(f64, &str, u64)>> = HashMap::new();
     for (at, event) in history.timed() {
         match event {
+            // Epochs are entries, and those of the cluster before count no more.
+            Event::Founded => {
+                holders.clear();
+                latest.clear();
+                since.clear();
+            }
             Event::Lease {
                 told_by,
                 domain,

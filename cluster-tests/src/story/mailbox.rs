@@ -3,15 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-
+use super::secure::{Ended, Secure};
 use crate::harness::{free_port, wait_for};
 
 /// A message that was delivered.
@@ -47,7 +44,7 @@ struct Inside {
 pub struct Call {
     /// To ATRN.
     pub answer: String,
-    client: Child,
+    client: Ended,
 }
 
 impl Call {
@@ -57,16 +54,8 @@ impl Call {
     /// If it does not in time.
     pub fn wait_for_its_end(&mut self, limit: Duration) {
         wait_for("the call to end", limit, || {
-            self.client.try_wait().expect("a process").map(drop)
+            self.client.0.try_wait().expect("a process").map(drop)
         });
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        // It may have ended.
-        drop(self.client.kill());
-        drop(self.client.wait());
     }
 }
 
@@ -130,33 +119,12 @@ impl Mailbox {
     /// # Panics
     /// If no session under TLS comes up, or the login is refused.
     pub fn call(&self, node: SocketAddr, login: (&str, &str), domains: &str) -> Call {
-        let mut client = Command::new("openssl")
-            .args(["s_client", "-quiet", "-starttls", "smtp"])
-            .args(["-connect", &node.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("openssl");
-        let mut out = client.stdin.take().expect("a pipe");
-        let mut lines = BufReader::new(client.stdout.take().expect("a pipe"));
-        let mut ask = |command: String| {
-            out.write_all(command.as_bytes()).expect("a session");
-            out.flush().expect("a session");
-            loop {
-                let mut line = String::new();
-                let heard = lines.read_line(&mut line).expect("a session");
-                assert!(heard > 0, "the session ended at {command}");
-                if line.as_bytes().get(3) == Some(&b' ') {
-                    return line.trim_end().to_owned();
-                }
-            }
-        };
-        ask("EHLO mailbox.test\r\n".to_owned());
-        let secret = BASE64.encode(format!("\0{}\0{}", login.0, login.1));
-        let answer = ask(format!("AUTH PLAIN {secret}\r\n"));
+        let mut session = Secure::connect(node);
+        session.ask("EHLO mailbox.test");
+        let answer = session.log_in(login);
         assert!(answer.starts_with("235"), "{answer}");
-        let answer = ask(format!("{}\r\n", format!("ATRN {domains}").trim_end()));
+        let answer = session.ask(format!("ATRN {domains}").trim_end());
+        let Secure { lines, out, client } = session;
         if answer.starts_with("250") {
             let inside = self.inside.clone();
             // The node may go at any time.

@@ -3,11 +3,13 @@
 mod browser;
 mod mailbox;
 mod post;
+mod secure;
 mod zone;
 
 pub use browser::{Browser, Page};
 pub use mailbox::{Call, Mailbox, Received};
-pub use post::{Answer, send};
+pub use post::{Answer, send, send_over};
+pub use secure::Secure;
 pub use zone::Zone;
 
 use std::process::Command;

@@ -20,8 +20,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[must_use]
 pub fn send(address: SocketAddr, from: &str, to: &str, subject: &str) -> Answer {
     let stream = TcpStream::connect(address).expect("a node listens");
+    send_over(&stream, from, to, subject)
+}
+
+/// The same over a connection that was made.
+///
+/// # Panics
+/// If the node does not answer.
+#[must_use]
+pub fn send_over(stream: &TcpStream, from: &str, to: &str, subject: &str) -> Answer {
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    let mut lines = BufReader::new(&stream);
+    let mut lines = BufReader::new(stream);
     let mut hear = || {
         let mut text = String::new();
         loop {
@@ -38,7 +47,7 @@ pub fn send(address: SocketAddr, from: &str, to: &str, subject: &str) -> Answer 
         }
     };
     let say = |text: &str| {
-        (&stream)
+        (&*stream)
             .write_all(text.as_bytes())
             .expect("the node listens")
     };

@@ -2,17 +2,22 @@
 //! and two at once would take each other's time.
 
 mod bounces;
+mod certificates;
 mod clocks;
 mod disks;
+mod drills;
 mod failpoints;
 mod floods;
+mod game_day;
 mod kills;
+mod maintenance;
 mod members;
 mod partitions;
 mod power;
 mod primaries;
 mod quorum;
 mod quotas;
+mod recovery;
 mod strangers;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

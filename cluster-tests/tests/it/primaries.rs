@@ -1,15 +1,19 @@
 //! Primaries that come and go, stall, talk nonsense and hang up in the middle.
 
+use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use holdfast_cluster_tests::harness::{DOMAINS, Mood, Run, apart};
+use holdfast_cluster_tests::harness::{DOMAINS, Mood, Run, apart, wait_for};
 use holdfast_cluster_tests::random::Random;
 
 use crate::{ALWAYS_TRIED, alone, test_time};
 
 /// A domain with a well-behaved primary gets its mail within that time, whatever the other's does.
 const NEIGHBOUR_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Two looks, and the word of the other nodes.
+const HINT_TIME_MAX: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_primary_that_flaps_stalls_lies_and_hangs_up_gets_everything_once_it_behaves() {
@@ -53,5 +57,27 @@ fn a_primary_that_never_answers_holds_up_no_other() {
         run.primaries_come_up();
         run.drain();
         run.judge(ALWAYS_TRIED);
+    });
+}
+
+#[test]
+fn a_primary_that_cannot_be_reached_is_pinged_for_a_hint_where_the_policy_says_so() {
+    let _alone = alone();
+    apart(|| {
+        // Of this world alone.
+        let allowed = "/proc/sys/net/ipv4/ping_group_range";
+        fs::write(allowed, "0 2147483647").expect("pings are allowed");
+        let run = Run::start();
+        let policy = ["--ping", "yes", "--probe", "10s"];
+        let set = [&["domain", "set", DOMAINS[0]], &policy[..]].concat();
+        run.sandbox.must("n1", &set);
+        for (domain, hinted) in [(DOMAINS[0], true), (DOMAINS[1], false)] {
+            let shown = wait_for("word of the primary", HINT_TIME_MAX, || {
+                let shown = run.sandbox.must("n2", &["domain", "show", domain]);
+                let shown = shown.to_string();
+                shown.contains("has been down").then_some(shown)
+            });
+            assert_eq!(shown.contains("answers ping"), hinted, "{shown}");
+        }
     });
 }

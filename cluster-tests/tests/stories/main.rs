@@ -1,6 +1,7 @@
 //! What customers bought, from their side: each story plays against a cluster of three nodes. One
 //! at a time: each has nodes of its own, and two at once would take each other's time.
 
+mod billing;
 mod dns_help;
 mod dynamic_consulting;
 mod mail_exchangers;
@@ -9,11 +10,14 @@ mod portal;
 mod psinet;
 mod purity;
 mod security_minded;
+mod smart_host;
+mod tracing;
 mod webindia;
 mod while_up;
 
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
 use std::time::Duration;
 
 use holdfast_cluster_tests::harness::{Sandbox, wait_for};
@@ -81,21 +85,29 @@ fn wait_until_held(sandbox: &Sandbox, node: &str, count: u64) {
 /// while a node may be delivering it is not told of before the primary's answer could have come.
 fn given_back(sandbox: &Sandbox, node: &str, senders: &Mailbox) -> Vec<Received> {
     wait_until_held(sandbox, node, 0);
-    pass(sandbox, "11m");
-    senders.wait_for(1, SOON)
+    wait_for("what is given back", 2 * SOON, || {
+        pass(sandbox, "11m");
+        sleep(A_WHILE);
+        let received = senders.received();
+        (!received.is_empty()).then_some(received)
+    })
 }
 
 /// The node that delivers for the customer now.
 fn deliverer(sandbox: &Sandbox) -> String {
     wait_for("somebody who delivers", SOON, || {
-        let status = sandbox.status()?;
-        let domains = status["domains"].as_array()?;
-        let domain = domains.iter().find(|of| of["domain"] == DOMAIN)?;
-        let nodes = status["nodes"].as_array()?;
-        let is_it = |node: &&Value| node["id"] == domain["lease_node"];
-        let name = nodes.iter().find(is_it)?["name"].as_str()?;
-        Some(name.to_owned())
+        deliverer_for(sandbox, DOMAIN)
     })
+}
+
+fn deliverer_for(sandbox: &Sandbox, name: &str) -> Option<String> {
+    let status = sandbox.status()?;
+    let domains = status["domains"].as_array()?;
+    let domain = domains.iter().find(|of| of["domain"] == name)?;
+    let nodes = status["nodes"].as_array()?;
+    let is_it = |node: &&Value| node["id"] == domain["lease_node"];
+    let name = nodes.iter().find(is_it)?["name"].as_str()?;
+    Some(name.to_owned())
 }
 
 fn subjects(received: &[Received]) -> Vec<&str> {

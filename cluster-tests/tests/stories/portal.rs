@@ -1,7 +1,9 @@
 //! A customer looks after the mail of a server that is down, in a browser.
 
+use std::time::Duration;
+
 use holdfast_cluster_tests::harness::Sandbox;
-use holdfast_cluster_tests::story::{Browser, Mailbox, send};
+use holdfast_cluster_tests::story::{Browser, Mailbox, Zone, send};
 
 use crate::{BOB, DOMAIN, JOE, NAME, SOON, add_account, alone, portal, sign_in, subjects};
 
@@ -122,4 +124,61 @@ fn everything_works_without_scripts_and_on_a_telephone() {
     page.expect("Sign in");
     page.go(&format!("{}/d/{DOMAIN}", portal(&sandbox, "n1")));
     page.expect("Password");
+}
+
+const NAMES: &str = "n1.holdfast.test. A 192.0.2.1
+n2.holdfast.test. A 192.0.2.2
+n3.holdfast.test. A 192.0.2.3
+example.test. TXT here
+";
+
+#[test]
+fn a_customer_copies_the_zone_lines_and_sees_what_is_wrong_with_theirs() {
+    let _alone = alone();
+    let mut mailbox = Mailbox::new();
+    mailbox.come_up();
+    let zone = Zone::new(Duration::from_secs(1));
+    zone.says(NAMES);
+    let dns = zone.address().to_string();
+    let sandbox = Sandbox::start_with(3, DOMAIN, mailbox.address(), &["--dns", &dns]);
+    add_account(&sandbox);
+    let browser = Browser::start();
+    let page = browser.open(PHONE, false);
+    let at = portal(&sandbox, "n2");
+    sign_in(&page, &at);
+    page.go(&format!("{at}/d/{DOMAIN}/dns"));
+    page.expect("What your zone should say");
+    page.press("Check now");
+    page.expect("example.test has no MX record");
+    page.expect("What to do: add the lines below");
+    page.picture("9-dns-telephone");
+
+    // What stands there for copying is what `domain dns` prints, and it is right.
+    let lines = sandbox.must("n1", &["domain", "dns", DOMAIN]);
+    let lines = lines["records"].as_array().expect("lines");
+    let lines: Vec<&str> = lines.iter().filter_map(|line| line.as_str()).collect();
+    zone.says(&format!("{NAMES}{}", lines.join("\n")));
+    let page = browser.open(DESK, true);
+    sign_in(&page, &portal(&sandbox, "n3"));
+    page.go(&format!("{}/d/{DOMAIN}/dns", portal(&sandbox, "n3")));
+    page.press("Check now");
+    page.expect("our 3 nodes stand behind it");
+    page.picture("10-dns");
+    assert_eq!(page.complaints(), Vec::<String>::new());
+
+    // Everything that a customer may say of a domain is on one page.
+    page.go(&format!("{}/d/{DOMAIN}/settings", portal(&sandbox, "n3")));
+    page.click("input[name=up][value=defer]");
+    page.click("select[name=probe] option[value='900000']");
+    page.click("select[name=yes] option[value='604800000']");
+    page.click("select[name=no] option[value='3600000']");
+    page.press("Save");
+    page.expect("Saved.");
+    page.picture("11-settings");
+    let shown = sandbox.must("n1", &["domain", "show", DOMAIN]);
+    let policy = &shown["policy"];
+    assert_eq!(policy["probe_seconds"], 900.0, "{shown}");
+    assert_eq!(policy["keep_yes_seconds"], 604_800.0, "{shown}");
+    assert_eq!(policy["keep_no_seconds"], 3600.0, "{shown}");
+    assert_eq!(policy["while_up"], "defer", "{shown}");
 }

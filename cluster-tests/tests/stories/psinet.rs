@@ -3,11 +3,12 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
-use holdfast_cluster_tests::harness::Sandbox;
-use holdfast_cluster_tests::story::{Mailbox, send};
+use holdfast_cluster_tests::harness::{Sandbox, wait_for};
+use holdfast_cluster_tests::story::{Mailbox, Zone, send};
 
-use crate::{BOB, DOMAIN, JOE, SOON, alone, deliverer, subjects};
+use crate::{BOB, DOMAIN, JOE, SOON, alone, deliverer, deliverer_for, subjects, wait_until_held};
 
 fn ask(address: SocketAddr, text: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the node listens");
@@ -57,4 +58,93 @@ fn psinet_customers_dial_up_and_ask_one_machine_for_what_all_of_them_hold() {
     assert!(told.contains("\n458 ") || told.contains("\n459 "), "{told}");
     let received = mailbox.wait_for(3, SOON);
     assert_eq!(subjects(&received), ["one", "two", "three"]);
+}
+
+/// What was asked of us and what the customer's zone says: `pc` names us as its mail exchanger, as
+/// those customers' machines did, and `lab` has an address and nothing else.
+const HOSTS: &str = "n1.holdfast.test. A 192.0.2.1
+n2.holdfast.test. A 192.0.2.2
+n3.holdfast.test. A 192.0.2.3
+pc.example.test. MX 20 n1.holdfast.test.
+pc.example.test. A 127.0.0.26
+lab.example.test. A 127.0.0.27
+";
+
+#[test]
+fn psinet_mail_for_a_machine_goes_to_the_machine_it_names() {
+    let _alone = alone();
+    let at = |last| SocketAddr::from(([127, 0, 0, last], 25));
+    let (mut pc, mut lab) = (Mailbox::at(at(26)), Mailbox::at(at(27)));
+    let zone = Zone::new(Duration::from_secs(1));
+    zone.says(HOSTS);
+    let dns = zone.address().to_string();
+    let mut hub = Mailbox::new();
+    let mut sandbox = Sandbox::start_with(3, DOMAIN, hub.address(), &["--dns", &dns]);
+    let (joe, ann) = ("joe@pc.example.test", "ann@lab.example.test");
+    assert_eq!(send(sandbox.node("n1").smtp, BOB, joe, "early").code, 550);
+
+    let route = ["domain", "route", DOMAIN, "--hosts", "direct"];
+    let route = sandbox.must(
+        "n1",
+        &[&route[..], &["--private-addresses", "allow"]].concat(),
+    );
+    assert_eq!(route["hosts"], "direct", "{route}");
+    sandbox.must("n2", &["domain", "set", DOMAIN, "--quota-messages", "12"]);
+    let give = |sandbox: &Sandbox, to: &str, subject: &str| {
+        wait_for("a node that takes it", SOON, || {
+            let node = sandbox.alive().last()?.clone();
+            let answer = send(sandbox.node(&node).smtp, BOB, to, subject);
+            (answer.code == 250).then_some(())
+        });
+    };
+    for number in 0..10 {
+        give(&sandbox, joe, &format!("pc {number}"));
+    }
+    give(&sandbox, ann, "lab");
+    give(&sandbox, JOE, "hub");
+    // All of them count with the domain, on every node.
+    for node in ["n1", "n2", "n3"] {
+        let full = wait_for("a full domain", SOON, || {
+            let answer = send(sandbox.node(node).smtp, BOB, ann, "too much");
+            (answer.code == 452).then_some(answer)
+        });
+        assert_eq!(full.code, 452);
+    }
+    let shown = sandbox.must("n3", &["domain", "show", DOMAIN]);
+    let says = shown["says"].to_string();
+    assert!(says.contains("for 2 of them"), "{says}");
+
+    // One machine comes up, and asks for its own mail; whoever delivers dies in the middle of it.
+    pc.come_up();
+    let asked = "pc.example.test";
+    ask(
+        sandbox.node("n2").finger.expect("finger"),
+        &format!("{asked}\r\n"),
+    );
+    pc.wait_for(1, SOON);
+    let worker = deliverer_for(&sandbox, asked).unwrap_or_else(|| "n1".to_owned());
+    sandbox.kill(&worker);
+    let other = sandbox.alive()[0].clone();
+    let told = wait_for("ETRN for all hosts", SOON, || {
+        let session = format!("EHLO smtp.{DOMAIN}\r\nETRN @{DOMAIN}\r\nQUIT\r\n");
+        let told = ask(sandbox.node(&other).smtp, &session);
+        told.contains(&format!("node @{DOMAIN} started"))
+            .then_some(told)
+    });
+    assert!(told.contains("253 ") || told.contains("252 "), "{told}");
+    let received = pc.wait_for(10, SOON);
+    let mut subjects: Vec<&str> = subjects(&received);
+    subjects.sort_unstable();
+    subjects.dedup();
+    assert_eq!(subjects.len(), 10, "{subjects:?}");
+    // What is for others waits for them.
+    assert!(lab.received().is_empty() && hub.received().is_empty());
+    lab.come_up();
+    hub.come_up();
+    lab.wait_for(1, SOON);
+    hub.wait_for(1, SOON);
+    wait_until_held(&sandbox, &other, 0);
+    // What went made room.
+    give(&sandbox, ann, "again");
+    lab.wait_for(2, SOON);
 }

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
+use holdfast_ledger::drill::{DrillEvent, DrillKind, DrillPlan, DrillReport, DrillSchedule};
 use holdfast_ledger::{
     Askers, Batch, Command, Disposal, Effect, Member, MemoryKv, NETWORKS_MAX, Outcome, PlanChange,
-    PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Route, RouteTls, Seen, Seq, Verdict,
-    apply_batch, query,
+    PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Role, Route, RouteTls, Seen, Seq,
+    Verdict, apply_batch, level, query,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
@@ -137,7 +138,7 @@ fn batch(at: u64, commands: Vec<Command>) -> Batch {
 }
 
 /// Kinds of command to choose from.
-const KINDS: u64 = 44;
+const KINDS: u64 = 55;
 
 /// In a By no other is carried; its bytes would not even be read.
 fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
@@ -158,6 +159,10 @@ fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
 fn plain(kind: u64, choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
     match kind {
         0..=5 => Command::Accept {
+            envelope: envelope(choices, now),
+        },
+        44 => Command::Submit {
+            account: "ann".to_owned(),
             envelope: envelope(choices, now),
         },
         6 => Command::Cancel {
@@ -300,6 +305,14 @@ fn plain(kind: u64, choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
             name: ["ann", "joe@a.example", "No Name"][choices.below(3) as usize].to_owned(),
             change: account_change(choices),
         },
+        33 if choices.flag() => Command::SetDrained {
+            node: node(choices, log),
+            drained: choices.flag(),
+        },
+        33 => Command::RaiseLevel {
+            level: choices.below(u64::from(level::NEWEST) + 1) as u32,
+            members: (0..choices.below(4)).map(|_| node(choices, log)).collect(),
+        },
         34 => Command::Attend {
             domain: domain(choices),
             session: [choices.below(2) as u8; 16],
@@ -311,6 +324,38 @@ fn plain(kind: u64, choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
         35 => Command::Leave {
             domain: domain(choices),
             session: [choices.below(2) as u8; 16],
+        },
+        45 => Command::BeginDrill {
+            id: id(choices, now),
+            plan: DrillPlan {
+                kind: DrillKind::NodeLoss.into(),
+                nodes: (0..choices.below(3)).collect(),
+                conductor: choices.below(4),
+                duration_ms: choices.below(4_000_000),
+                rate: choices.below(3) as u32,
+                ..DrillPlan::default()
+            },
+        },
+        46 => Command::TellDrill {
+            id: id(choices, now),
+            event: DrillEvent {
+                at_ms: choices.below(9),
+                what: "x".repeat(choices.below(400) as usize),
+            },
+        },
+        47 => Command::EndDrill {
+            id: id(choices, now),
+            report: DrillReport::default(),
+        },
+        48 => Command::ScheduleDrill {
+            name: plan(choices),
+            schedule: choices.flag().then(|| DrillSchedule {
+                kind: DrillKind::LeaderLoss.into(),
+                every_ms: choices.below(8_000_000),
+                duration_ms: choices.below(9),
+                rate: 1,
+                ..DrillSchedule::default()
+            }),
         },
         42 | 43 => Command::SetPlan {
             name: plan(choices),
@@ -355,11 +400,41 @@ fn plain(kind: u64, choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
                 lmtp: choices.flag(),
                 tls: [RouteTls::Opportunistic, RouteTls::Verified][choices.below(2) as usize],
                 key: choices.flag().then_some([1; 32]),
+                direct: choices.flag(),
                 ..Route::default()
             },
         },
+        49 => Command::OfferAuthority {
+            authority: [choices.below(2) as u8; 32],
+            certificate: vec![1],
+            key: vec![2],
+            cross: vec![3],
+        },
+        50 => Command::RetireAuthority {
+            authority: [choices.below(2) as u8; 32],
+        },
+        51 => Command::TrustAuthority {
+            node: node(choices, log),
+            authority: [choices.below(2) as u8; 32],
+            used: choices.flag(),
+        },
+        52 => Command::Grant {
+            name: person(choices),
+            role: [Role::Viewer, Role::Operator, Role::Admin][choices.below(3) as usize],
+            certificate: [1; 32],
+            authority: [2; 32],
+            expires_at: Timestamp(now.saturating_add(HOUR_MS)),
+        },
+        53 => Command::Revoke {
+            name: person(choices),
+        },
+        54 => Command::Note,
         _ => Command::Sweep,
     }
+}
+
+fn person(choices: &mut Choices<'_>) -> String {
+    ["ann", "joe", "No Name"][choices.below(3) as usize].to_owned()
 }
 
 fn account_change(choices: &mut Choices<'_>) -> AccountChange {
@@ -406,6 +481,7 @@ fn policy(choices: &mut Choices<'_>) -> PolicyChange {
         no_ms: some([0, HOUR_MS, u64::MAX]),
         probe_ms: some([0, HOUR_MS, u64::MAX]),
         defer: some([0, 1, 1]).map(|flag| flag == 1),
+        ping: some([0, 1, 1]).map(|flag| flag == 1),
     }
 }
 
@@ -439,6 +515,8 @@ fn bootstrap() -> Command {
         ca_certificate: vec![],
         ca_key: vec![],
         first: member(1),
+        // As an older version begins one, where `raise_level` has something to do.
+        level: 1,
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Scopes {
     pub mail: bool,
     /// Change how mail is held, and recipients.
     pub settings: bool,
+    /// Send mail in the domains' names.
+    pub send: bool,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -141,6 +143,7 @@ impl Scopes {
         deliver: true,
         mail: true,
         settings: true,
+        send: true,
     };
 
     /// Whether everything in `other` is in this.
@@ -156,6 +159,7 @@ impl Scopes {
             (self.deliver, "deliver"),
             (self.mail, "mail"),
             (self.settings, "settings"),
+            (self.send, "send"),
         ]
         .into_iter()
         .filter_map(|(is, name)| is.then_some(name))
@@ -171,6 +175,7 @@ impl Scopes {
                 "deliver" => scopes.deliver = true,
                 "mail" => scopes.mail = true,
                 "settings" => scopes.settings = true,
+                "send" => scopes.send = true,
                 other => return Err(other),
             }
         }
@@ -182,6 +187,7 @@ impl Scopes {
             | u32::from(self.deliver) << 1
             | u32::from(self.mail) << 2
             | u32::from(self.settings) << 3
+            | u32::from(self.send) << 4
     }
 
     /// What a newer version may grant is not granted here.
@@ -191,6 +197,7 @@ impl Scopes {
             deliver: bits & 2 != 0,
             mail: bits & 4 != 0,
             settings: bits & 8 != 0,
+            send: bits & 16 != 0,
         }
     }
 }

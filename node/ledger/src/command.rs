@@ -8,20 +8,27 @@ use holdfast_mail::{Domain, Envelope, MessageId, NodeId, Timestamp};
 use holdfast_proto::ledger as proto;
 use prost::Message;
 
+use crate::access::Role;
 use crate::account::AccountChange;
 use crate::askers::Askers;
+use crate::drill::{self, DrillEvent, DrillPlan, DrillReport, DrillSchedule};
 use crate::plan::PlanChange;
 use crate::policy::PolicyChange;
 use crate::wire::{
     domain, envelope_from, envelope_to, exactly, member_from, member_to, message_id, present,
     primary_from, primary_to, socket,
 };
-use crate::{Route, Seq, Undecodable};
+use crate::{Route, Seq, Undecodable, level};
 
 #[derive(Clone, PartialEq, Eq)]
 pub enum Command {
     /// Take responsibility for a message. Idempotent by the envelope's id.
     Accept {
+        envelope: Envelope,
+    },
+    /// The same, for whoever `account` sends mail to. For domains that are not ours too.
+    Submit {
+        account: String,
         envelope: Envelope,
     },
     /// Never accept this id. The first of Accept and Cancel in the log wins.
@@ -44,6 +51,8 @@ pub enum Command {
         ca_certificate: Vec<u8>,
         ca_key: Vec<u8>,
         first: Member,
+        /// The feature level that the cluster begins at.
+        level: u32,
     },
     Invite {
         token_id: [u8; 16],
@@ -226,6 +235,73 @@ pub enum Command {
         domain: Domain,
         session: [u8; 16],
     },
+    /// Rehearse a failure. Refused while another drill is under way.
+    BeginDrill {
+        id: MessageId,
+        plan: DrillPlan,
+    },
+    /// Something happened in it.
+    TellDrill {
+        id: MessageId,
+        event: DrillEvent,
+    },
+    EndDrill {
+        id: MessageId,
+        report: DrillReport,
+    },
+    /// Have drills begin by themselves, or no more.
+    ScheduleDrill {
+        name: String,
+        schedule: Option<DrillSchedule>,
+    },
+    /// The cluster is to have another certificate authority. Both count until the old one is
+    /// retired.
+    OfferAuthority {
+        /// The fingerprint of its key.
+        authority: [u8; 32],
+        certificate: Vec<u8>,
+        key: Vec<u8>,
+        /// Its key, signed by the authority before it.
+        cross: Vec<u8>,
+    },
+    /// From here on only the new authority counts. Refused while a member has not moved to it.
+    RetireAuthority {
+        /// The new one.
+        authority: [u8; 32],
+    },
+    /// The node trusts the offered authority.
+    TrustAuthority {
+        node: NodeId,
+        authority: [u8; 32],
+        /// And presents a certificate of it.
+        used: bool,
+    },
+    /// Somebody may use the operators' API from afar, with this certificate and no other.
+    Grant {
+        name: String,
+        role: Role,
+        /// SHA-256.
+        certificate: [u8; 32],
+        /// Who signed it.
+        authority: [u8; 32],
+        expires_at: Timestamp,
+    },
+    Revoke {
+        name: String,
+    },
+    /// Nothing changes; in a By, the audit says what was done without the ledger.
+    Note,
+    /// Free a node of its duties, so that it can be stopped, or give them back.
+    SetDrained {
+        node: NodeId,
+        drained: bool,
+    },
+    /// Use the commands up to this feature level. Refused unless all members are among `members`,
+    /// who were asked whether they know them.
+    RaiseLevel {
+        level: u32,
+        members: Vec<NodeId>,
+    },
     /// Somebody gave the command, and the audit says so. It carries no other By.
     By {
         who: String,
@@ -378,6 +454,7 @@ impl Command {
     pub fn verb(&self) -> &'static str {
         match self {
             Self::Accept { .. } => "accept",
+            Self::Submit { .. } => "submit",
             Self::Cancel { .. } => "cancel",
             Self::SetDomain { .. } => "set_domain",
             Self::RemoveDomain { .. } => "remove_domain",
@@ -410,6 +487,18 @@ impl Command {
             Self::OfAccount { .. } => "of_account",
             Self::Attend { .. } => "attend",
             Self::Leave { .. } => "leave",
+            Self::BeginDrill { .. } => "begin_drill",
+            Self::TellDrill { .. } => "tell_drill",
+            Self::EndDrill { .. } => "end_drill",
+            Self::ScheduleDrill { .. } => "schedule_drill",
+            Self::OfferAuthority { .. } => "offer_authority",
+            Self::RetireAuthority { .. } => "retire_authority",
+            Self::TrustAuthority { .. } => "trust_authority",
+            Self::Grant { .. } => "grant",
+            Self::Revoke { .. } => "revoke",
+            Self::Note => "note",
+            Self::SetDrained { .. } => "set_drained",
+            Self::RaiseLevel { .. } => "raise_level",
             Self::By { .. } => "by",
         }
     }
@@ -418,6 +507,10 @@ impl Command {
     pub fn encode(&self) -> Vec<u8> {
         use proto::command::Verb;
         let verb = match self {
+            Self::Submit { account, envelope } => Verb::Submit(proto::Submit {
+                account: account.clone(),
+                envelope: Some(envelope_to(envelope)),
+            }),
             Self::Accept { envelope } => Verb::Accept(proto::Accept {
                 envelope: Some(envelope_to(envelope)),
             }),
@@ -443,11 +536,14 @@ impl Command {
                 ca_certificate,
                 ca_key,
                 first,
+                level,
             } => Verb::Bootstrap(proto::Bootstrap {
                 cluster_id: cluster_id.to_vec().into(),
                 ca_certificate: ca_certificate.clone().into(),
                 ca_key: ca_key.clone().into(),
                 first: Some(member_to(first)),
+                // As versions wrote it that knew of no levels.
+                level: if *level > 1 { *level } else { 0 },
             }),
             Self::Invite {
                 token_id,
@@ -653,10 +749,18 @@ impl Command {
                 node: node.0,
                 seen: seen.iter().map(Seen::to_proto).collect(),
             }),
-            Self::SetRoute { domain, route } => Verb::SetRoute(proto::SetRoute {
-                domain: domain.to_string(),
-                route: Some(route.to_proto()),
-            }),
+            Self::SetRoute { domain, route } => {
+                let set = proto::SetRoute {
+                    domain: domain.to_string(),
+                    route: Some(route.to_proto()),
+                };
+                // A verb of its own: who passed over the field would refuse mail that others took.
+                if route.direct {
+                    Verb::SetRouteDirect(set)
+                } else {
+                    Verb::SetRoute(set)
+                }
+            }
             Self::SetAskers { domain, askers } => Verb::SetAskers(proto::SetAskers {
                 domain: domain.to_string(),
                 askers: Some(askers.to_proto()),
@@ -685,6 +789,68 @@ impl Command {
                 domain: domain.to_string(),
                 session: session.to_vec().into(),
             }),
+            Self::BeginDrill { id, plan } => Verb::BeginDrill(proto::BeginDrill {
+                id: id.to_bytes().to_vec().into(),
+                plan: Some(plan.clone()),
+            }),
+            Self::TellDrill { id, event } => Verb::TellDrill(proto::TellDrill {
+                id: id.to_bytes().to_vec().into(),
+                event: Some(event.clone()),
+            }),
+            Self::EndDrill { id, report } => Verb::EndDrill(proto::EndDrill {
+                id: id.to_bytes().to_vec().into(),
+                report: Some(report.clone()),
+            }),
+            Self::ScheduleDrill { name, schedule } => Verb::ScheduleDrill(proto::ScheduleDrill {
+                name: name.clone(),
+                schedule: schedule.clone(),
+            }),
+            Self::OfferAuthority {
+                authority,
+                certificate,
+                key,
+                cross,
+            } => Verb::OfferAuthority(proto::OfferAuthority {
+                authority: authority.to_vec().into(),
+                certificate: certificate.clone().into(),
+                key: key.clone().into(),
+                cross: cross.clone().into(),
+            }),
+            Self::RetireAuthority { authority } => Verb::RetireAuthority(proto::RetireAuthority {
+                authority: authority.to_vec().into(),
+            }),
+            Self::TrustAuthority {
+                node,
+                authority,
+                used,
+            } => Verb::TrustAuthority(proto::TrustAuthority {
+                node: node.0,
+                authority: authority.to_vec().into(),
+                used: *used,
+            }),
+            Self::Grant {
+                name,
+                role,
+                certificate,
+                authority,
+                expires_at,
+            } => Verb::Grant(proto::Grant {
+                name: name.clone(),
+                role: role.to_proto().into(),
+                certificate: certificate.to_vec().into(),
+                authority: authority.to_vec().into(),
+                expires_at_ms: expires_at.0,
+            }),
+            Self::Revoke { name } => Verb::Revoke(proto::Revoke { name: name.clone() }),
+            Self::Note => Verb::Note(proto::Note {}),
+            Self::SetDrained { node, drained } => Verb::SetDrained(proto::SetDrained {
+                node: node.0,
+                drained: *drained,
+            }),
+            Self::RaiseLevel { level, members } => Verb::RaiseLevel(proto::RaiseLevel {
+                level: *level,
+                members: members.iter().map(|node| node.0).collect(),
+            }),
             Self::By {
                 who,
                 from,
@@ -705,6 +871,10 @@ impl Command {
         let command =
             proto::Command::decode(bytes).map_err(|e| Undecodable::damaged("command", &e))?;
         Ok(match command.verb.ok_or(Undecodable::unknown("command"))? {
+            Verb::Submit(submit) => Self::Submit {
+                account: submit.account,
+                envelope: envelope_from(present("envelope", submit.envelope)?)?,
+            },
             Verb::Accept(accept) => Self::Accept {
                 envelope: envelope_from(present("envelope", accept.envelope)?)?,
             },
@@ -725,6 +895,7 @@ impl Command {
                 ca_certificate: bootstrap.ca_certificate.into(),
                 ca_key: bootstrap.ca_key.into(),
                 first: member_from(present("first member", bootstrap.first)?),
+                level: level::known(bootstrap.level.max(1))?,
             },
             Verb::Invite(invite) => Self::Invite {
                 token_id: exactly("token id", &invite.token_id)?,
@@ -875,7 +1046,7 @@ impl Command {
                     .map(Seen::from_proto)
                     .collect::<Result<_, _>>()?,
             },
-            Verb::SetRoute(set) => Self::SetRoute {
+            Verb::SetRoute(set) | Verb::SetRouteDirect(set) => Self::SetRoute {
                 domain: domain(&set.domain)?,
                 route: Route::from_proto(present("route", set.route)?)?,
             },
@@ -898,6 +1069,62 @@ impl Command {
             Verb::Leave(leave) => Self::Leave {
                 domain: domain(&leave.domain)?,
                 session: exactly("session", &leave.session)?,
+            },
+            Verb::BeginDrill(begin) => {
+                let plan = present("plan", begin.plan)?;
+                drill::known_kind(plan.kind)?;
+                Self::BeginDrill {
+                    id: message_id(&begin.id)?,
+                    plan,
+                }
+            }
+            Verb::TellDrill(tell) => Self::TellDrill {
+                id: message_id(&tell.id)?,
+                event: present("event", tell.event)?,
+            },
+            Verb::EndDrill(end) => Self::EndDrill {
+                id: message_id(&end.id)?,
+                report: present("report", end.report)?,
+            },
+            Verb::ScheduleDrill(set) => {
+                if let Some(schedule) = &set.schedule {
+                    drill::known_kind(schedule.kind)?;
+                }
+                Self::ScheduleDrill {
+                    name: set.name,
+                    schedule: set.schedule,
+                }
+            }
+            Verb::OfferAuthority(offer) => Self::OfferAuthority {
+                authority: exactly("authority", &offer.authority)?,
+                certificate: offer.certificate.into(),
+                key: offer.key.into(),
+                cross: offer.cross.into(),
+            },
+            Verb::RetireAuthority(retire) => Self::RetireAuthority {
+                authority: exactly("authority", &retire.authority)?,
+            },
+            Verb::TrustAuthority(trust) => Self::TrustAuthority {
+                node: NodeId(trust.node),
+                authority: exactly("authority", &trust.authority)?,
+                used: trust.used,
+            },
+            Verb::Grant(grant) => Self::Grant {
+                role: Role::from_proto(grant.role)?,
+                name: grant.name,
+                certificate: exactly("certificate", &grant.certificate)?,
+                authority: exactly("authority", &grant.authority)?,
+                expires_at: Timestamp(grant.expires_at_ms),
+            },
+            Verb::Revoke(revoke) => Self::Revoke { name: revoke.name },
+            Verb::Note(_) => Self::Note,
+            Verb::SetDrained(set) => Self::SetDrained {
+                node: NodeId(set.node),
+                drained: set.drained,
+            },
+            Verb::RaiseLevel(raise) => Self::RaiseLevel {
+                level: level::known(raise.level)?,
+                members: raise.members.into_iter().map(NodeId).collect(),
             },
             Verb::By(by) => Self::By {
                 who: by.who,

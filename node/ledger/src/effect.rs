@@ -37,4 +37,6 @@ pub enum Effect {
     MembersChanged,
     /// A sender is owed a notification, or one is to be sent.
     ReportDue,
+    /// A drill began, went on or ended, or another is scheduled.
+    DrillChanged,
 }

@@ -15,13 +15,18 @@
 //! Read on in [`command`] (what can be asked), `tables` (where it is kept), and `apply/`, one
 //! file for each verb.
 
+mod access;
 pub mod account;
+pub mod anew;
 mod apply;
 mod askers;
 pub mod command;
+pub mod drill;
 mod effect;
+mod host;
 mod known;
 mod kv;
+pub mod level;
 mod plan;
 mod policy;
 mod probation;
@@ -33,17 +38,19 @@ mod tables;
 mod usage;
 mod wire;
 
+pub use access::{GRANTS_MAX, PERSON_NAME_OCTETS_MAX, Role, is_person_name};
 pub use apply::{
     ATTEND_TTL_MAX, BODY_OCTETS_MAX, COMMANDS_PER_BATCH_MAX, DISPOSE_MAX, FORMAT, KNOWN_MAX,
     LEASE_TTL_MAX, Logged, MARK_KEPT, RECIPIENTS_PER_COMMAND_MAX, REPLY_TEXT_OCTETS_MAX,
-    REPORT_KEPT, REVIEW_MAX, SEEN_MAX, SWEEP_KNOWN_MAX, SWEEP_MARKS_MAX, SWEEP_USAGE_MAX,
-    TOKENS_MAX, UNDELETE_TIME, apply, apply_batch,
+    REPORT_KEPT, REVIEW_MAX, SEEN_MAX, SENT_MAX, SENT_PERIOD, SWEEP_KNOWN_MAX, SWEEP_MARKS_MAX,
+    SWEEP_USAGE_MAX, TOKENS_MAX, UNDELETE_TIME, apply, apply_batch,
 };
 pub use askers::{Askers, NETWORKS_MAX};
 pub use command::{
     Batch, Command, Disposal, Member, Outcome, Primary, ReportFate, ReportOutcome, Seen, Verdict,
 };
 pub use effect::Effect;
+pub use host::HOSTS_MAX;
 pub use known::{Known, Standing};
 pub use kv::{Kv, KvError, KvRead, MemoryKv, Row};
 pub use plan::{

@@ -59,6 +59,9 @@ pub struct Policy {
     pub probe: Duration,
     /// While the primary is up, senders are asked to go there.
     pub defer: bool,
+    /// A primary that cannot be reached is pinged, for a hint at what is down: its mail server, or its
+    /// machine or line. Nothing else depends on it.
+    pub ping: bool,
 }
 
 /// When a primary's refusals are believed.
@@ -108,6 +111,7 @@ impl Policy {
                 .map_or(PROBE_DEFAULT, Duration::from_millis)
                 .clamp(PROBE_MIN, PROBE_MAX),
             defer: policy.defer.unwrap_or(false),
+            ping: policy.ping.unwrap_or(false),
         }
     }
 

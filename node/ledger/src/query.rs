@@ -9,11 +9,12 @@ use holdfast_mail::{BodyRef, Domain, Envelope, MessageId, NodeId, Timestamp};
 use holdfast_proto::ledger as proto;
 
 use crate::account::{AccessToken, Account};
+use crate::host;
 use crate::plan::plan_row;
 use crate::row::{self, unreadable};
 use crate::{
     Askers, Health, Known, KvError, KvRead, Member, Month, Plan, Policy, PolicyChange, Primary,
-    Route, Seq, Standing, Usage, tables, usage, wire,
+    Role, Route, Seq, Standing, Usage, tables, usage, wire,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,12 +154,152 @@ pub fn cluster(kv: &dyn KvRead) -> Result<Option<Cluster>, KvError> {
     }))
 }
 
+/// A certificate authority that is to take the place of the cluster's.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Rotation {
+    /// The fingerprint of its key.
+    pub authority: [u8; 32],
+    pub certificate: Vec<u8>,
+    pub key: Vec<u8>,
+    /// Its key, signed by the authority before it.
+    pub cross: Vec<u8>,
+    pub since: Timestamp,
+    /// Members that do not trust it yet. As long as there is one, nobody presents its certificates.
+    pub not_trusting: Vec<Member>,
+    /// Members that do not present a certificate of it yet.
+    pub not_using: Vec<Member>,
+}
+
+/// Without the private key.
+impl fmt::Debug for Rotation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rotation")
+            .field("since", &self.since)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `None` while no rotation is under way.
+pub fn rotation(kv: &dyn KvRead) -> Result<Option<Rotation>, KvError> {
+    let row: Option<proto::RotationRow> = row::get(kv, tables::ROTATION)?;
+    let Some((offer, since_ms)) = row.and_then(|row| Some((row.offer?, row.since_ms))) else {
+        return Ok(None);
+    };
+    let (mut not_trusting, mut not_using) = (Vec::new(), Vec::new());
+    for member in members(kv)? {
+        let standing: Option<proto::TrustRow> = row::get(kv, &tables::trusting(member.id))?;
+        if standing.is_none() {
+            not_trusting.push(member.clone());
+        }
+        if standing.is_none_or(|standing| !standing.used) {
+            not_using.push(member);
+        }
+    }
+    Ok(Some(Rotation {
+        authority: wire::exactly("authority", &offer.authority)
+            .map_err(|e| unreadable(tables::ROTATION, e))?,
+        certificate: offer.certificate.into(),
+        key: offer.key.into(),
+        cross: offer.cross.into(),
+        since: Timestamp(since_ms),
+        not_trusting,
+        not_using,
+    }))
+}
+
+/// Every member trusts the authority that is offered.
+pub(crate) fn all_trust(kv: &dyn KvRead) -> Result<bool, KvError> {
+    for member in members(kv)? {
+        if !row::exists(kv, &tables::trusting(member.id))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Somebody who may use the operators' API from afar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    pub name: String,
+    pub role: Role,
+    /// SHA-256 of the only certificate that counts.
+    pub certificate: [u8; 32],
+    /// Who signed it.
+    pub authority: [u8; 32],
+    pub granted_at: Timestamp,
+    pub expires_at: Timestamp,
+}
+
+/// `None`: nobody of that name has access.
+pub fn granted(kv: &dyn KvRead, name: &str) -> Result<Option<Granted>, KvError> {
+    let key = tables::grant(name);
+    match kv.get(&key)? {
+        Some(value) => grant_from(&key, &value).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Everybody who has access, by name.
+pub fn all_granted(kv: &dyn KvRead) -> Result<Vec<Granted>, KvError> {
+    kv.scan(tables::GRANTS, &[], usize::MAX)?
+        .iter()
+        .map(|(key, value)| grant_from(key, value))
+        .collect()
+}
+
+fn grant_from(key: &[u8], value: &[u8]) -> Result<Granted, KvError> {
+    let row: proto::GrantRow = row::decode(key, value)?;
+    let damaged = |e| unreadable(key, e);
+    Ok(Granted {
+        name: tables::grant_of(key)?.to_owned(),
+        role: Role::from_proto(row.role).map_err(damaged)?,
+        certificate: wire::exactly("certificate", &row.certificate).map_err(damaged)?,
+        authority: wire::exactly("authority", &row.authority).map_err(damaged)?,
+        granted_at: Timestamp(row.granted_at_ms),
+        expires_at: Timestamp(row.expires_at_ms),
+    })
+}
+
 /// All members, by id.
 pub fn members(kv: &dyn KvRead) -> Result<Vec<Member>, KvError> {
     kv.scan(tables::MEMBERS, &[], usize::MAX)?
         .iter()
         .map(|(key, value)| Ok(wire::member_from(row::decode(key, value)?)))
         .collect()
+}
+
+/// The feature level: the highest of the commands that may be used.
+pub fn level(kv: &dyn KvRead) -> Result<u32, KvError> {
+    match row::get::<proto::LevelRow>(kv, tables::LEVEL)? {
+        Some(row) => Ok(row.level),
+        // It was made before there were levels.
+        None if row::exists(kv, tables::CLUSTER)? => Ok(1),
+        None => Ok(crate::level::NEWEST),
+    }
+}
+
+/// Since when a node is drained, if it is.
+pub fn drained(kv: &dyn KvRead, node: NodeId) -> Result<Option<Timestamp>, KvError> {
+    let row: Option<proto::DrainedRow> = row::get(kv, &tables::drained(node))?;
+    Ok(row.map(|row| Timestamp(row.at_ms)))
+}
+
+/// The members that are not drained, by id.
+pub fn on_duty(kv: &dyn KvRead) -> Result<Vec<NodeId>, KvError> {
+    let drained = kv.scan(tables::DRAINED, &[], usize::MAX)?;
+    let is_drained = |node| drained.iter().any(|(key, _)| *key == tables::drained(node));
+    let members = members(kv)?.into_iter().map(|member| member.id);
+    Ok(members.filter(|node| !is_drained(*node)).collect())
+}
+
+/// The domains that a node delivers for, as last granted, the leases that are over at `now` left out.
+pub fn leases_of(kv: &dyn KvRead, node: NodeId, now: Timestamp) -> Result<u64, KvError> {
+    let mut leases = 0;
+    for (key, value) in kv.scan(tables::LEASES, &[], usize::MAX)? {
+        let lease: proto::LeaseRow = row::decode(&key, &value)?;
+        leases += u64::from(lease.node == node.0 && lease.until_ms > now.0);
+    }
+    Ok(leases)
 }
 
 /// The node was a member and never will be again.
@@ -244,6 +385,36 @@ pub fn counts(kv: &dyn KvRead, domain: &Domain) -> Result<Counts, KvError> {
     counts_at(kv, &tables::counts(domain))
 }
 
+/// What counts against the domain's quota: its own mail, and that of the hosts below it.
+pub fn charged(kv: &dyn KvRead, domain: &Domain) -> Result<Counts, KvError> {
+    let keeper = host::keeper(kv, domain)?;
+    let domain = keeper.as_ref().unwrap_or(domain);
+    let (own, (below, _)) = (counts(kv, domain)?, host::below(kv, domain)?);
+    Ok(Counts {
+        messages: own.messages.saturating_add(below.messages),
+        bytes: own.bytes.saturating_add(below.bytes),
+    })
+}
+
+/// What the hosts below the domain hold, and how many they are.
+pub fn below(kv: &dyn KvRead, domain: &Domain) -> Result<(Counts, u64), KvError> {
+    host::below(kv, domain)
+}
+
+/// The record of whoever takes mail for the name: its own, or that of the domain that takes mail
+/// for its hosts.
+pub fn taker(kv: &dyn KvRead, name: &Domain) -> Result<Option<DomainRecord>, KvError> {
+    match host::taker(kv, name)? {
+        Some(taker) => domain(kv, &taker),
+        None => Ok(None),
+    }
+}
+
+/// The domain that answers for a host without a record of its own.
+pub fn keeper(kv: &dyn KvRead, name: &Domain) -> Result<Option<Domain>, KvError> {
+    host::keeper(kv, name)
+}
+
 /// All messages. One with recipients in two domains counts once here, as its body is stored
 /// once, and in each domain's own counts.
 pub fn total(kv: &dyn KvRead) -> Result<Counts, KvError> {
@@ -326,10 +497,15 @@ pub fn domains_with_mail(
 }
 
 /// What is to become of the domain's mail: what its owner said, then what its plan says, then the
-/// default.
+/// default. For a host below a domain, what holds there.
 pub fn policy(kv: &dyn KvRead, domain: &Domain) -> Result<Policy, KvError> {
     let row: Option<proto::PolicyRow> = row::get(kv, &tables::policy(domain))?;
-    let row = row.unwrap_or_default();
+    let Some(row) = row else {
+        return match host::keeper(kv, domain)? {
+            Some(keeper) => Ok(host::policy_of_host(policy(kv, &keeper)?)),
+            None => Ok(Policy::default()),
+        };
+    };
     let own = row.policy.unwrap_or_default();
     if row.plan.is_empty() {
         return Ok(Policy::from_proto(&own));
@@ -402,7 +578,8 @@ pub fn used_domains(
 
 /// Who may ask for the domain's held mail to be delivered; anybody where nothing was set.
 pub fn askers(kv: &dyn KvRead, domain: &Domain) -> Result<Askers, KvError> {
-    let key = tables::askers(domain);
+    let keeper = host::keeper(kv, domain)?;
+    let key = tables::askers(keeper.as_ref().unwrap_or(domain));
     let row: Option<proto::AskersRow> = row::get(kv, &key)?;
     row.and_then(|row| row.askers)
         .map_or(Ok(Askers::Anybody), |askers| {
@@ -417,6 +594,8 @@ pub fn takes_mail_for(kv: &dyn KvRead, domain: &Domain, local: &str) -> Result<b
     if !policy.listed_only || local.eq_ignore_ascii_case("postmaster") {
         return Ok(true);
     }
+    let keeper = host::keeper(kv, domain)?;
+    let domain = keeper.as_ref().unwrap_or(domain);
     let name = listed_name(local);
     if row::exists(kv, &tables::listed(domain, &name))? {
         return Ok(true);
@@ -573,23 +752,32 @@ pub fn owed(
     });
     kv.scan(tables::OWED, &from, limit)?
         .iter()
-        .map(|(key, value)| {
-            let (about, kind) = tables::owed_about(key)?;
-            let row: proto::OwedRow = row::decode(key, value)?;
-            Ok(Owed {
-                about,
-                kind,
-                version: row.version,
-                not_before: Timestamp(row.not_before_ms),
-                until: time(row.until_ms),
-                recipients: row
-                    .recipients
-                    .into_iter()
-                    .map(|owed| owed_recipient(key, owed))
-                    .collect::<Result<_, _>>()?,
-            })
-        })
+        .map(|(key, value)| owed_from(key, value))
         .collect()
+}
+
+/// The notification of this kind about the message.
+pub fn owed_about(kv: &dyn KvRead, about: MessageId, kind: Kind) -> Result<Option<Owed>, KvError> {
+    let key = tables::owed(about, kind);
+    let row = kv.get(&key)?;
+    row.map(|value| owed_from(&key, &value)).transpose()
+}
+
+fn owed_from(key: &[u8], value: &[u8]) -> Result<Owed, KvError> {
+    let (about, kind) = tables::owed_about(key)?;
+    let row: proto::OwedRow = row::decode(key, value)?;
+    Ok(Owed {
+        about,
+        kind,
+        version: row.version,
+        not_before: Timestamp(row.not_before_ms),
+        until: time(row.until_ms),
+        recipients: row
+            .recipients
+            .into_iter()
+            .map(|owed| owed_recipient(key, owed))
+            .collect::<Result<_, _>>()?,
+    })
 }
 
 fn owed_recipient(key: &[u8], owed: proto::OwedRecipient) -> Result<OwedRecipient, KvError> {
@@ -658,6 +846,15 @@ pub fn envelope(kv: &dyn KvRead, message: MessageId) -> Result<Option<Envelope>,
     let key = tables::message(message);
     match row::get::<proto::MessageRow>(kv, &key)? {
         Some(row) => envelope_of(&key, row).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The same, with its place in the queues.
+pub fn message(kv: &dyn KvRead, message: MessageId) -> Result<Option<(Seq, Envelope)>, KvError> {
+    let key = tables::message(message);
+    match row::get::<proto::MessageRow>(kv, &key)? {
+        Some(row) => Ok(Some((Seq(row.seq), envelope_of(&key, row)?))),
         None => Ok(None),
     }
 }

@@ -143,6 +143,10 @@ pub enum Refusal {
         "the plan has no steps of extra quota, or the domain is on none; nothing was changed; see `plan show`"
     )]
     NoSteps,
+    #[error("the sender's address is in no domain of the account's; nothing was accepted")]
+    NotYourDomain,
+    #[error("the account has sent as much as it may within an hour; nothing was accepted")]
+    TooMuchSent,
     #[error("there is no such account; nothing was changed; see `account list`")]
     UnknownAccount,
     #[error("the account exists already and was left as it is; use `account set` to change it")]
@@ -163,6 +167,38 @@ pub enum Refusal {
         "somebody is signed in for the domain from another place, and its mail goes there; nothing was changed; let that session end first"
     )]
     AttendedElsewhere,
+    #[error(
+        "a drill is under way; nothing was changed; see `drill list`, and wait for its end or end it with `drill stop`"
+    )]
+    DrillUnderWay,
+    #[error("there is no such drill, or it has ended; nothing was changed; see `drill list`")]
+    UnknownDrill,
+    #[error("there are as many schedules as there may be; nothing was changed; remove one first")]
+    TooManySchedules,
+    #[error(
+        "the certificate authority is being rotated already; nothing was changed; `cluster rotate-ca` follows it, and --finish ends it"
+    )]
+    RotationUnderWay,
+    #[error("no rotation of the certificate authority is under way; nothing was changed")]
+    NoRotation,
+    #[error(
+        "a node still uses the old certificate authority; both stay trusted; bring the node back, or remove it with `cluster leave`"
+    )]
+    AuthorityInUse,
+    #[error("nobody of that name has access; nothing was changed; see `access list`")]
+    NotGranted,
+    #[error(
+        "as many people have access as may have; nothing was changed; revoke one that is not used"
+    )]
+    TooManyGranted,
+    #[error(
+        "too few nodes would be left that are not drained: with them stopped, no mail could be accepted; nothing was changed; give another node its duties back first, with `node undrain`"
+    )]
+    WouldStop,
+    #[error(
+        "not every node is known to understand this yet; nothing was changed; upgrade them all, and then finalize the upgrade first: holdfast cluster finalize-upgrade"
+    )]
+    NotFinalized,
 }
 
 impl Reply {
@@ -278,6 +314,8 @@ impl Refusal {
             Self::PlanInUse => proto::Refusal::PlanInUse,
             Self::TooManyPlans => proto::Refusal::TooManyPlans,
             Self::NoSteps => proto::Refusal::NoSteps,
+            Self::NotYourDomain => proto::Refusal::NotYourDomain,
+            Self::TooMuchSent => proto::Refusal::TooMuchSent,
             Self::UnknownAccount => proto::Refusal::UnknownAccount,
             Self::AccountExists => proto::Refusal::AccountExists,
             Self::AccountLocked => proto::Refusal::AccountLocked,
@@ -285,6 +323,16 @@ impl Refusal {
             Self::TooManyTokens => proto::Refusal::TooManyTokens,
             Self::NotAttended => proto::Refusal::NotAttended,
             Self::AttendedElsewhere => proto::Refusal::AttendedElsewhere,
+            Self::DrillUnderWay => proto::Refusal::DrillUnderWay,
+            Self::UnknownDrill => proto::Refusal::UnknownDrill,
+            Self::TooManySchedules => proto::Refusal::TooManySchedules,
+            Self::RotationUnderWay => proto::Refusal::RotationUnderWay,
+            Self::NoRotation => proto::Refusal::NoRotation,
+            Self::AuthorityInUse => proto::Refusal::AuthorityInUse,
+            Self::NotGranted => proto::Refusal::NotGranted,
+            Self::TooManyGranted => proto::Refusal::TooManyGranted,
+            Self::WouldStop => proto::Refusal::WouldStop,
+            Self::NotFinalized => proto::Refusal::NotFinalized,
         }
     }
 
@@ -315,6 +363,8 @@ impl Refusal {
             Ok(P::PlanInUse) => Self::PlanInUse,
             Ok(P::TooManyPlans) => Self::TooManyPlans,
             Ok(P::NoSteps) => Self::NoSteps,
+            Ok(P::NotYourDomain) => Self::NotYourDomain,
+            Ok(P::TooMuchSent) => Self::TooMuchSent,
             Ok(P::UnknownAccount) => Self::UnknownAccount,
             Ok(P::AccountExists) => Self::AccountExists,
             Ok(P::AccountLocked) => Self::AccountLocked,
@@ -322,6 +372,16 @@ impl Refusal {
             Ok(P::TooManyTokens) => Self::TooManyTokens,
             Ok(P::NotAttended) => Self::NotAttended,
             Ok(P::AttendedElsewhere) => Self::AttendedElsewhere,
+            Ok(P::DrillUnderWay) => Self::DrillUnderWay,
+            Ok(P::UnknownDrill) => Self::UnknownDrill,
+            Ok(P::TooManySchedules) => Self::TooManySchedules,
+            Ok(P::RotationUnderWay) => Self::RotationUnderWay,
+            Ok(P::NoRotation) => Self::NoRotation,
+            Ok(P::AuthorityInUse) => Self::AuthorityInUse,
+            Ok(P::NotGranted) => Self::NotGranted,
+            Ok(P::TooManyGranted) => Self::TooManyGranted,
+            Ok(P::WouldStop) => Self::WouldStop,
+            Ok(P::NotFinalized) => Self::NotFinalized,
             Ok(P::Unspecified) | Err(_) => return Err(Undecodable::unknown("refusal")),
         })
     }

@@ -22,6 +22,8 @@ pub struct Route {
     pub private: bool,
     /// SHA-256 of the primary's public key (its SubjectPublicKeyInfo): any other gets no mail.
     pub key: Option<[u8; 32]>,
+    /// Mail for hosts below the domain that have no record is taken, and goes to the host it names.
+    pub direct: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +61,9 @@ impl std::fmt::Debug for Route {
         if self.private {
             f.write_str(", private addresses")?;
         }
+        if self.direct {
+            f.write_str(", hosts directly")?;
+        }
         Ok(())
     }
 }
@@ -91,6 +96,7 @@ impl Route {
             secret,
             private: self.private,
             key: self.key.map(|key| key.to_vec()).unwrap_or_default().into(),
+            direct: self.direct,
         }
     }
 
@@ -111,6 +117,7 @@ impl Route {
             login: (!route.user.is_empty()).then_some((route.user, route.secret)),
             private: route.private,
             key: key.transpose()?,
+            direct: route.direct,
         })
     }
 }

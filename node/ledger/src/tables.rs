@@ -36,7 +36,16 @@
 //! | 37   | aside     | domain 00 seq     | `QueueRow`   | it is released, undeleted or discarded  |
 //! | 40   | accounts  | name              | `AccountRow` | it is removed                           |
 //! | 41   | token ids | token id          | `TokenOfRow` | it, or its account, is removed          |
+//! | 43   | sent      | account           | `SentRow`    | it is removed                           |
 //! | 42   | attended  | domain 00         | `AttendRow`  | Leave, RemoveDomain, or another session |
+//! | 5d   | below     | domain 00         | `CountsRow`  | its hosts hold nothing any more         |
+//! | 60   | drills    | drill id          | `DrillRow`   | there are newer ones enough             |
+//! | 61   | schedules | name              | `DrillSchedule` | it is removed                        |
+//! | 56   | rotation  |                   | `RotationRow` | RetireAuthority                        |
+//! | 57   | trusting  | node              | `TrustRow`   | RetireAuthority, or RemoveMember        |
+//! | 58   | grants    | name              | `GrantRow`   | Revoke                                  |
+//! | 50   | level     |                   | `LevelRow`   | for ever                                |
+//! | 51   | drained   | node              | `DrainedRow` | SetDrained, or RemoveMember             |
 //!
 //! Numbers are big-endian, so that rows sort by them. A domain ends with a zero byte, which no
 //! domain holds: `example.org` is then never a prefix of `example.org.uk`, and one domain's
@@ -57,7 +66,7 @@ pub(crate) const SWEPT: &[u8] = &[0x04];
 pub(crate) const POST: &[u8] = &[0x05];
 pub(crate) const AUDIT_COUNT: &[u8] = &[0x06];
 pub(crate) const MEMBERS: &[u8] = &[0x10];
-const REMOVED: &[u8] = &[0x11];
+pub(crate) const REMOVED: &[u8] = &[0x11];
 pub(crate) const TOKENS: &[u8] = &[0x12];
 pub(crate) const DOMAINS: &[u8] = &[0x20];
 pub(crate) const COUNTS: &[u8] = &[0x21];
@@ -82,7 +91,16 @@ pub(crate) const AUDIT: &[u8] = &[0x36];
 pub(crate) const ASIDE: &[u8] = &[0x37];
 pub(crate) const ACCOUNTS: &[u8] = &[0x40];
 const TOKEN_IDS: &[u8] = &[0x41];
-const ATTENDED: &[u8] = &[0x42];
+pub(crate) const ATTENDED: &[u8] = &[0x42];
+const SENT: &[u8] = &[0x43];
+const BELOW: &[u8] = &[0x5d];
+pub(crate) const DRILLS: &[u8] = &[0x60];
+pub(crate) const SCHEDULES: &[u8] = &[0x61];
+pub(crate) const ROTATION: &[u8] = &[0x56];
+pub(crate) const TRUSTING: &[u8] = &[0x57];
+pub(crate) const GRANTS: &[u8] = &[0x58];
+pub(crate) const LEVEL: &[u8] = &[0x50];
+pub(crate) const DRAINED: &[u8] = &[0x51];
 
 /// Ends a domain's name in a key.
 const DOMAIN_END: u8 = 0;
@@ -99,6 +117,22 @@ pub(crate) fn removed(node: NodeId) -> Vec<u8> {
     [REMOVED, &node.0.to_be_bytes()].concat()
 }
 
+pub(crate) fn trusting(node: NodeId) -> Vec<u8> {
+    [TRUSTING, &node.0.to_be_bytes()].concat()
+}
+
+pub(crate) fn grant(name: &str) -> Vec<u8> {
+    [GRANTS, name.as_bytes()].concat()
+}
+
+pub(crate) fn grant_of(key: &[u8]) -> Result<&str, KvError> {
+    account_of(key)
+}
+
+pub(crate) fn drained(node: NodeId) -> Vec<u8> {
+    [DRAINED, &node.0.to_be_bytes()].concat()
+}
+
 pub(crate) fn token(id: &[u8; 16]) -> Vec<u8> {
     [TOKENS, id].concat()
 }
@@ -109,6 +143,11 @@ pub(crate) fn domain(domain: &Domain) -> Vec<u8> {
 
 pub(crate) fn counts(domain: &Domain) -> Vec<u8> {
     of_domain(COUNTS, domain)
+}
+
+/// What the hosts below a domain hold.
+pub(crate) fn below(domain: &Domain) -> Vec<u8> {
+    of_domain(BELOW, domain)
 }
 
 pub(crate) fn lease(domain: &Domain) -> Vec<u8> {
@@ -166,6 +205,28 @@ pub(crate) fn reach(domain: &Domain) -> Vec<u8> {
 
 pub(crate) fn route(domain: &Domain) -> Vec<u8> {
     of_domain(ROUTES, domain)
+}
+
+pub(crate) fn drill(id: MessageId) -> Vec<u8> {
+    [DRILLS, &id.to_bytes()].concat()
+}
+
+pub(crate) fn drill_of(key: &[u8]) -> Result<MessageId, KvError> {
+    key.get(1..)
+        .and_then(MessageId::from_bytes)
+        .ok_or_else(|| unreadable(key))
+}
+
+pub(crate) fn schedule(name: &str) -> Vec<u8> {
+    [SCHEDULES, name.as_bytes()].concat()
+}
+
+pub(crate) fn schedule_of(key: &[u8]) -> Result<String, KvError> {
+    plan_of(key).map(str::to_owned)
+}
+
+pub(crate) fn sent(account: &str) -> Vec<u8> {
+    [SENT, account.as_bytes()].concat()
 }
 
 pub(crate) fn attended(domain: &Domain) -> Vec<u8> {

@@ -236,7 +236,7 @@ pub(crate) fn usage(
     month: Month,
 ) -> Result<Option<Usage>, KvError> {
     let now = query::now(kv)?;
-    let held = query::counts(kv, domain)?.bytes;
+    let held = query::charged(kv, domain)?.bytes;
     let Some(counted) = up_to_now(kv, domain, held, now)? else {
         return Ok(None);
     };

@@ -88,6 +88,7 @@ impl World {
                 smtp_name: String::new(),
                 smtp_address: String::new(),
             },
+            level: holdfast_ledger::level::NEWEST,
         });
         for name in DOMAINS {
             let domain = Domain::parse(name).unwrap();

@@ -6,9 +6,12 @@ use std::path::Path;
 use std::{env, fs};
 
 use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
+use holdfast_ledger::drill::{
+    DrillEvent, DrillKind, DrillPlan, DrillReport, DrillSchedule, DrillVerdict,
+};
 use holdfast_ledger::{
     Askers, Batch, Command, Disposal, Member, Outcome, PlanChange, PolicyChange, Primary, Refusal,
-    Replies, Reply, ReportFate, ReportOutcome, Route, RouteTls, Seen, Seq, Verdict,
+    Replies, Reply, ReportFate, ReportOutcome, Role, Route, RouteTls, Seen, Seq, Verdict, level,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
@@ -20,7 +23,7 @@ use holdfast_mail::{
 fn every_command_is_read_back_as_written() {
     let commands = commands();
     let verbs: BTreeSet<_> = commands.iter().map(Command::verb).collect();
-    assert_eq!(verbs.len(), 34, "each verb has an example");
+    assert_eq!(verbs.len(), 47, "each verb has an example");
     for command in &commands {
         assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(command));
     }
@@ -106,6 +109,28 @@ fn however_deep_bytes_are_nested_the_stack_is_not() {
     assert!(Command::decode(&by(by(Command::Sweep)).encode()).is_err());
 }
 
+/// A version that guessed what comes after it would have a state of its own.
+#[test]
+fn a_level_of_a_later_version_is_not_understood() {
+    let raise = |level| Command::RaiseLevel {
+        level,
+        members: Vec::new(),
+    };
+    assert!(Command::decode(&raise(level::NEWEST).encode()).is_ok());
+    assert!(Command::decode(&raise(level::NEWEST + 1).encode()).is_err());
+}
+
+/// Else a version between would be sent what it does not know.
+#[test]
+fn no_command_is_of_a_level_that_is_still_to_come() {
+    for command in commands() {
+        assert!(
+            (1..=level::NEWEST).contains(&command.level()),
+            "{command:?}"
+        );
+    }
+}
+
 #[test]
 fn bytes_cut_short_are_an_error_and_no_panic() {
     for command in commands() {
@@ -164,6 +189,14 @@ fn commands() -> Vec<Command> {
             ca_certificate: vec![2; 5],
             ca_key: vec![3; 5],
             first: member.clone(),
+            level: 1,
+        },
+        Command::Bootstrap {
+            cluster_id: [1; 16],
+            ca_certificate: vec![2; 5],
+            ca_key: vec![3; 5],
+            first: member.clone(),
+            level: 2,
         },
         Command::Invite {
             token_id: [4; 16],
@@ -264,6 +297,7 @@ fn commands() -> Vec<Command> {
                 no_ms: Some(5),
                 probe_ms: Some(6),
                 defer: Some(true),
+                ping: Some(true),
                 ..PolicyChange::default()
             },
         },
@@ -297,6 +331,65 @@ fn commands() -> Vec<Command> {
             domain: domain(),
             names: vec!["joe".to_owned()],
         },
+        Command::BeginDrill {
+            id: plain_envelope().id,
+            plan: DrillPlan {
+                kind: DrillKind::RegionLoss.into(),
+                nodes: vec![2, 3],
+                region: "eu".to_owned(),
+                conductor: 1,
+                duration_ms: 60_000,
+                rate: 5,
+            },
+        },
+        Command::TellDrill {
+            id: plain_envelope().id,
+            event: DrillEvent {
+                at_ms: 7,
+                what: "node n2 leads".to_owned(),
+            },
+        },
+        Command::EndDrill {
+            id: plain_envelope().id,
+            report: DrillReport {
+                verdict: DrillVerdict::Failed.into(),
+                why: "one canary was lost".to_owned(),
+                injected_ms: 5_000,
+                healed_ms: 65_000,
+                leader_ms: Some(900),
+                accept_gap_ms: Some(0),
+                takeover_ms: Some(1),
+                drain_ms: Some(2),
+                sent: 300,
+                accepted: 299,
+                delivered: 298,
+                lost: 1,
+                doubled: 2,
+                put_off: 3,
+                accepted_per_s: vec![5, 0],
+                delivered_per_s: vec![0, 5],
+                unknown: 4,
+            },
+        },
+        Command::ScheduleDrill {
+            name: "weekly".to_owned(),
+            schedule: Some(DrillSchedule {
+                kind: DrillKind::DiskFull.into(),
+                region: "eu".to_owned(),
+                every_ms: 1,
+                next_at_ms: 2,
+                duration_ms: 3,
+                rate: 4,
+            }),
+        },
+        Command::ScheduleDrill {
+            name: "weekly".to_owned(),
+            schedule: None,
+        },
+        Command::Submit {
+            account: "ann@example.org".to_owned(),
+            envelope: plain_envelope(),
+        },
         Command::SetRoute {
             domain: domain(),
             route: Route {
@@ -306,6 +399,14 @@ fn commands() -> Vec<Command> {
                 login: Some(("backup".to_owned(), "secret".to_owned())),
                 private: true,
                 key: Some([7; 32]),
+                direct: false,
+            },
+        },
+        Command::SetRoute {
+            domain: domain(),
+            route: Route {
+                direct: true,
+                ..Route::default()
             },
         },
         Command::SetPlan {
@@ -381,6 +482,7 @@ fn commands() -> Vec<Command> {
                 deliver: false,
                 mail: false,
                 settings: true,
+                send: false,
             },
             label: "backup".to_owned(),
             expires_at: Some(Timestamp(1_800_000_000_000)),
@@ -405,6 +507,37 @@ fn commands() -> Vec<Command> {
         Command::Leave {
             domain: domain(),
             session: [3; 16],
+        },
+        Command::OfferAuthority {
+            authority: [6; 32],
+            certificate: vec![1, 2],
+            key: vec![3, 4],
+            cross: vec![5, 6],
+        },
+        Command::RetireAuthority { authority: [6; 32] },
+        Command::TrustAuthority {
+            node,
+            authority: [6; 32],
+            used: true,
+        },
+        Command::Grant {
+            name: "ann".to_owned(),
+            role: Role::Operator,
+            certificate: [7; 32],
+            authority: [6; 32],
+            expires_at: Timestamp(9),
+        },
+        Command::Revoke {
+            name: "ann".to_owned(),
+        },
+        Command::Note,
+        Command::SetDrained {
+            node,
+            drained: true,
+        },
+        Command::RaiseLevel {
+            level: 3,
+            members: vec![node, NodeId(9)],
         },
         Command::By {
             who: "operator".to_owned(),
@@ -609,6 +742,16 @@ fn replies() -> Vec<Reply> {
             R::TooManyTokens,
             R::NotAttended,
             R::AttendedElsewhere,
+            R::DrillUnderWay,
+            R::UnknownDrill,
+            R::TooManySchedules,
+            R::RotationUnderWay,
+            R::NoRotation,
+            R::AuthorityInUse,
+            R::NotGranted,
+            R::TooManyGranted,
+            R::WouldStop,
+            R::NotFinalized,
         ]
         .map(Reply::Refused),
     );

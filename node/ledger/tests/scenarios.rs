@@ -6,15 +6,17 @@
 //! ```text
 //! # a comment
 //! @90s                      the proposer's clock from here on, from the scenario's start
-//! bootstrap oslo [as 3]     its first member, number 1 unless said otherwise
+//! bootstrap oslo [as 3] [at level 1]   its first member, number 1 unless said otherwise
 //! domain add|change|set DOMAIN HOST:PORT
 //! domain remove DOMAIN
 //! message NAME born TIME    an id made at another time than the command that first names it
+//! submit NAME to ADDRESS,… by ACCOUNT [as accept]
 //! accept NAME to ADDRESS,… [size N] [from ADDRESS] [notify never|failure|delay]
 //! cancel NAME
 //! invite TOKEN secret WORD until TIME
 //! redeem TOKEN secret WORD as NAME
 //! leave NODE
+//! drain NODE   undrain NODE   raise to LEVEL by NODE,…
 //! acquire DOMAIN by NODE for TIME
 //! renew by NODE for TIME: DOMAIN EPOCH, …
 //! release DOMAIN by NODE epoch EPOCH
@@ -35,6 +37,8 @@
 //! plan add|change|set NAME [price CURRENCY N] [bytes|messages N] [step BYTES PRICE] [hosts N] [hold TIME] [full later|never]
 //! plan remove NAME
 //! subscribe DOMAIN [to PLAN|nothing] [steps N] [follow]
+//! offer AUTHORITY   retire AUTHORITY   trust AUTHORITY by NODE [used]
+//! grant NAME viewer|operator|admin   revoke NAME   note
 //! sweep
 //! together                  the indented commands that follow are one entry of the log
 //! ? held|refused|aside|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE
@@ -43,7 +47,7 @@
 //! ? plans   ? quota DOMAIN   ? usage MONTH
 //! ? policy|health|reach|route DOMAIN   ? owed   ? reports   ? post   ? audit
 //! ? total   ? domains   ? held domains   ? members   ? bodies   ? cluster   ? now   ? marks
-//! ? invitations
+//! ? invitations   ? rotation   ? grants   ? level   ? on duty
 //! ```
 //!
 //! Entries are numbered from 1, one for each command (or `together`). After each, whatever the
@@ -60,11 +64,14 @@ use std::path::Path;
 use std::{env, fs};
 
 use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
+use holdfast_ledger::drill::{
+    self, DrillEvent, DrillKind, DrillPlan, DrillReport, DrillSchedule, DrillVerdict,
+};
 use holdfast_ledger::query::{self, Held};
 use holdfast_ledger::{
     Amount, Askers, Batch, Command, Disposal, Effect, KvRead, Member, MemoryKv, Outcome,
-    PlanChange, PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Route, RouteTls, Seen,
-    Seq, Usage, Verdict, apply_batch,
+    PlanChange, PolicyChange, Primary, Reply, ReportFate, ReportOutcome, Role, Route, RouteTls,
+    Seen, Seq, Usage, Verdict, apply_batch, level,
 };
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{
@@ -203,6 +210,7 @@ impl Stage {
                 Effect::PolicyChanged { domain } => format!("policy of {domain} changed"),
                 Effect::Requeued { domain } => format!("requeued for {domain}"),
                 Effect::ReportDue => "report due".to_owned(),
+                Effect::DrillChanged => "drill changed".to_owned(),
             };
             writeln!(out, "=> {effect}").unwrap();
         }
@@ -212,8 +220,19 @@ impl Stage {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         let words: Vec<&str> = rest.split_whitespace().collect();
         match (verb, words.as_slice()) {
-            ("bootstrap", [name]) => bootstrap(member(1, name)),
-            ("bootstrap", [name, "as", id]) => bootstrap(member(node(id).0, name)),
+            ("bootstrap", [name]) => bootstrap(member(1, name), level::NEWEST),
+            ("bootstrap", [name, "as", id]) => bootstrap(member(node(id).0, name), level::NEWEST),
+            ("bootstrap", [name, "at", "level", level]) => {
+                bootstrap(member(1, name), level.parse().expect(line))
+            }
+            ("drain" | "undrain", [id]) => Command::SetDrained {
+                node: node(id),
+                drained: verb == "drain",
+            },
+            ("raise", ["to", level, "by", ids]) => Command::RaiseLevel {
+                level: level.parse().expect(line),
+                members: ids.split(',').map(node).collect(),
+            },
             ("domain", ["remove", name]) => Command::RemoveDomain {
                 domain: domain(name),
             },
@@ -230,6 +249,15 @@ impl Stage {
                 }
             }
             ("accept", [name, "to", to, options @ ..]) => self.accept(name, to, options),
+            ("submit", [name, "to", to, "by", account, options @ ..]) => {
+                let Command::Accept { envelope } = self.accept(name, to, options) else {
+                    panic!("{line}")
+                };
+                Command::Submit {
+                    account: (*account).to_owned(),
+                    envelope,
+                }
+            }
             ("cancel", [name]) => Command::Cancel {
                 message: self.name(name, self.clock),
             },
@@ -340,6 +368,7 @@ impl Stage {
                     login: (words.contains(&"login")).then(|| ("us".into(), "secret".into())),
                     private: words.contains(&"private"),
                     key: words.contains(&"key").then_some([0xab; 32]),
+                    direct: words.contains(&"direct"),
                 },
             },
             ("plan", ["remove", name]) => Command::RemovePlan {
@@ -500,10 +529,80 @@ impl Stage {
                 domain: domain(name),
                 session: padded(session),
             },
+            ("drill", ["begin", id, kind, "at", nodes, "by", conductor, "for", time]) => {
+                Command::BeginDrill {
+                    id: self.name(id, self.clock),
+                    plan: DrillPlan {
+                        kind: drill_kind(kind).into(),
+                        nodes: match *nodes {
+                            "none" => Vec::new(),
+                            nodes => nodes.split(',').map(|id| node(id).0).collect(),
+                        },
+                        conductor: node(conductor).0,
+                        duration_ms: millis(time),
+                        rate: 5,
+                        ..DrillPlan::default()
+                    },
+                }
+            }
+            ("drill", ["tell", id, what @ ..]) => Command::TellDrill {
+                id: self.name(id, self.clock),
+                event: DrillEvent {
+                    at_ms: 100,
+                    what: what.join(" "),
+                },
+            },
+            ("drill", ["end", id, why @ ..]) => Command::EndDrill {
+                id: self.name(id, self.clock),
+                report: DrillReport {
+                    verdict: DrillVerdict::Passed.into(),
+                    why: why.join(" "),
+                    ..DrillReport::default()
+                },
+            },
+            ("drill", ["schedule", name, kind, "every", time]) => Command::ScheduleDrill {
+                name: (*name).to_owned(),
+                schedule: Some(DrillSchedule {
+                    kind: drill_kind(kind).into(),
+                    every_ms: millis(time),
+                    duration_ms: 60_000,
+                    rate: 5,
+                    ..DrillSchedule::default()
+                }),
+            },
+            ("drill", ["unschedule", name]) => Command::ScheduleDrill {
+                name: (*name).to_owned(),
+                schedule: None,
+            },
             ("account", [name, change @ ..]) => Command::OfAccount {
                 name: (*name).to_owned(),
                 change: account_change(change).expect(line),
             },
+            ("offer", [name]) => Command::OfferAuthority {
+                authority: padded(name),
+                certificate: name.as_bytes().to_vec(),
+                key: vec![1],
+                cross: vec![2],
+            },
+            ("retire", [name]) => Command::RetireAuthority {
+                authority: padded(name),
+            },
+            ("trust", [name, "by", id, used @ ..]) => Command::TrustAuthority {
+                node: node(id),
+                authority: padded(name),
+                used: used == ["used"],
+            },
+            ("grant", [name, role]) => Command::Grant {
+                name: (*name).to_owned(),
+                role: Role::parse(role).expect(line),
+                certificate: [1; 32],
+                authority: [2; 32],
+                expires_at: Timestamp(START),
+            },
+            ("revoke", [name]) => Command::Revoke {
+                name: (*name).to_owned(),
+            },
+            ("note", []) => Command::Note,
             ("by", [who, ..]) => Command::By {
                 who: (*who).to_owned(),
                 from: "192.0.2.7".to_owned(),
@@ -621,6 +720,14 @@ impl Stage {
             ["refused", name] => self.queue(query::refused(kv, &domain(name), all).unwrap()),
             ["aside", name] => self.queue(query::aside(kv, &domain(name), None, all).unwrap()),
             ["counts", name] => counts(query::counts(kv, &domain(name)).unwrap()),
+            ["charged", name] => counts(query::charged(kv, &domain(name)).unwrap()),
+            ["below", name] => {
+                let (held, hosts) = query::below(kv, &domain(name)).unwrap();
+                vec![format!(
+                    "{} messages, {} bytes at {hosts} hosts",
+                    held.messages, held.bytes
+                )]
+            }
             ["recipients", name] => query::recipients(kv, &domain(name), None, all).unwrap(),
             ["takes", text] => {
                 let address = Address::parse(text, true).expect(text);
@@ -803,6 +910,36 @@ impl Stage {
                 })
                 .into_iter()
                 .collect(),
+            ["drills"] => drill::drills(kv)
+                .unwrap()
+                .into_iter()
+                .map(|drill| {
+                    let events: Vec<_> = drill.events.iter().map(|e| e.what.as_str()).collect();
+                    format!(
+                        "{:?} of {:?} since {}, [{}], {}",
+                        drill.plan.kind(),
+                        drill.plan.nodes,
+                        since(drill.began_at),
+                        events.join(", "),
+                        match &drill.report {
+                            Some(report) => format!("{:?}: {}", report.verdict(), report.why),
+                            None if drill.is_under_way(self.clock) => "under way".to_owned(),
+                            None => "without an end".to_owned(),
+                        }
+                    )
+                })
+                .collect(),
+            ["schedules"] => drill::schedules(kv)
+                .unwrap()
+                .into_iter()
+                .map(|(name, schedule)| {
+                    format!(
+                        "{name}: {:?} every {} ms",
+                        schedule.kind(),
+                        schedule.every_ms
+                    )
+                })
+                .collect(),
             ["account", name] => query::account(kv, name)
                 .unwrap()
                 .map(|account| {
@@ -880,10 +1017,37 @@ impl Stage {
                 .map(|cluster| String::from_utf8(cluster.ca_certificate).unwrap())
                 .into_iter()
                 .collect(),
+            ["rotation"] => query::rotation(kv)
+                .unwrap()
+                .map(|rotation| {
+                    let names = |members: &[Member]| {
+                        let names: Vec<_> = members.iter().map(|m| m.name.clone()).collect();
+                        names.join(" ")
+                    };
+                    format!(
+                        "{} not trusted by [{}] not used by [{}]",
+                        String::from_utf8(rotation.certificate).unwrap(),
+                        names(&rotation.not_trusting),
+                        names(&rotation.not_using)
+                    )
+                })
+                .into_iter()
+                .collect(),
+            ["grants"] => query::all_granted(kv)
+                .unwrap()
+                .into_iter()
+                .map(|granted| format!("{} {}", granted.name, granted.role))
+                .collect(),
             ["now"] => vec![since(query::now(kv).unwrap())],
             // No query tells of marks or tokens; the tables of tables.rs do.
             ["marks"] => vec![kv.scan(&[0x33], &[], all).unwrap().len().to_string()],
             ["invitations"] => vec![kv.scan(&[0x12], &[], all).unwrap().len().to_string()],
+            ["level"] => vec![query::level(kv).unwrap().to_string()],
+            ["on", "duty"] => query::on_duty(kv)
+                .unwrap()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             _ => panic!("no such question: {question}"),
         }
     }
@@ -1089,12 +1253,13 @@ fn usage_line(usage: &Usage) -> String {
     line
 }
 
-fn bootstrap(first: Member) -> Command {
+fn bootstrap(first: Member, level: u32) -> Command {
     Command::Bootstrap {
         cluster_id: [7; 16],
         ca_certificate: b"certificate".to_vec(),
         ca_key: b"key".to_vec(),
         first,
+        level,
     }
 }
 
@@ -1166,4 +1331,16 @@ fn since(time: Timestamp) -> String {
 
 fn yes_no(yes: bool) -> String {
     if yes { "yes" } else { "no" }.to_owned()
+}
+
+fn drill_kind(text: &str) -> DrillKind {
+    match text {
+        "leader-loss" => DrillKind::LeaderLoss,
+        "node-loss" => DrillKind::NodeLoss,
+        "region-loss" => DrillKind::RegionLoss,
+        "partition" => DrillKind::Partition,
+        "primary-outage" => DrillKind::PrimaryOutage,
+        "disk-full" => DrillKind::DiskFull,
+        _ => panic!("no such drill: {text}"),
+    }
 }

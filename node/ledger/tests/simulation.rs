@@ -78,6 +78,7 @@ impl World {
                 smtp_name: String::new(),
                 smtp_address: String::new(),
             },
+            level: holdfast_ledger::level::NEWEST,
         });
         self.enter(Command::SetPlan {
             name: "basic".to_owned(),

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use crate::Domain;
 use crate::route::Exchanger;
+use crate::sts::{self, Mode};
 
 /// The preference that [`zone`] gives the customer's own server, and ours: between them there is
 /// room for another of theirs.
@@ -30,8 +31,17 @@ pub struct Evidence {
     /// The node that asked: its name as it greets, and the names that its addresses lead back to.
     pub me: String,
     pub my_pointers: Vec<(IpAddr, Vec<String>)>,
-    /// There is a `_mta-sts` record (RFC 8461).
-    pub mta_sts: bool,
+    pub mta_sts: Sts,
+}
+
+/// What was found of an MTA-STS policy (RFC 8461).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sts {
+    /// There is no `_mta-sts` record.
+    None,
+    Policy(sts::Policy),
+    /// There is a record, and no policy that a sender could use.
+    Unusable(String),
 }
 
 /// A domain's MX records.
@@ -43,6 +53,9 @@ pub enum Mail {
     /// The DNS could not be asked.
     Unknown(String),
 }
+
+/// How findings about the node that looked begin.
+const OUR_OWN: &str = "our own ";
 
 /// What was found of a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,6 +80,14 @@ pub struct Finding {
     pub what: String,
     /// What to do about it; empty: nothing.
     pub fix: String,
+}
+
+impl Finding {
+    /// It is about the node that looked: its operator mends it, not the customer.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.what.starts_with(OUR_OWN)
+    }
 }
 
 /// All that is wrong, and what is right where it matters, worst first.
@@ -118,21 +139,7 @@ pub fn judge(evidence: &Evidence) -> Vec<Finding> {
         );
     }
     ourselves(evidence, &mut say);
-    if evidence.mta_sts {
-        say(
-            Weight::Warning,
-            format!("{domain} has an MTA-STS policy (RFC 8461)"),
-            format!(
-                "its file must name our hosts too, or senders refuse them: {}",
-                evidence
-                    .ours
-                    .iter()
-                    .map(|name| format!("mx: {name}"))
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            ),
-        );
-    }
+    mta_sts(evidence, &mut say);
     found.sort();
     found.dedup();
     found
@@ -225,6 +232,68 @@ fn host(evidence: &Evidence, name: &str, say: &mut impl FnMut(Weight, String, St
     }
 }
 
+/// Every host that an MX record names must be in the policy, or senders pass it over: the primary,
+/// and ours.
+fn mta_sts(evidence: &Evidence, say: &mut impl FnMut(Weight, String, String)) {
+    let domain = &evidence.domain;
+    let policy = match &evidence.mta_sts {
+        Sts::None => return,
+        Sts::Unusable(why) => {
+            return say(
+                Weight::Warning,
+                format!(
+                    "{domain} has a record _mta-sts, and no policy that senders could use: {why}"
+                ),
+                format!(
+                    "serve the policy at https://mta-sts.{domain}/.well-known/mta-sts.txt, or remove the record (RFC 8461)"
+                ),
+            );
+        }
+        Sts::Policy(policy) => policy,
+    };
+    if policy.mode == Mode::None {
+        return say(
+            Weight::Good,
+            format!("the MTA-STS policy of {domain} asks for nothing (mode none)"),
+            String::new(),
+        );
+    }
+    let hosts: Vec<&str> = match &evidence.mail {
+        Mail::Exchangers(list) => list.iter().map(|mx| mx.host.as_str()).collect(),
+        _ => Vec::new(),
+    };
+    let missing: Vec<&str> = hosts
+        .into_iter()
+        .filter(|host| !is_null(host) && !policy.names(host))
+        .collect();
+    if missing.is_empty() {
+        return say(
+            Weight::Good,
+            format!("the MTA-STS policy of {domain} names every mail exchanger"),
+            String::new(),
+        );
+    }
+    let (weight, what) = match policy.mode {
+        Mode::Enforce => (Weight::Fault, "senders that heed it bring no mail there"),
+        _ => (
+            Weight::Warning,
+            "once its mode is enforce, no mail comes there",
+        ),
+    };
+    let lines: Vec<String> = missing.iter().map(|host| format!("mx: {host}")).collect();
+    say(
+        weight,
+        format!(
+            "the MTA-STS policy of {domain} does not name {}: {what}",
+            missing.join(", ")
+        ),
+        format!(
+            "add to its file, and then change the id in the record _mta-sts.{domain}: {}",
+            lines.join(", ")
+        ),
+    );
+}
+
 /// What an operator has to mend, not the customer.
 fn ourselves(evidence: &Evidence, say: &mut impl FnMut(Weight, String, String)) {
     let me = &evidence.me;
@@ -235,7 +304,7 @@ fn ourselves(evidence: &Evidence, say: &mut impl FnMut(Weight, String, String)) 
     {
         say(
             Weight::Fault,
-            format!("our own {me} has no address in the DNS"),
+            format!("{OUR_OWN}{me} has no address in the DNS"),
             format!("add an A or AAAA record for {me}"),
         );
     }
@@ -247,7 +316,7 @@ fn ourselves(evidence: &Evidence, say: &mut impl FnMut(Weight, String, String)) 
             };
             say(
                 Weight::Warning,
-                format!("our own {me} is {address}, which {leads}: some servers refuse its mail"),
+                format!("{OUR_OWN}{me} is {address}, which {leads}: some servers refuse its mail"),
                 format!("have the PTR record of {address} name {me}"),
             );
         }
@@ -264,9 +333,9 @@ fn same(a: &str, b: &str) -> bool {
 }
 
 /// The lines to add to a domain's zone, as BIND reads them, with remarks. `ours`: names of nodes, the
-/// best first.
+/// best first; `senders`: of all of them, for any sends what the customer hands in.
 #[must_use]
-pub fn zone(domain: &Domain, primary: &str, ours: &[String]) -> String {
+pub fn zone(domain: &Domain, primary: &str, ours: &[String], senders: &[String]) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
     let mut line = |line: String| {
@@ -292,11 +361,14 @@ pub fn zone(domain: &Domain, primary: &str, ours: &[String]) -> String {
     for name in ours {
         line(format!("{domain}. MX {PREFERENCE_OF_OURS} {name}."));
     }
+    let hosts: String = senders.iter().map(|name| format!(" a:{name}")).collect();
     line(
-        "; SPF: these nodes send nothing in the domain's name; its own server must take mail from"
+        "; SPF (RFC 7208): nodes send in its name only what you hand in to be sent; if you do:"
             .to_owned(),
     );
-    line("; them without asking SPF, greylisting or limiting: it comes from them, not from its senders".to_owned());
+    line(format!(";   {domain}. TXT \"v=spf1 mx{hosts} ~all\""));
+    line("; its own server must take mail from them without asking SPF, greylisting or limiting: it comes from".to_owned());
+    line("; them, not from its senders".to_owned());
     line("; MTA-STS: if you publish a policy, name them in it:".to_owned());
     for name in ours {
         line(format!(";   mx: {name}"));
@@ -338,7 +410,7 @@ mod tests {
                 "192.0.2.2".parse().unwrap(),
                 vec!["MX1.ours.example.".to_owned()],
             )],
-            mta_sts: false,
+            mta_sts: Sts::None,
         }
     }
 
@@ -352,10 +424,23 @@ mod tests {
             .collect()
     }
 
+    fn sts(mode: &str, lines: &str) -> Sts {
+        let text = format!("version: STSv1\nmode: {mode}\nmax_age: 86400\n{lines}\n");
+        Sts::Policy(sts::Policy::parse(&text).unwrap())
+    }
+
     #[test]
     fn a_good_domain_has_no_faults() {
         assert_eq!(faults(&good()), Vec::<String>::new());
         assert_eq!(judge(&good()).len(), 2);
+        for mta_sts in [
+            sts("enforce", "mx: mail.a.example\nmx: mx1.ours.example"),
+            sts("none", ""),
+        ] {
+            let evidence = Evidence { mta_sts, ..good() };
+            assert_eq!(faults(&evidence), Vec::<String>::new());
+            assert_eq!(judge(&evidence).len(), 3);
+        }
     }
 
     #[test]
@@ -429,10 +514,24 @@ mod tests {
             ),
             (
                 Evidence {
-                    mta_sts: true,
+                    mta_sts: sts("enforce", "mx: mail.a.example"),
                     ..good()
                 },
-                "has an MTA-STS policy",
+                "does not name mx1.ours.example: senders",
+            ),
+            (
+                Evidence {
+                    mta_sts: sts("testing", "mx: *.ours.example"),
+                    ..good()
+                },
+                "does not name mail.a.example: once",
+            ),
+            (
+                Evidence {
+                    mta_sts: Sts::Unusable("404 Not Found".into()),
+                    ..good()
+                },
+                "no policy that senders could use: 404",
             ),
         ] {
             let found = faults(&evidence);
@@ -448,7 +547,7 @@ mod tests {
         let domain = Domain::parse("a.example").unwrap();
         let ours = ["mx1.ours.example".to_owned(), "mx2.ours.example".to_owned()];
         let records = |primary: &str| -> Vec<String> {
-            let text = zone(&domain, primary, &ours);
+            let text = zone(&domain, primary, &ours, &ours);
             let lines = text.lines().filter(|line| !line.starts_with(';'));
             lines.map(str::to_owned).collect()
         };
@@ -467,5 +566,9 @@ mod tests {
                 "a.example. MX 10 mail.a.example."
             ]
         );
+        // Any node sends what is handed in, whether it takes mail for the domain or not.
+        let text = zone(&domain, "mail.a.example", &ours[..1], &ours);
+        let spf = ";   a.example. TXT \"v=spf1 mx a:mx1.ours.example a:mx2.ours.example ~all\"\n";
+        assert!(text.contains(spf), "{text}");
     }
 }

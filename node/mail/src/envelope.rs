@@ -1,6 +1,8 @@
 //! What travels around a message: who sent it, to whom, and where its body is.
 
-use crate::{Address, MessageId, ReversePath, Timestamp};
+use std::collections::BTreeSet;
+
+use crate::{Address, Domain, MessageId, ReversePath, Timestamp};
 
 /// Everything known of an accepted message but its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +26,17 @@ pub struct Envelope {
     pub helo: String,
     /// The client's address, without port.
     pub client: String,
+}
+
+impl Envelope {
+    /// Where it goes, by name.
+    #[must_use]
+    pub fn domains(&self) -> BTreeSet<Domain> {
+        self.recipients
+            .iter()
+            .filter_map(|to| to.address.domain().cloned())
+            .collect()
+    }
 }
 
 /// One RCPT command.

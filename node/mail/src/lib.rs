@@ -13,6 +13,7 @@ pub mod network;
 pub mod retry;
 pub mod route;
 pub mod status;
+pub mod sts;
 pub mod time;
 pub mod trace;
 

@@ -1,5 +1,7 @@
 //! What the server answers.
 
+use std::fmt;
+
 use holdfast_mail::Status;
 
 /// A reply: code, enhanced status and text.
@@ -13,6 +15,17 @@ pub struct Reply {
     pub lines: Vec<String>,
     /// The connection ends behind it.
     pub close: bool,
+}
+
+/// On one line, as people are told of it.
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.code)?;
+        if let Some(status) = self.status {
+            write!(f, "{status} ")?;
+        }
+        f.write_str(&self.lines.join(" "))
+    }
 }
 
 impl Reply {

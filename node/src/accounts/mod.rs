@@ -22,6 +22,7 @@ use holdfast_ledger::account::{Account, AccountChange, Scopes, is_account_name};
 use holdfast_ledger::{Command, KvError, Reply, query};
 use holdfast_mail::network;
 use holdfast_smtp::login::Login;
+use holdfast_smtp::reply;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -66,6 +67,18 @@ pub enum NotSignedIn {
     TooOften,
     #[error("Nobody can be signed in now: {0}. Held mail is safe. Try again in a moment.")]
     Unable(String),
+}
+
+impl NotSignedIn {
+    /// For AUTH (RFC 4954 section 6).
+    pub(crate) fn to_reply(&self) -> reply::Reply {
+        use reply::Reply;
+        match self {
+            Self::Wrong => Reply::new(535, 7, 8, "name or secret is wrong"),
+            Self::TooOften => Reply::new(454, 7, 0, "too many tries; wait a minute"),
+            Self::Unable(why) => Reply::new(454, 7, 0, format!("not now: {why}")),
+        }
+    }
 }
 
 impl Default for Doorkeeper {

@@ -94,7 +94,10 @@ pub(super) fn list(admin: &Admin) -> Result<wire::AccountList, Status> {
         let after = accounts.last().map(|account| account.name.as_str());
         let page = query::accounts(&view, after, PAGE).map_err(broken)?;
         if page.is_empty() {
-            return Ok(wire::AccountList { accounts });
+            return Ok(wire::AccountList {
+                accounts,
+                now_ms: now().0,
+            });
         }
         accounts.extend(page.into_iter().map(account_to_wire));
     }
@@ -107,7 +110,7 @@ pub(super) async fn add_token(
     let scopes =
         Scopes::from_names(request.scopes.iter().map(String::as_str)).map_err(|other| {
             Status::invalid_argument(format!(
-                "{other:?} is none of read, deliver, mail, settings"
+                "{other:?} is none of read, deliver, mail, settings, send"
             ))
         })?;
     let valid_for = (request.valid_ms > 0).then(|| Duration::from_millis(request.valid_ms));

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::{Admin, broken, plans, refused, route};
 use crate::explain::{self, REFUSED_MAX, primary_text};
-use crate::replica::Cluster;
+use crate::replica::{Cluster, now};
 
 /// In the place of a primary: whom the domain's MX records name before us.
 const BY_MX: &str = "mx";
@@ -68,6 +68,7 @@ fn to_wire(cluster: &Cluster, record: &DomainRecord) -> Result<wire::Domain, Sta
     let refused = query::refused(&view, &record.name, REFUSED_MAX).map_err(broken)?;
     let primary = primary_text(&record.primary);
     Ok(wire::Domain {
+        now_ms: now().0,
         says: explain::sentences(&view, record).map_err(broken)?,
         name: record.name.to_string(),
         primary,
@@ -108,6 +109,7 @@ fn policy_to_wire(policy: &Policy) -> wire::Policy {
         attended: Some(policy.attended),
         probe_ms: ms(Some(policy.probe)),
         defer: Some(policy.defer),
+        ping: Some(policy.ping),
     }
 }
 
@@ -127,6 +129,7 @@ fn change_from_wire(change: wire::Policy) -> PolicyChange {
         attended: change.attended,
         probe_ms: change.probe_ms,
         defer: change.defer,
+        ping: change.ping,
     }
 }
 

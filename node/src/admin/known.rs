@@ -60,8 +60,9 @@ pub(super) fn list(
             let full = page.len() == PAGE;
             after = page.last().map(|(name, _)| name.clone());
             list.extend(page);
+            let now_ms = now().0;
             let list = std::mem::take(&mut list).into_iter().map(&shown).collect();
-            if out.send(Ok(wire::Knowns { list })).await.is_err() || !full {
+            if out.send(Ok(wire::Knowns { list, now_ms })).await.is_err() || !full {
                 return;
             }
         }
@@ -83,6 +84,11 @@ pub(super) async fn forget(
             "more than {RECIPIENTS_PER_COMMAND_MAX} names at once; nothing was forgotten"
         )));
     }
-    admin.propose(Command::Unlearn { domain, names }).await?;
+    let what = match names.len() {
+        0 => format!("{domain}: all that the primary said of recipients forgotten"),
+        count => format!("{domain}: what the primary said of {count} recipients forgotten"),
+    };
+    let command = Command::Unlearn { domain, names };
+    admin.propose_and_note(command, what).await?;
     Ok(wire::Empty {})
 }

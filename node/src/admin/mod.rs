@@ -1,13 +1,25 @@
-//! The operators' API on this node's local socket. Any node answers for the whole cluster.
+//! The operators' API: on this node's local socket and, where `admin.listen` says so, to people with a
+//! certificate of the cluster. Any node answers for the whole cluster.
 
+mod access;
 mod accounts;
+mod callers;
 mod domains;
+mod drills;
+mod duty;
+mod events;
 mod known;
 mod mail;
+mod message;
 mod plans;
 mod recipients;
+mod replace;
+mod roles;
+mod rotation;
 mod route;
+mod snapshot;
 mod status;
+mod trace;
 mod zone;
 
 use std::path::Path;
@@ -25,8 +37,9 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::accounts::Doorkeeper;
-use crate::person::Person;
+use crate::net::listen::Listener;
 use crate::replica::{Cluster, ProposeError, membership};
+use callers::{Gate, Way, caller};
 
 /// How long an operator's command may wait for a quorum.
 const COMMAND_TIME_MAX: Duration = Duration::from_secs(20);
@@ -36,6 +49,9 @@ const INVITE_TTL: Duration = Duration::from_secs(3600);
 
 /// No invitation is valid longer: a token is a key to all mail.
 const INVITE_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// A person's connection that answers no ping is gone, and its long answers with it.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
 
 /// What only the node as a whole can do.
 pub enum Ask {
@@ -79,6 +95,10 @@ pub fn serve(
     doorkeeper: Arc<Doorkeeper>,
 ) -> std::io::Result<()> {
     let incoming = crate::net::grpc::unix_incoming(path)?;
+    let gate = Gate {
+        way: Way::Socket,
+        belongs: belongs.clone(),
+    };
     let server = wire::admin_server::AdminServer::new(Admin {
         belongs,
         asks,
@@ -86,6 +106,7 @@ pub fn serve(
     });
     tokio::spawn(async move {
         let served = tonic::transport::Server::builder()
+            .layer(gate)
             .add_service(server)
             .serve_with_incoming(incoming)
             .await;
@@ -94,6 +115,34 @@ pub fn serve(
         }
     });
     Ok(())
+}
+
+/// Serves the API to people elsewhere until the process ends.
+pub fn serve_afar(listener: Listener, cluster: &Cluster, doorkeeper: Arc<Doorkeeper>) {
+    let belongs = Arc::new(ArcSwap::from_pointee(Belongs::To(cluster.clone())));
+    let gate = Gate {
+        way: Way::Afar,
+        belongs: belongs.clone(),
+    };
+    // A member has nothing to ask of the node as a whole: `init` and `join` are refused before.
+    let (asks, _) = mpsc::channel(1);
+    let server = wire::admin_server::AdminServer::new(Admin {
+        belongs,
+        asks,
+        doorkeeper,
+    });
+    let incoming = crate::net::grpc::people_incoming(listener, cluster.people_server());
+    tokio::spawn(async move {
+        let served = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
+            .layer(gate)
+            .add_service(server)
+            .serve_with_incoming(incoming)
+            .await;
+        if let Err(error) = served {
+            tracing::error!("the admin port stopped: {error}");
+        }
+    });
 }
 
 impl Admin {
@@ -129,24 +178,29 @@ impl Admin {
     async fn propose(&self, command: Command) -> Result<Reply, Status> {
         let cluster = self.cluster()?;
         let until = Instant::now() + COMMAND_TIME_MAX;
-        match operator(&cluster).propose(&cluster, command, until).await {
-            Ok(Reply::Refused(refusal)) => Err(refused(&refusal)),
-            Ok(reply) => Ok(reply),
-            Err(ProposeError::NotProposed(why)) => Err(Status::unavailable(format!(
-                "{why}; nothing was changed, try again"
-            ))),
-            Err(ProposeError::Unknown(why)) => Err(Status::deadline_exceeded(format!(
-                "{why}; it may still happen: look before trying again"
-            ))),
-        }
+        done(caller().propose(&cluster, command, until).await)
+    }
+
+    /// The same for a command that the audit knows nobody to give: what it came to is noted apart.
+    async fn propose_and_note(&self, command: Command, what: String) -> Result<Reply, Status> {
+        let cluster = self.cluster()?;
+        let until = Instant::now() + COMMAND_TIME_MAX;
+        let reply = done(cluster.propose(command, until).await)?;
+        caller().notes(&cluster, what).await;
+        Ok(reply)
     }
 }
 
-/// Whoever may use the socket.
-fn operator(cluster: &Cluster) -> Person {
-    Person {
-        who: "operator".into(),
-        from: format!("the admin socket of {}", cluster.me().name),
+fn done(outcome: Result<Reply, ProposeError>) -> Result<Reply, Status> {
+    match outcome {
+        Ok(Reply::Refused(refusal)) => Err(refused(&refusal)),
+        Ok(reply) => Ok(reply),
+        Err(ProposeError::NotProposed(why)) => Err(Status::unavailable(format!(
+            "{why}; nothing was changed, try again"
+        ))),
+        Err(ProposeError::Unknown(why)) => Err(Status::deadline_exceeded(format!(
+            "{why}; it may still happen: look before trying again"
+        ))),
     }
 }
 
@@ -159,6 +213,7 @@ fn refused(refusal: &Refusal) -> Status {
     match refusal {
         Refusal::UnknownDomain
         | Refusal::UnknownNode
+        | Refusal::NotGranted
         | Refusal::UnknownAccount
         | Refusal::UnknownPlan => Status::not_found(refusal.to_string()),
         Refusal::DomainExists | Refusal::AccountExists | Refusal::PlanExists => {
@@ -194,10 +249,18 @@ fn find_node(cluster: &Cluster, text: &str) -> Result<NodeId, Status> {
 
 #[tonic::async_trait]
 impl wire::admin_server::Admin for Admin {
+    type SnapshotSaveStream = AnswerStream<wire::Piece>;
+    type DrillRunStream = AnswerStream<wire::Drill>;
     type JoinStream = AnswerStream<wire::Progress>;
     type LeaveStream = AnswerStream<wire::Progress>;
+    type RotateCaStream = AnswerStream<wire::Progress>;
+    type TransferLeaderStream = AnswerStream<wire::Progress>;
+    type NodeDrainStream = AnswerStream<wire::Progress>;
+    type NodeUndrainStream = AnswerStream<wire::Progress>;
+    type NodeReplaceStream = AnswerStream<wire::Progress>;
     type UsageOfStream = AnswerStream<wire::UsagePage>;
     type MailListStream = AnswerStream<wire::Mail>;
+    type EventsStream = AnswerStream<wire::Event>;
     type RecipientsListStream = AnswerStream<wire::Recipients>;
     type KnownListStream = AnswerStream<wire::Knowns>;
 
@@ -209,6 +272,41 @@ impl wire::admin_server::Admin for Admin {
                 ..wire::StatusReply::default()
             })),
         }
+    }
+
+    async fn snapshot_save(
+        &self,
+        _request: Request<wire::Empty>,
+    ) -> Answer<Self::SnapshotSaveStream> {
+        let cluster = self.cluster()?;
+        caller()
+            .notes(&cluster, "a copy of everything taken".to_owned())
+            .await;
+        Ok(Response::new(stream(snapshot::save(cluster))))
+    }
+
+    async fn drill_run(
+        &self,
+        request: Request<wire::DrillRunRequest>,
+    ) -> Answer<Self::DrillRunStream> {
+        let progress = self.drill(request.into_inner()).await?;
+        Ok(Response::new(stream(progress)))
+    }
+
+    async fn drill_list(&self, _request: Request<wire::Empty>) -> Answer<wire::DrillList> {
+        self.drills().map(Response::new)
+    }
+
+    async fn drill_stop(&self, _request: Request<wire::Empty>) -> Answer<wire::Drill> {
+        self.stop_drill().await.map(Response::new)
+    }
+
+    async fn drill_schedule_set(
+        &self,
+        request: Request<wire::DrillSchedule>,
+    ) -> Answer<wire::Empty> {
+        self.set_schedule(request.into_inner()).await?;
+        Ok(Response::new(wire::Empty {}))
     }
 
     async fn state_hash(&self, _request: Request<wire::Empty>) -> Answer<wire::StateHashReply> {
@@ -233,6 +331,9 @@ impl wire::admin_server::Admin for Admin {
             .await
             .map_err(|_| stopping())?;
         let cluster = answer.await.map_err(|_| stopping())??;
+        caller()
+            .notes(&cluster, "the cluster was founded".into())
+            .await;
         Ok(Response::new(wire::InitReply {
             cluster_id: hex(&cluster.cluster_id()),
             node_id: cluster.me().id.0,
@@ -250,9 +351,10 @@ impl wire::admin_server::Admin for Admin {
                 "an invitation is valid for 24 hours at most",
             ));
         }
-        let (token, expires_at) = membership::invite(&cluster, ttl)
-            .await
-            .map_err(membership_status)?;
+        let (token, expires_at) =
+            membership::invite(&cluster, ttl, |command| caller().gives(command))
+                .await
+                .map_err(membership_status)?;
         Ok(Response::new(wire::InviteReply {
             token,
             expires_at_ms: expires_at.0,
@@ -261,7 +363,23 @@ impl wire::admin_server::Admin for Admin {
 
     async fn join(&self, request: Request<wire::JoinRequest>) -> Answer<Self::JoinStream> {
         self.must_be_free()?;
-        let (progress, out) = mpsc::channel(64);
+        let (progress, mut steps) = mpsc::channel::<Result<wire::Progress, Status>>(64);
+        let (tell, out) = mpsc::channel(64);
+        let (caller, admin) = (caller(), self.clone());
+        tokio::spawn(async move {
+            while let Some(step) = steps.recv().await {
+                if step.as_ref().is_ok_and(|step| step.done)
+                    && let Ok(cluster) = admin.cluster()
+                {
+                    let (name, id) = (&cluster.me().name, cluster.me().id);
+                    caller
+                        .notes(&cluster, format!("node {name} ({id}) joined"))
+                        .await;
+                }
+                // The operator may have gone; what was done is noted all the same.
+                let _gone = tell.send(step).await;
+            }
+        });
         let token = request.into_inner().token;
         let stopping = |_| Status::unavailable("this node is stopping");
         self.asks
@@ -276,6 +394,7 @@ impl wire::admin_server::Admin for Admin {
         let request = request.into_inner();
         let node = find_node(&cluster, &request.node)?;
         let (progress, out) = mpsc::channel(64);
+        let caller = caller();
         tokio::spawn(async move {
             let step = |step: &str, done| wire::Progress {
                 step: step.into(),
@@ -291,6 +410,8 @@ impl wire::admin_server::Admin for Admin {
             let _gone = progress
                 .send(Ok(step("moving leadership and leases away", false)))
                 .await;
+            let asked = format!("removal of node {} ({node}) asked for", request.node);
+            caller.notes(&cluster, asked).await;
             let outcome = membership::leave(&cluster, node).await;
             let last = outcome
                 .map(|()| step("left; its data directory may be deleted", true))
@@ -300,21 +421,45 @@ impl wire::admin_server::Admin for Admin {
         Ok(Response::new(stream(out)))
     }
 
+    async fn node_replace(
+        &self,
+        request: Request<wire::NodeReplaceRequest>,
+    ) -> Answer<Self::NodeReplaceStream> {
+        let steps = self.replace(request.into_inner())?;
+        Ok(Response::new(stream(steps)))
+    }
+
     async fn transfer_leader(
         &self,
         request: Request<wire::TransferRequest>,
-    ) -> Answer<wire::Empty> {
-        let cluster = self.cluster()?;
-        let wanted = request.into_inner().node;
-        let node = if wanted.is_empty() {
-            None
-        } else {
-            Some(find_node(&cluster, &wanted)?)
-        };
-        membership::transfer(&cluster, node)
+    ) -> Answer<Self::TransferLeaderStream> {
+        let steps = duty::transfer(self, request.get_ref())?;
+        Ok(Response::new(stream(steps)))
+    }
+
+    async fn node_drain(
+        &self,
+        request: Request<wire::NodeRequest>,
+    ) -> Answer<Self::NodeDrainStream> {
+        let steps = duty::drain(self, request.get_ref())?;
+        Ok(Response::new(stream(steps)))
+    }
+
+    async fn node_undrain(
+        &self,
+        request: Request<wire::NodeRequest>,
+    ) -> Answer<Self::NodeUndrainStream> {
+        let steps = duty::undrain(self, request.get_ref())?;
+        Ok(Response::new(stream(steps)))
+    }
+
+    async fn finalize_upgrade(
+        &self,
+        request: Request<wire::FinalizeRequest>,
+    ) -> Answer<wire::FinalizeReply> {
+        duty::finalize(self, request.get_ref())
             .await
-            .map_err(membership_status)?;
-        Ok(Response::new(wire::Empty {}))
+            .map(Response::new)
     }
 
     async fn domain_set(&self, request: Request<wire::DomainSetRequest>) -> Answer<wire::Domain> {
@@ -375,17 +520,9 @@ impl wire::admin_server::Admin for Admin {
     }
 
     async fn deliver(&self, request: Request<wire::DeliverRequest>) -> Answer<wire::DeliverReply> {
-        let domain = domains::parse(&request.into_inner().domain)?;
-        match self
-            .propose(Command::Flush {
-                domain,
-                via: "operator".into(),
-            })
-            .await?
-        {
-            Reply::Flushed { messages } => Ok(Response::new(wire::DeliverReply { messages })),
-            other => Err(Status::internal(format!("an unexpected reply: {other:?}"))),
-        }
+        mail::deliver(self, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn route_set(&self, request: Request<wire::RouteSetRequest>) -> Answer<wire::Route> {
@@ -471,8 +608,52 @@ impl wire::admin_server::Admin for Admin {
             .map(Response::new)
     }
 
+    async fn rotate_ca(
+        &self,
+        request: Request<wire::RotateCaRequest>,
+    ) -> Answer<Self::RotateCaStream> {
+        let progress = rotation::rotate(self, request.into_inner()).await?;
+        Ok(Response::new(stream(progress)))
+    }
+
+    async fn access_grant(&self, request: Request<wire::GrantRequest>) -> Answer<wire::GrantReply> {
+        access::grant(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn access_revoke(&self, request: Request<wire::RevokeRequest>) -> Answer<wire::Empty> {
+        access::revoke(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn accesses(&self, _request: Request<wire::Empty>) -> Answer<wire::AccessList> {
+        access::list(self).map(Response::new)
+    }
+
     async fn audit(&self, _request: Request<wire::Empty>) -> Answer<wire::AuditList> {
         mail::audit(self).map(Response::new)
+    }
+
+    async fn mail_show(&self, request: Request<wire::MailName>) -> Answer<wire::MailShown> {
+        message::show(self, &request.into_inner().id)
+            .await
+            .map(Response::new)
+    }
+
+    async fn events(&self, request: Request<wire::EventsRequest>) -> Answer<Self::EventsStream> {
+        let events = events::events(self, request.get_ref().follow)?;
+        Ok(Response::new(stream(events)))
+    }
+
+    async fn mail_trace(
+        &self,
+        request: Request<wire::MailTraceRequest>,
+    ) -> Answer<wire::MailTraceReply> {
+        trace::trace(self, request.get_ref())
+            .await
+            .map(Response::new)
     }
 
     async fn mail_list(

@@ -40,6 +40,9 @@ fn changed(mut route: Route, request: &wire::RouteSetRequest) -> Result<Route, S
     if let Some(lmtp) = request.lmtp {
         route.lmtp = lmtp;
     }
+    if let Some(direct) = request.direct {
+        route.direct = direct;
+    }
     if let Some(private) = request.private {
         route.private = private;
     }
@@ -117,6 +120,7 @@ pub(super) fn to_wire(route: &Route) -> wire::Route {
             .unwrap_or_default(),
         private: route.private,
         key: key.map(|byte| format!("{byte:02x}")).collect(),
+        direct: route.direct,
     }
 }
 

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_ledger::query;
-use holdfast_mail::{NodeId, Timestamp};
+use holdfast_mail::{Domain, NodeId, Timestamp};
 use holdfast_proto::admin as wire;
 use tonic::Status;
 
-use super::{broken, hex};
-use crate::replica::Cluster;
+use super::{broken, drills, hex, rotation};
+use crate::replica::{Cluster, Stands, now};
 
 /// Domains with held mail that are told one by one.
 const DOMAINS_SHOWN: usize = 20;
@@ -20,7 +20,7 @@ pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Statu
         .into_iter()
         .map(|member| (member.id, member))
         .collect();
-    let standings = cluster.standings().await;
+    let standings = cluster.standings_and_tries().await;
     let leader = cluster.leader();
     let newest = standings
         .iter()
@@ -47,6 +47,7 @@ pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Statu
             cluster_address: member
                 .map(|m| m.cluster_address.clone())
                 .unwrap_or_default(),
+            drained: cluster.drained_since(place.id).is_some(),
             ..wire::NodeStatus::default()
         };
         match standing {
@@ -59,8 +60,16 @@ pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Statu
                 node.rtt_micros = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
                 node.disk_free_bytes = standing.disk_free_bytes;
                 node.disk_total_bytes = standing.disk_total_bytes;
+                node.level = standing.level.max(1);
                 node.version = standing.version.clone();
                 node.bodies_missing = standing.bodies_missing;
+                node.certificate_ends_ms = standing.certificate_ends_ms;
+                node.certificate_late = standing.certificate_late;
+                let tally = standing.tally.unwrap_or_default();
+                node.accepted = tally.accepted;
+                node.delivered = tally.delivered;
+                node.held = tally.held;
+                node.disk_low = standing.disk_low;
                 node.clock_ahead_ms = clock_ahead(standing.clock_ms, *answered, *rtt);
             }
             Err(why) => node.error = why.clone(),
@@ -83,9 +92,12 @@ pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Statu
             oldest_ms: oldest.as_ref().map_or(0, |held| held.message.at().0),
             lease_node: lease.as_ref().map_or(0, |lease| lease.node.0),
             lease_epoch: lease.map_or(0, |lease| lease.epoch),
+            next_try_ms: next_try(&standings, lease.map(|lease| lease.node), &domain),
             last_reply: oldest.map(|held| held.last_reply).unwrap_or_default(),
         });
     }
+    let rotation = query::rotation(&view).map_err(broken)?;
+    let certificates = rotation::health(rotation.as_ref(), &nodes, crate::world::now());
     Ok(wire::StatusReply {
         cluster_id: hex(&cluster.cluster_id()),
         node_id: cluster.me().id.0,
@@ -94,13 +106,36 @@ pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Statu
         quorum,
         nodes_may_fail: tolerance.nodes,
         regions_may_fail: tolerance.regions,
-        health: health(quorum, &nodes, tolerance),
+        health: [health(quorum, &nodes, tolerance), certificates]
+            .join(" ")
+            .trim_end()
+            .to_owned(),
+        rotation: rotation.as_ref().map(rotation::to_wire),
         nodes,
         held_messages: total.messages,
         held_bytes: total.bytes,
         domains,
+        drills: drills::last_of_each(cluster)?,
         placement_safe: tolerance.placement_safe,
+        now_ms: now().0,
+        level: cluster.level(),
     })
+}
+
+/// When the domain is tried again, says the node that delivers for it; 0: now, or not known.
+pub(super) fn next_try(standings: &[Stands], holder: Option<NodeId>, domain: &Domain) -> u64 {
+    let holder = standings
+        .iter()
+        .find(|(place, ..)| Some(place.id) == holder);
+    let Some((_, Ok(standing), ..)) = holder else {
+        return 0;
+    };
+    let tries = standing.tries.iter();
+    tries
+        .filter(|next| next.domain == domain.as_str())
+        .map(|next| next.at_ms)
+        .next()
+        .unwrap_or(0)
 }
 
 /// Milliseconds that a clock is ahead which said `theirs` on the way to an answer that came at `at`.
@@ -182,11 +217,20 @@ fn health(quorum: bool, nodes: &[wire::NodeStatus], tolerance: Tolerance) -> Str
     } else {
         " One region has a majority of the voters: a commit may be on disk in that region only."
     };
+    let drained: Vec<&str> = nodes
+        .iter()
+        .filter(|n| n.drained)
+        .map(|n| n.name.as_str())
+        .collect();
+    let drained = match drained.is_empty() {
+        true => String::new(),
+        false => format!(" Drained: {}.", drained.join(", ")),
+    };
     if down.is_empty() {
-        format!("Healthy. {may_fail}.{placement}")
+        format!("Healthy. {may_fail}.{placement}{drained}")
     } else {
         format!(
-            "Degraded: {} not answering. {may_fail}.{placement}",
+            "Degraded: {} not answering. {may_fail}.{placement}{drained}",
             down.join(", ")
         )
     }

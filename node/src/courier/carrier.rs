@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_ledger::{Outcome as Settled, Verdict, query};
 use holdfast_mail::{Envelope, MessageId, retry};
+use holdfast_proto::cluster::Happening;
 use holdfast_smtp::client::{Fate, Mail, Outcome};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -18,6 +19,7 @@ use super::queue::{After, Job};
 use super::recorder::Report;
 use crate::destination::Unreachable;
 use crate::failpoint;
+use crate::history;
 use crate::replica::BodyReader;
 use crate::talk::deliver::{Connection, Content};
 
@@ -98,8 +100,9 @@ impl Carrier {
                     return Ended::Quit;
                 }
                 Next::Job(job) => {
+                    let seq = job.held.seq;
                     let failed = self.carry(&mut connection, job).await;
-                    desk.disengage();
+                    desk.disengage(seq);
                     if failed {
                         return Ended::Lost;
                     }
@@ -238,7 +241,8 @@ impl Carrier {
                 break;
             };
             failpoint::reach("delivered");
-            self.log(connection, envelope.id, &outcome);
+            self.log(connection, envelope, &outcome);
+            self.note(connection, envelope, &outcome);
             attempt.add(envelope.id, outcome);
             if !connection.is_ready() {
                 attempt.cut_short = !attempt.connection_failed;
@@ -248,7 +252,40 @@ impl Carrier {
         attempt
     }
 
-    fn log(&self, connection: &Connection, message: MessageId, outcome: &Outcome) {
+    /// For the history: one happening for the recipients that were answered alike.
+    fn note(&self, connection: &Connection, envelope: &Envelope, outcome: &Outcome) {
+        let mut answers: Vec<(&str, &str, Vec<String>)> = Vec::new();
+        for result in &outcome.results {
+            let kind = match result.fate {
+                Fate::Delivered => "delivered",
+                Fate::Deferred | Fate::Known if outcome.in_doubt => "in_doubt",
+                Fate::Deferred | Fate::Known => "deferred",
+                Fate::Refused => "rejected",
+            };
+            let to = envelope.recipients.get(result.recipient as usize);
+            let to = to.map(|to| to.address.to_string());
+            let alike = answers
+                .iter_mut()
+                .find(|(known, reply, _)| (*known, *reply) == (kind, result.reply.as_str()));
+            match alike {
+                Some((.., recipients)) => recipients.extend(to),
+                None => answers.push((kind, &result.reply, to.into_iter().collect())),
+            }
+        }
+        for (kind, reply, to) in answers {
+            self.desk.cluster().note(Happening {
+                from: Some(envelope.reverse_path.as_str().to_owned()),
+                to,
+                text: reply.to_owned(),
+                domain: self.desk.domain().to_string(),
+                primary: connection.address().to_string(),
+                ..history::about(kind, envelope.id)
+            });
+        }
+    }
+
+    fn log(&self, connection: &Connection, envelope: &Envelope, outcome: &Outcome) {
+        let message = envelope.id;
         let counters = &self.desk.counters;
         let count = |fate: Fate| outcome.results.iter().filter(|r| r.fate == fate).count();
         let (delivered, deferred, refused) = (
@@ -257,6 +294,9 @@ impl Carrier {
             count(Fate::Refused),
         );
         counters.delivered.inc_by(delivered as u64);
+        if delivered > 0 {
+            self.desk.cluster().tally().delivered();
+        }
         counters.deferred.inc_by(deferred as u64);
         counters.refused.inc_by(refused as u64);
         // The reply that says most is the worst one.

@@ -170,8 +170,9 @@ impl Desk {
     }
 
     /// A worker is through with a message: it counts as busy until it is settled.
-    pub(super) fn disengage(&self) {
+    pub(super) fn disengage(&self, seq: Seq) {
         let mut board = self.board();
+        board.queue.ended(seq, Instant::now());
         board.engaged = board.engaged.saturating_sub(1);
     }
 

@@ -21,6 +21,7 @@
 mod carrier;
 mod counters;
 mod desk;
+mod fate;
 mod lease;
 mod office;
 mod plan;
@@ -57,8 +58,9 @@ pub struct Options {
     connections_max: Arc<AtomicUsize>,
     /// How long messages under way are waited for once `stop` is cancelled.
     pub grace: Duration,
-    /// Where notifications to senders go instead of to the mail exchangers of their domains.
-    pub reports_via: Option<(String, u16)>,
+    /// Where notifications, and mail that customers send, go instead of to the mail exchangers of
+    /// their domains.
+    pub relay_via: Option<(String, u16)>,
     pub counters: Counters,
     /// Where connections wait that customers made.
     pub(crate) switchboard: Switchboard,
@@ -69,7 +71,7 @@ impl Default for Options {
         Self {
             connections_max: Arc::new(AtomicUsize::new(CONNECTIONS_MAX_DEFAULT)),
             grace: GRACE_DEFAULT,
-            reports_via: None,
+            relay_via: None,
             counters: Counters::default(),
             switchboard: Switchboard::default(),
         }

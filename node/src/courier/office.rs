@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdfast_ledger::query::{self, held_domains};
 use holdfast_ledger::{Command, Effect, KvError, Reply};
-use holdfast_mail::{Domain, NodeId, Timestamp};
+use holdfast_mail::{Domain, Timestamp};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::task::JoinSet;
@@ -110,9 +110,12 @@ impl Office {
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 ticks
             });
+        let mut drained = self.cluster.drained();
+        self.follow(*drained.borrow_and_update());
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
+                Ok(()) = drained.changed() => self.follow(*drained.borrow_and_update()),
                 effect = effects.recv(), if effects_open => {
                     effects_open = !matches!(effect, Err(RecvError::Closed));
                     let news = News::gather(effect, &mut effects);
@@ -131,6 +134,16 @@ impl Office {
             }
         }
         self.finish().await;
+    }
+
+    /// A drained node lets its rounds end, gives their leases back, and begins none.
+    fn follow(&mut self, drained: bool) {
+        if drained {
+            self.stop.cancel();
+        } else if self.stop.is_cancelled() {
+            self.stop = CancellationToken::new();
+            self.scan();
+        }
     }
 
     /// Lets the rounds end, and keeps their leases until they have.
@@ -218,7 +231,7 @@ impl Office {
     fn decide(&mut self, domain: &Domain) -> Result<bool, KvError> {
         let view = self.cluster.view();
         let me = self.cluster.me().id;
-        let members: Vec<NodeId> = self.cluster.members().iter().map(|m| m.id).collect();
+        let members = self.cluster.on_duty();
         let rank = rank::rank(domain, me, &members);
         let held = !query::held(&view, domain, None, 1)?.is_empty();
         // Over a customer's connection only the node that has it delivers, and at once.
@@ -259,6 +272,7 @@ impl Office {
             resolver: Arc::clone(&self.resolver),
             domain: domain.clone(),
             switchboard: self.options.switchboard.clone(),
+            relay: self.options.relay_via.clone(),
         };
         let desk = Arc::new(Desk::new(
             destination,
@@ -366,7 +380,10 @@ impl News {
                 self.again.insert(domain);
             }
             Effect::MembersChanged => self.all = true,
-            Effect::BodyReleased { .. } | Effect::PolicyChanged { .. } | Effect::ReportDue => {}
+            Effect::BodyReleased { .. }
+            | Effect::PolicyChanged { .. }
+            | Effect::ReportDue
+            | Effect::DrillChanged => {}
         }
     }
 }

@@ -25,6 +25,11 @@ pub(super) const PAGE_ROWS: usize = 256;
 /// that may arrive twice.
 pub(super) const BUSY_MAX: usize = 512;
 
+/// How long an outcome may wait to be recorded before no further message is begun: by then the leader
+/// is gone or this node is cut off, and whatever it still delivers may arrive twice. More than a
+/// record takes between continents.
+pub(super) const RECORD_TIME: Duration = Duration::from_secs(1);
+
 /// Deferred messages whose time of retry is remembered: about 2 MiB for a domain.
 pub(super) const WAITS_MAX: usize = 16_384;
 
@@ -46,6 +51,8 @@ pub(super) struct Queue {
     /// What is known of each message that is in `page` as a retry, busy or waiting.
     known: HashMap<Seq, Known>,
     busy: usize,
+    /// Busy messages whose attempt is over, and since when.
+    unrecorded: BTreeSet<(Instant, Seq)>,
     waits: BTreeSet<(Instant, Seq)>,
     /// When to begin the next pass, if messages were forgotten.
     next_pass: Option<Instant>,
@@ -56,6 +63,8 @@ struct Known {
     /// When it is tried again; `None` while it is busy or in `page`.
     due: Option<Instant>,
     busy: bool,
+    /// When the attempt was over, while it is busy.
+    ended: Option<Instant>,
     /// Attempts by this node under this lease.
     attempts: u32,
     /// It waits for the connection's sake only.
@@ -97,7 +106,8 @@ pub(super) enum After {
 
 impl Queue {
     pub(super) fn look(&mut self, now: Instant) -> Look {
-        if self.busy >= BUSY_MAX {
+        let is_late = |(ended, _): &(Instant, Seq)| now - *ended >= RECORD_TIME;
+        if self.busy >= BUSY_MAX || self.unrecorded.first().is_some_and(is_late) {
             return Look::Nothing { until: None };
         }
         let due = self.waits.first().copied();
@@ -159,12 +169,23 @@ impl Queue {
         })
     }
 
+    /// The attempt at a busy message is over, and its outcome is on its way to be recorded.
+    pub(super) fn ended(&mut self, seq: Seq, now: Instant) {
+        if let Some(known) = self.known.get_mut(&seq).filter(|known| known.busy) {
+            known.ended = Some(now);
+            self.unrecorded.insert((now, seq));
+        }
+    }
+
     /// The attempt at a busy message is over, and its outcome recorded if there was one.
     pub(super) fn settle(&mut self, seq: Seq, after: After, now: Instant) {
         let Some(known) = self.known.get_mut(&seq).filter(|known| known.busy) else {
             return;
         };
         known.busy = false;
+        if let Some(ended) = known.ended.take() {
+            self.unrecorded.remove(&(ended, seq));
+        }
         self.busy -= 1;
         let After::Wait { delay, until_back } = after else {
             self.known.remove(&seq);
@@ -314,6 +335,25 @@ mod tests {
         assert_eq!(next(&mut queue, &rows, now).err(), Some(None));
         queue.settle(Seq(7), After::Done, now);
         assert!(next(&mut queue, &rows, now).is_ok());
+    }
+
+    #[test]
+    fn while_an_outcome_waits_too_long_to_be_recorded_no_message_is_begun() {
+        let rows: Vec<_> = (1..=9).map(|seq| row(seq, &[0])).collect();
+        let (mut queue, start) = (Queue::default(), Instant::now());
+        for _ in 0..2 {
+            let job = next(&mut queue, &rows, start).unwrap();
+            queue.ended(job.held.seq, start);
+        }
+        let soon = start + RECORD_TIME / 2;
+        let job = next(&mut queue, &rows, soon).unwrap();
+        queue.ended(job.held.seq, soon);
+        let late = start + RECORD_TIME;
+        assert_eq!(next(&mut queue, &rows, late).err(), Some(None));
+        queue.settle(Seq(1), After::Done, late);
+        assert!(next(&mut queue, &rows, late).is_err(), "one is still late");
+        queue.settle(Seq(2), After::Done, late);
+        assert!(next(&mut queue, &rows, late).is_ok());
     }
 
     #[test]

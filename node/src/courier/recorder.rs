@@ -10,11 +10,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use holdfast_ledger::query::Held;
-use holdfast_ledger::{Command, Outcome, Refusal, Reply};
+use holdfast_ledger::{Command, Outcome, Refusal, Reply, Verdict};
+use holdfast_mail::MessageId;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::desk::Desk;
+use super::fate;
 use super::queue::After;
 use crate::failpoint;
 
@@ -85,6 +87,7 @@ pub(super) async fn run(desk: Arc<Desk>, mut reports: mpsc::Receiver<Report>) {
 }
 
 async fn record(desk: &Desk, mut batch: Vec<Report>) {
+    let tried = tried(&batch);
     let outcomes = batch
         .iter_mut()
         .flat_map(|report| std::mem::take(&mut report.outcomes))
@@ -104,11 +107,27 @@ async fn record(desk: &Desk, mut batch: Vec<Report>) {
     if let Some(last) = batch.last() {
         await_view(desk, &last.row).await;
     }
+    fate::note_tried(desk.cluster(), desk.domain(), tried);
     desk.settle(
         batch
             .into_iter()
             .map(|report| (report.row.seq, report.after)),
     );
+}
+
+/// The messages, and which of their recipients were refused.
+fn tried(batch: &[Report]) -> Vec<(MessageId, Vec<u32>)> {
+    let refused = |report: &Report| {
+        let refused = report.outcomes.iter();
+        refused
+            .filter(|outcome| outcome.verdict == Verdict::Refused)
+            .map(|outcome| outcome.recipient)
+            .collect()
+    };
+    batch
+        .iter()
+        .map(|report| (report.row.message, refused(report)))
+        .collect()
 }
 
 /// Whether the command was committed.

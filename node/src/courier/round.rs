@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use holdfast_ledger::Seen;
+use holdfast_proto::cluster::Happening;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -20,7 +21,8 @@ use super::desk::{Desk, Opening, jitter};
 use super::queue::BUSY_MAX;
 use super::recorder;
 use crate::destination::Unreachable;
-use crate::reach;
+use crate::history;
+use crate::reach::{self, Failed};
 use crate::talk::deliver::Connection;
 
 /// Time between the beginnings of two probes, the shortest and what is drawn on top: a
@@ -88,6 +90,34 @@ struct Round {
     carrier: Carrier,
     primary: Primary,
     tasks: JoinSet<Task>,
+    told: Told,
+}
+
+/// When the domain is tried again, as operators are told.
+struct Told {
+    desk: Arc<Desk>,
+    at: Option<Instant>,
+}
+
+impl Told {
+    fn tell(&mut self, at: Option<Instant>) {
+        if self.at != at {
+            self.at = at;
+            let wait = |at: Instant| at.saturating_duration_since(Instant::now());
+            let at = at.map(|at| crate::replica::now().plus(wait(at)));
+            let desk = &self.desk;
+            desk.cluster().tally().next_try(desk.domain(), at);
+        }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.desk
+            .cluster()
+            .tally()
+            .next_try(self.desk.domain(), None);
+    }
 }
 
 /// Returns when nothing is left to deliver, when `stop` is cancelled and the messages under
@@ -106,6 +136,10 @@ pub(super) async fn run(desk: Arc<Desk>, stop: CancellationToken) -> Finish {
         },
         primary: Primary::Up,
         tasks: JoinSet::new(),
+        told: Told {
+            desk: Arc::clone(&desk),
+            at: None,
+        },
     };
     let finish = tokio::select! {
         () = desk.lease.ended() => Finish::LeaseLost,
@@ -155,6 +189,7 @@ impl Round {
                 return;
             }
             let wake = if stopping { None } else { self.start() };
+            self.told.tell(wake);
             if self.is_over() {
                 return;
             }
@@ -235,21 +270,34 @@ impl Round {
         self.carrier.workers.load(Ordering::Relaxed)
     }
 
+    /// For the history: the primary went away, or is back.
+    fn note(&self, kind: &str, primary: String, text: String) {
+        let desk = &self.carrier.desk;
+        desk.cluster().note(Happening {
+            domain: desk.domain().to_string(),
+            primary,
+            text,
+            ..history::happening(kind)
+        });
+    }
+
     fn carried(&mut self, ended: Ended) {
         self.carrier.workers.fetch_sub(1, Ordering::Relaxed);
         let desk = &self.carrier.desk;
-        match ended {
+        let why = match ended {
             Ended::Quit => return,
-            Ended::Lost => {}
+            Ended::Lost => "the connection broke".to_owned(),
             Ended::Unreachable(why) => {
                 desk.counters.unavailable.inc();
                 tracing::info!(domain = %desk.domain(), %why, "no connection to the primary");
+                why.to_string()
             }
-        }
+        };
         if self.workers() > 0 {
             desk.failed(FAILURE_PAUSE);
         } else if matches!(self.primary, Primary::Up) {
             tracing::info!(domain = %desk.domain(), "the primary is away, mail is held");
+            self.note("away", String::new(), why);
             self.primary = Primary::Away {
                 probe_at: Some(Instant::now() + probe_interval()),
                 patience: PROBE_WAIT,
@@ -267,6 +315,7 @@ impl Round {
                     domain = %desk.domain(), primary = %connection.address(),
                     "the primary is back"
                 );
+                self.note("back", connection.address().to_string(), String::new());
                 self.primary = Primary::Up;
                 desk.primary_is_back();
                 reach::is_up(desk.cluster(), desk.domain());
@@ -297,7 +346,8 @@ impl Round {
                     }
                     if ask_at.is_some_and(|at| at <= now) {
                         *ask_at = None;
-                        self.ask(text, why.is_ours_to_mend());
+                        let same_for_all = why.is_ours_to_mend();
+                        self.ask(why.into(), same_for_all);
                     }
                 }
             }
@@ -306,15 +356,15 @@ impl Round {
 
     /// Asks the others whether they reach the primary, unless they would fare no better, and tells
     /// the cluster.
-    fn ask(&mut self, why: String, same_for_all: bool) {
+    fn ask(&mut self, failed: Failed, same_for_all: bool) {
         let desk = Arc::clone(&self.carrier.desk);
         self.tasks.spawn(async move {
             let (seen, elsewhere) = if same_for_all {
                 let domain = desk.domain().clone();
-                let down = Some(why);
+                let down = Some(failed.why);
                 (Seen { domain, down }, false)
             } else {
-                reach::judged(&desk.destination, why).await
+                reach::judged(&desk.destination, failed).await
             };
             reach::note(desk.cluster(), vec![seen]).await;
             Task::Asked { elsewhere }

@@ -147,6 +147,7 @@ impl Inquiry {
             resolver: self.resolver.clone(),
             domain: domain.clone(),
             switchboard: Switchboard::default(),
+            relay: None,
         };
         let mut asked = vec![address.clone()];
         if self.must_try_nobody(domain).map_err(|e| e.to_string())? {

@@ -16,19 +16,22 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use holdfast_mail::{Address, Domain};
+use holdfast_proto::cluster::Happening;
 use holdfast_smtp::reply::Reply;
-use holdfast_smtp::server::{self, Session};
+use holdfast_smtp::server::{self, Service, Session};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::accounts::Doorkeeper;
+use crate::history::happening;
 use crate::net::dns::Resolver;
 use crate::net::listen::Listener;
 use crate::net::tls::SmtpServer;
 use crate::observe::Metrics;
 use crate::release::Desk;
 use crate::replica::Cluster;
-use crate::talk::serve::serve;
+use crate::talk::serve::{Stream, serve};
 use counters::Counters;
 use guests::{Guests, Places};
 use inquiry::Inquiry;
@@ -55,31 +58,60 @@ pub struct Options {
     pub tls: SmtpServer,
 }
 
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// Anybody brings mail for domains of ours.
+    Exchange,
+    /// Customers send mail to anybody.
+    Submission {
+        /// TLS from the first byte.
+        tls: bool,
+    },
+}
+
+/// What the room works with.
+pub struct House {
+    pub cluster: Cluster,
+    pub release: Arc<Desk>,
+    pub resolver: Resolver,
+    pub doorkeeper: Arc<Doorkeeper>,
+    pub metrics: Metrics,
+}
+
 /// What every session needs.
 struct Shared {
     cluster: Cluster,
+    doorkeeper: Arc<Doorkeeper>,
     counters: Counters,
     release: Arc<Desk>,
     inquiry: Arc<Inquiry>,
-    knocks: Mutex<Knocks>,
+    knocks: Arc<Mutex<Knocks>>,
 }
 
 /// Serves `listeners` until `stop` resolves, and then finishes what is in progress.
 pub async fn run(
     options: Arc<ArcSwap<Options>>,
-    cluster: Cluster,
-    release: Arc<Desk>,
-    resolver: Resolver,
-    listeners: Vec<Listener>,
-    metrics: Metrics,
+    house: House,
+    listeners: Vec<(Door, Listener)>,
     stop: impl Future<Output = ()>,
 ) {
     let counters = Counters::default();
-    metrics.register(|registry| counters.register(registry));
+    house
+        .metrics
+        .register(|registry| counters.register(registry));
+    let House {
+        cluster,
+        release,
+        resolver,
+        doorkeeper,
+        ..
+    } = house;
     let guests = Guests::default();
     let shared = Arc::new(Shared {
         inquiry: Inquiry::new(cluster.clone(), resolver.clone()),
-        knocks: Mutex::default(),
+        knocks: Arc::default(),
+        doorkeeper,
         cluster,
         counters,
         release,
@@ -89,25 +121,40 @@ pub async fn run(
     let (connections_tx, mut connections) = tokio::sync::mpsc::channel(64);
     let mut accepting = JoinSet::new();
     let primaries = Primaries::default();
+    accepting.spawn(knocks::share(shared.knocks.clone(), shared.cluster.clone()));
     accepting.spawn(primaries.clone().keep(shared.cluster.clone(), resolver));
-    for listener in listeners {
+    for (door, listener) in listeners {
         let connections = connections_tx.clone();
         accepting.spawn(async move {
             loop {
-                let connection = listener.accept().await;
-                if connections.send(connection).await.is_err() {
+                let (stream, peer) = listener.accept().await;
+                if connections.send((door, stream, peer)).await.is_err() {
                     return;
                 }
             }
         });
     }
     tokio::pin!(stop);
+    let mut drained = shared.cluster.drained();
     loop {
         tokio::select! {
             () = &mut stop => break,
-            Some((stream, peer)) = connections.recv() => {
+            // Sessions under way end after their transaction.
+            Ok(()) = drained.changed() => {
+                stopping.send_replace(*drained.borrow_and_update());
+            }
+            Some((door, stream, peer)) = connections.recv() => {
+                // It is to look like a host that is down.
+                if shared.cluster.rehearsal().is_dead() {
+                    continue;
+                }
                 shared.counters.connections.inc();
                 let options = options.load_full();
+                if shared.cluster.is_drained() {
+                    tracing::debug!(client = %peer.ip(), "sent to another node: this one is drained");
+                    turn_away(&stream, 3, 2, "this server is being maintained; the other mail exchangers take your mail");
+                    continue;
+                }
                 let places = Places {
                     all_max: options.connections_max,
                     each_max: options.connections_per_client_max,
@@ -119,15 +166,25 @@ pub async fn run(
                             tokio::spawn(welcome(shared.clone(), domains));
                         }
                         let (shared, stopped) = (shared.clone(), stopped.clone());
+                        let served = shared.cluster.serve_somebody();
                         sessions.spawn(async move {
-                            session(&shared, &options, stream, peer.ip(), stopped).await;
-                            drop(guest);
+                            tokio::select! {
+                                () = session(&shared, &options, door, stream, peer.ip(), stopped) => {}
+                                () = shared.cluster.rehearsal().dies() => {}
+                            }
+                            drop((guest, served));
                         });
                     }
                     Err(why) => {
                         shared.counters.turned_away.inc();
                         tracing::info!(client = %peer.ip(), "a connection was turned away: {why}");
-                        turn_away(&stream, why);
+                        shared.cluster.note(Happening {
+                            client: peer.ip().to_string(),
+                            text: why.into(),
+                            ..happening("turned_away")
+                        });
+                        let text = format!("{why}; try again later or at another of our mail exchangers");
+                        turn_away(&stream, 7, 0, &text);
                     }
                 }
             }
@@ -159,33 +216,55 @@ async fn welcome(shared: Arc<Shared>, domains: Vec<Domain>) {
     }
 }
 
-/// Tells a client that there is no room. It fits the empty send buffer of a new connection, so
+/// Tells a client that it is not served here now. It fits the empty send buffer of a new connection, so
 /// nothing waits; a client that cannot take it is gone.
-fn turn_away(stream: &TcpStream, why: &str) {
-    let reply = Reply::new(
-        421,
-        7,
-        0,
-        format!("{why}; try again later or at another of our mail exchangers"),
-    );
+fn turn_away(stream: &TcpStream, subject: u16, detail: u16, text: &str) {
+    let reply = Reply::new(421, subject, detail, text);
     let _gone = stream.try_write(&reply.to_bytes());
 }
 
 async fn session(
     shared: &Shared,
     options: &Options,
+    door: Door,
     stream: TcpStream,
     client: IpAddr,
     stopped: watch::Receiver<bool>,
 ) {
-    let session = Session::new(server::Options::new(
-        &options.name,
-        options.message_bytes_max,
-        true,
-    ));
+    let session = Session::new(server::Options {
+        service: match door {
+            Door::Exchange => Service::Exchange,
+            Door::Submission { .. } => Service::Submission,
+        },
+        secure: door == Door::Submission { tls: true },
+        ..server::Options::new(
+            &options.name,
+            options.message_bytes_max,
+            door != Door::Submission { tls: true },
+        )
+    });
+    let stream = if door == (Door::Submission { tls: true }) {
+        match Stream::secured(stream, &options.tls).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%client, "no session under TLS: {error}");
+                return;
+            }
+        }
+    } else {
+        stream.into()
+    };
+    shared.cluster.note(Happening {
+        client: client.to_string(),
+        ..happening("connected")
+    });
     let mut desk = Transaction::new(shared, options, client);
     let tls = Some(options.tls.clone());
-    if let Err(error) = serve(stream, session, tls, &mut desk, stopped).await {
-        tracing::debug!(%client, "a session broke off: {error}");
+    match serve(stream, session, tls, &mut desk, stopped).await {
+        Ok(_) => desk.ended("the client left"),
+        Err(error) => {
+            tracing::debug!(%client, "a session broke off: {error}");
+            desk.ended(&error.to_string());
+        }
     }
 }

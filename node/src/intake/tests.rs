@@ -66,11 +66,14 @@ impl House {
         let (stop, mut stopped) = watch::channel(false);
         let intake = tokio::spawn(run(
             options.clone(),
-            cluster.clone(),
-            Arc::default(),
-            Resolver::new(&[], Memory::Kept).unwrap(),
-            vec![listener],
-            Metrics::default(),
+            super::House {
+                cluster: cluster.clone(),
+                release: Arc::default(),
+                resolver: Resolver::new(&[], Memory::Kept).unwrap(),
+                doorkeeper: Arc::default(),
+                metrics: Metrics::default(),
+            },
+            vec![(Door::Exchange, listener)],
             async move {
                 let _sender_gone = stopped.wait_for(|stop| *stop).await;
             },

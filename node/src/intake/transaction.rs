@@ -5,10 +5,13 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_ledger::account::{Account, Scopes};
 use holdfast_ledger::query::DomainRecord;
 use holdfast_ledger::{Command, Refusal, Reply as LedgerReply, Standing, query};
 use holdfast_mail::trace::{Arrival, hops, received};
 use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, ReversePath, mutant};
+use holdfast_proto::cluster::Happening;
+use holdfast_smtp::login::Login;
 use holdfast_smtp::reply::Reply;
 use holdfast_smtp::request::Mail;
 use holdfast_smtp::server::{Question, Session};
@@ -18,6 +21,7 @@ use super::counters::Reason;
 use super::inquiry::Answer;
 use super::{Options, Shared, etrn};
 use crate::failpoint;
+use crate::history;
 use crate::replica::{BodyWriter, ProposeError, now, random_id};
 use crate::talk::serve::Desk;
 
@@ -50,6 +54,12 @@ const OUR_HOPS_MAX: usize = 4;
 /// Bytes of header section that are looked at for `Received` fields.
 const HEADER_BYTES_MAX: usize = 256 << 10;
 
+/// Letters of a Message-ID field that the history keeps: a line of RFC 5322 has no more.
+const HEADER_ID_CHARS_MAX: usize = 998;
+
+/// Recipients that the history names of a refused command.
+const REFUSED_RECIPIENTS_MAX: usize = 10;
+
 /// How long a primary must have been up before senders are sent there: one that comes and goes is
 /// none to rely on.
 const UP_AT_LEAST: Duration = Duration::from_secs(60);
@@ -62,6 +72,8 @@ pub(super) struct Transaction<'a> {
     shared: &'a Shared,
     options: &'a Options,
     client: IpAddr,
+    /// Who has logged in, to send mail to anybody.
+    account: Option<Account>,
     mail: Option<Mail>,
     recipients: Vec<Recipient>,
     /// The last message whose content began, for the log lines of this transaction.
@@ -69,6 +81,10 @@ pub(super) struct Transaction<'a> {
     content: Option<Content>,
     /// Why the desk refused what it was last asked; the session's own refusals have none.
     reason: Option<&'static str>,
+    /// For the history: the recipient that was asked about.
+    asked: Option<String>,
+    /// For the history: the message that is whole, until it is accepted or refused.
+    whole: Option<Happening>,
 }
 
 struct Content {
@@ -85,11 +101,14 @@ impl<'a> Transaction<'a> {
             shared,
             options,
             client,
+            account: None,
             mail: None,
             recipients: Vec::new(),
             message: None,
             content: None,
             reason: None,
+            asked: None,
+            whole: None,
         }
     }
 
@@ -121,14 +140,36 @@ impl<'a> Transaction<'a> {
         if self.shared.cluster.disk_low() {
             return self.refuse("disk_low", disk_low());
         }
+        if let Some(account) = &self.account
+            && !is_theirs(account, &mail.reverse_path)
+        {
+            return self.refuse("not_theirs", not_theirs());
+        }
         self.mail = Some(mail);
         Reply::new(250, 1, 0, "Ok")
+    }
+
+    async fn log_in(&mut self, login: Login) -> Reply {
+        let send = Scopes {
+            send: true,
+            ..Scopes::default()
+        };
+        let (doorkeeper, cluster) = (&self.shared.doorkeeper, &self.shared.cluster);
+        let who = doorkeeper.program(cluster, &login, self.client, send);
+        match who.await {
+            Ok(account) => {
+                self.account = Some(account);
+                Reply::new(235, 7, 0, "welcome")
+            }
+            Err(why) => self.refuse("login", why.to_reply()),
+        }
     }
 
     async fn rcpt(&mut self, mut recipient: Recipient) -> Reply {
         // RFC 5321 section 4.5.1: "Any system that includes an SMTP server supporting mail
         // relaying or delivery MUST support the reserved mailbox "postmaster"". Nobody has a
         // mailbox here, so it is the operator's elsewhere.
+        self.asked = Some(recipient.address.to_string());
         if is_postmaster_here(&recipient.address, &self.options.name) {
             match &self.options.postmaster {
                 Some(postmaster) => recipient.address = postmaster.clone(),
@@ -147,7 +188,7 @@ impl<'a> Transaction<'a> {
             let text = "no routes in a local part";
             return self.refuse("relay", Reply::new(550, 7, 1, text));
         }
-        match query::domain(&self.shared.cluster.view(), domain) {
+        match query::taker(&self.shared.cluster.view(), domain) {
             Ok(Some(_)) if !self.takes_mail_for(address, domain) => {
                 if self.shared.cluster.is_current() {
                     let text = format!("{address} is not a recipient of {domain}");
@@ -164,9 +205,14 @@ impl<'a> Transaction<'a> {
                 if let Some((reason, refusal)) = self.inquire(address, domain).await {
                     return self.refuse(reason, refusal);
                 }
-                if let Some(refusal) = self.defer(&record) {
+                if let Some(refusal) = self.defer(&record, domain) {
                     return self.refuse("primary_is_up", refusal);
                 }
+                self.recipients.push(recipient);
+                Reply::new(250, 1, 5, "Ok")
+            }
+            // RFC 6409 section 6.1: whoever has logged in may send anywhere.
+            Ok(None) if self.account.is_some() => {
                 self.recipients.push(recipient);
                 Reply::new(250, 1, 5, "Ok")
             }
@@ -237,10 +283,13 @@ impl<'a> Transaction<'a> {
 
     /// What to answer if mail for the domain is to go to its primary, which is up. Not to the null
     /// reverse-path's: a notification is tried less often, and its sender cannot be told of it.
-    fn defer(&self, record: &DomainRecord) -> Option<Reply> {
+    fn defer(&self, record: &DomainRecord, domain: &Domain) -> Option<Reply> {
         let view = self.shared.cluster.view();
-        let policy = query::policy(&view, &record.name).ok()?;
-        if !policy.defer || self.mail.as_ref()?.reverse_path == ReversePath::Null {
+        let policy = query::policy(&view, domain).ok()?;
+        if !policy.defer
+            || self.account.is_some()
+            || self.mail.as_ref()?.reverse_path == ReversePath::Null
+        {
             return None;
         }
         // What nobody has looked at for long may be down by now.
@@ -266,7 +315,7 @@ impl<'a> Transaction<'a> {
         let view = self.shared.cluster.view();
         let size = self.mail.as_ref().and_then(|mail| mail.size).unwrap_or(1);
         let policy = query::policy(&view, domain).ok()?;
-        let held = query::counts(&view, domain).ok()?;
+        let held = query::charged(&view, domain).ok()?;
         let has_room = policy.has_room(held.messages, held.bytes, size);
         (!has_room).then(|| full(policy.full_for_good))
     }
@@ -340,10 +389,20 @@ impl<'a> Transaction<'a> {
             client: self.client.to_string(),
         };
         let recipients = envelope.recipients.len();
+        self.whole = Some(Happening {
+            header_id: header_id(&content.header),
+            ..self.happening("accepted", &envelope)
+        });
         let cluster = &self.shared.cluster;
         let reply = match cluster
             .propose(
-                Command::Accept { envelope },
+                match &self.account {
+                    None => Command::Accept { envelope },
+                    Some(account) => Command::Submit {
+                        account: account.name.clone(),
+                        envelope,
+                    },
+                },
                 Instant::now() + ACCEPT_TIME_MAX,
             )
             .await
@@ -357,6 +416,12 @@ impl<'a> Transaction<'a> {
             }
             Ok(LedgerReply::Refused(Refusal::FullForGood)) => {
                 Some(self.refuse("quota", full(true)))
+            }
+            Ok(LedgerReply::Refused(Refusal::NotYourDomain)) => {
+                Some(self.refuse("not_theirs", not_theirs()))
+            }
+            Ok(LedgerReply::Refused(why @ Refusal::TooMuchSent)) => {
+                Some(self.refuse("too_much", Reply::new(451, 7, 1, why.to_string())))
             }
             Ok(LedgerReply::Refused(why)) => {
                 let text = format!("the message was not accepted: {why}");
@@ -379,9 +444,16 @@ impl<'a> Transaction<'a> {
         if reply.as_ref().is_some_and(Reply::is_positive) {
             self.message = None;
             self.shared.counters.accepted.inc();
+            self.shared.cluster.tally().accepted();
             self.shared.counters.accepted_bytes.inc_by(bytes);
             self.shared.counters.accept_seconds.observe(seconds);
             tracing::info!(msg = %id, client = %self.client, bytes, recipients, seconds, "accepted");
+            if let Some(whole) = self.whole.take() {
+                self.shared.cluster.note(Happening {
+                    text: reply.as_ref().map(Reply::to_string).unwrap_or_default(),
+                    ..whole
+                });
+            }
         }
         reply
     }
@@ -414,6 +486,8 @@ impl<'a> Transaction<'a> {
             .await
         {
             Ok(LedgerReply::Cancelled) => {
+                let cancelled = history::about("cancelled", id);
+                self.shared.cluster.note(cancelled);
                 let text = "not accepted in time; please try again";
                 Some(self.refuse("no_quorum", Reply::new(451, 3, 2, text)))
             }
@@ -424,6 +498,12 @@ impl<'a> Transaction<'a> {
                     client = %self.client,
                     "closing without an answer, the sender will try again: {other:?}"
                 );
+                if let Some(whole) = self.whole.take() {
+                    self.shared.cluster.note(Happening {
+                        kind: "unanswered".into(),
+                        ..whole
+                    });
+                }
                 self.shared
                     .counters
                     .refused
@@ -468,7 +548,68 @@ impl<'a> Transaction<'a> {
         None
     }
 
+    fn happening(&self, kind: &str, envelope: &Envelope) -> Happening {
+        let to = envelope.recipients.iter();
+        Happening {
+            from: Some(envelope.reverse_path.as_str().to_owned()),
+            to: to.map(|to| to.address.to_string()).collect(),
+            client: self.client.to_string(),
+            bytes: envelope.body.len,
+            ..history::about(kind, envelope.id)
+        }
+    }
+
+    /// The session is over. For the history, if it was in the middle of a transaction.
+    pub(super) fn ended(&self, why: &str) {
+        let Some(mail) = &self.mail else {
+            return;
+        };
+        let to = self.recipients.iter().take(REFUSED_RECIPIENTS_MAX);
+        self.shared.cluster.note(Happening {
+            from: Some(mail.reverse_path.as_str().to_owned()),
+            to: to.map(|to| to.address.to_string()).collect(),
+            client: self.client.to_string(),
+            text: why.to_owned(),
+            ..history::happening("broken_off")
+        });
+    }
+
+    /// A refusal, with as much of its transaction as is known.
+    fn note_refusal(&mut self, reply: &Reply) {
+        let (asked, whole) = (self.asked.take(), self.whole.take());
+        let to = match asked {
+            Some(asked) => vec![asked],
+            // The first say whose mail it is; a client may name a thousand, and be refused without end.
+            None => self
+                .recipients
+                .iter()
+                .take(REFUSED_RECIPIENTS_MAX)
+                .map(|to| to.address.to_string())
+                .collect(),
+        };
+        let from = self
+            .mail
+            .as_ref()
+            .map(|mail| mail.reverse_path.as_str().to_owned());
+        let refused = whole.unwrap_or_else(|| Happening {
+            from,
+            to,
+            client: self.client.to_string(),
+            message: self
+                .message
+                .map_or_else(Bytes::new, |id| id.to_bytes().to_vec().into()),
+            ..Happening::default()
+        });
+        self.shared.cluster.note(Happening {
+            kind: "refused".into(),
+            text: reply.to_string(),
+            ..refused
+        });
+    }
+
     fn forget(&mut self) {
+        self.asked = None;
+        self.whole = None;
         self.mail = None;
         self.recipients.clear();
         self.message = None;
@@ -477,11 +618,33 @@ impl<'a> Transaction<'a> {
     }
 }
 
+/// Whether mail from there is sent in the name of one of the account's domains. An early word: the
+/// ledger decides.
+fn is_theirs(account: &Account, from: &ReversePath) -> bool {
+    match from {
+        ReversePath::Null => false,
+        ReversePath::Mailbox(address) => address
+            .domain()
+            .is_some_and(|domain| account.domains.contains(domain)),
+    }
+}
+
+fn not_theirs() -> Reply {
+    let text = "you may send in your own domains' names only";
+    Reply::new(553, 7, 1, text)
+}
+
 impl Desk for Transaction<'_> {
     async fn ask(&mut self, question: Question, session: &Session) -> Option<Reply> {
         match question {
             Question::Mail(mail) => Some(self.mail(mail).await),
-            Question::Rcpt(recipient) => Some(self.rcpt(recipient).await),
+            Question::Rcpt(recipient) => {
+                let reply = self.rcpt(recipient).await;
+                if reply.is_positive() {
+                    self.asked = None;
+                }
+                Some(reply)
+            }
             Question::Content => Some(self.content(session).await),
             Question::Message => self.message(session).await,
             Question::Etrn(etrn) => {
@@ -491,8 +654,9 @@ impl Desk for Transaction<'_> {
                 }
                 Some(reply)
             }
-            // The session offers neither on this port.
-            Question::Login(_) | Question::Atrn(_) => Some(Reply::new(502, 5, 1, "not here")),
+            Question::Login(login) => Some(self.log_in(login).await),
+            // The session does not offer it here.
+            Question::Atrn(_) => Some(Reply::new(502, 5, 1, "not here")),
         }
     }
 
@@ -537,6 +701,7 @@ impl Desk for Transaction<'_> {
             "refused: {}",
             reply.lines.join(" ")
         );
+        self.note_refusal(reply);
         // What is refused from here on is no part of that message.
         if self.content.is_none() {
             self.message = None;
@@ -546,6 +711,30 @@ impl Desk for Transaction<'_> {
     fn reset(&mut self) {
         self.forget();
     }
+}
+
+/// What the Message-ID field says, without angle brackets; empty where there is none.
+fn header_id(header: &[u8]) -> String {
+    const NAME: &[u8] = b"message-id:";
+    let mut lines = header.split(|byte| *byte == b'\n');
+    let Some(first) = lines.find(|line| {
+        line.get(..NAME.len())
+            .is_some_and(|name| name.eq_ignore_ascii_case(NAME))
+    }) else {
+        return String::new();
+    };
+    // It may be folded behind the name (RFC 5322 section 3.6.4).
+    let folded = lines
+        .next()
+        .filter(|line| line.starts_with(b" ") || line.starts_with(b"\t"));
+    let text = [&first[NAME.len()..], folded.unwrap_or_default()].concat();
+    let text = String::from_utf8_lossy(&text);
+    let id = text.trim().trim_start_matches('<');
+    let end = id.find(|c: char| c == '>' || c.is_whitespace());
+    id[..end.unwrap_or(id.len())]
+        .chars()
+        .take(HEADER_ID_CHARS_MAX)
+        .collect()
 }
 
 /// RFC 3463 section 3.4: "X.3.1 Mail system full".
@@ -593,4 +782,30 @@ fn is_postmaster_here(address: &Address, name: &str) -> bool {
 /// a backup that passes them on turns a trusting primary into an open relay.
 fn carries_a_route(address: &Address) -> bool {
     address.local().contains(['%', '!', '@'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_id_is_found_however_it_is_written() {
+        for (header, id) in [
+            (
+                "Subject: a\r\nMessage-ID: <1@a.example>\r\n\r\n",
+                "1@a.example",
+            ),
+            ("message-id:<1@a.example> (comment)\r\n\r\n", "1@a.example"),
+            (
+                "Message-Id:\r\n <1@a.example>\r\nTo: b\r\n\r\n",
+                "1@a.example",
+            ),
+            ("Message-ID: 1@a.example\r\n\r\n", "1@a.example"),
+            ("Message-ID:", ""),
+            ("X-Message-ID: <1@a.example>\r\n\r\n", ""),
+            ("", ""),
+        ] {
+            assert_eq!(header_id(header.as_bytes()), id, "{header:?}");
+        }
+    }
 }

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,11 +17,14 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_rustls::{TlsConnector, server};
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use super::authority;
 use super::listen::{Listener, PAUSE_WHEN_EXHAUSTED};
+use super::strikes::Strikes;
 use super::tls::{self, ClusterClient, ClusterServer};
 
 /// A peer that does not finish its handshake in this time is cut off.
@@ -44,6 +48,8 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 pub struct ConnectInfo {
     /// Node and cluster by its certificate; `None` for a caller without one.
     pub peer: Option<(NodeId, [u8; 16])>,
+    /// DER, where the caller had to have one.
+    pub certificate: Option<Arc<[u8]>>,
     pub address: SocketAddr,
 }
 
@@ -51,12 +57,17 @@ pub struct ConnectInfo {
 pub struct Conn<S = server::TlsStream<TcpStream>> {
     stream: S,
     info: ConnectInfo,
+    outdated: Arc<AtomicBool>,
 }
 
 #[cfg(test)]
 impl<S> Conn<S> {
     pub(super) fn new(stream: S, info: ConnectInfo) -> Self {
-        Self { stream, info }
+        Self {
+            stream,
+            info,
+            outdated: Arc::default(),
+        }
     }
 }
 
@@ -74,6 +85,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Conn<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Who it is was said by an authority that is trusted no more. A caller who is in order
+        // connects again at once.
+        if self.outdated.load(Ordering::Relaxed) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -121,11 +137,82 @@ pub async fn serve(
         let accepted = futures::StreamExt::map(accepted, Ok::<_, io::Error>);
         return router.serve_with_incoming(accepted).await;
     }
-    router.serve_with_incoming(incoming(listener, tls)).await
+    router
+        .serve_with_incoming(incoming(listener, tls, Admits::Nodes))
+        .await
+}
+
+/// Connections of operators who are elsewhere, after their handshakes: each has shown a certificate
+/// that names a person. What they may do is for others to say.
+pub fn people_incoming(
+    listener: Listener,
+    tls: ClusterServer,
+) -> impl Stream<Item = io::Result<Conn>> + Send {
+    incoming(listener, tls, Admits::People(Arc::default()))
+}
+
+/// Who may be at the other end, whatever the handshake proved.
+#[derive(Clone)]
+enum Admits {
+    Nodes,
+    People(Arc<Mutex<Strikes>>),
+}
+
+impl Admits {
+    /// Who is at the other end; `None`: nobody who belongs here.
+    fn look(
+        &self,
+        stream: &server::TlsStream<TcpStream>,
+        address: SocketAddr,
+    ) -> Option<ConnectInfo> {
+        match self {
+            Self::Nodes => Some(ConnectInfo {
+                peer: tls::peer_node(stream),
+                certificate: None,
+                address,
+            }),
+            Self::People(_) => {
+                let certificate = tls::peer_certificate(stream)?;
+                authority::named_person(certificate)?;
+                Some(ConnectInfo {
+                    peer: None,
+                    certificate: Some(certificate.into()),
+                    address,
+                })
+            }
+        }
+    }
+
+    fn is_out(&self, address: SocketAddr) -> bool {
+        match self {
+            Self::Nodes => false,
+            Self::People(strikes) => lock(strikes).is_out(address.ip(), Instant::now()),
+        }
+    }
+
+    fn refused(&self, address: SocketAddr, why: impl std::fmt::Display) {
+        match self {
+            Self::Nodes => {
+                tracing::warn!(%address, "a connection to the cluster port was refused: {why}");
+            }
+            Self::People(strikes) => {
+                tracing::warn!(%address, "a connection to the admin port was refused: {why}");
+                lock(strikes).failed(address.ip(), Instant::now());
+            }
+        }
+    }
+}
+
+fn lock(strikes: &Mutex<Strikes>) -> MutexGuard<'_, Strikes> {
+    strikes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Accepted connections after their handshakes, which run side by side.
-fn incoming(listener: Listener, tls: ClusterServer) -> impl Stream<Item = io::Result<Conn>> {
+fn incoming(
+    listener: Listener,
+    tls: ClusterServer,
+    admits: Admits,
+) -> impl Stream<Item = io::Result<Conn>> {
     let (ready, mut accepted) = mpsc::channel(16);
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
@@ -137,22 +224,26 @@ fn incoming(listener: Listener, tls: ClusterServer) -> impl Stream<Item = io::Re
                 accepted = listener.accept() => accepted,
                 () = ready.closed() => return,
             };
-            let (tls, ready) = (tls.clone(), ready.clone());
+            if admits.is_out(address) {
+                continue;
+            }
+            let (tls, ready, admits) = (tls.clone(), ready.clone(), admits.clone());
             tokio::spawn(async move {
-                match tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.0.accept(stream)).await {
-                    Ok(Ok(stream)) => {
-                        let info = ConnectInfo {
-                            peer: tls::peer_node(&stream),
-                            address,
+                match tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)).await {
+                    Ok(Ok((stream, outdated))) => {
+                        let Some(info) = admits.look(&stream, address) else {
+                            admits.refused(address, "its certificate is a node's");
+                            return;
                         };
-                        let _stopping = ready.send(Ok(Conn { stream, info })).await;
+                        let conn = Conn {
+                            stream,
+                            info,
+                            outdated,
+                        };
+                        let _stopping = ready.send(Ok(conn)).await;
                     }
-                    Ok(Err(error)) => {
-                        tracing::warn!(%address, "a connection to the cluster port was refused: {error}");
-                    }
-                    Err(_) => {
-                        tracing::warn!(%address, "a connection to the cluster port said nothing")
-                    }
+                    Ok(Err(error)) => admits.refused(address, error),
+                    Err(_) => admits.refused(address, "it said nothing"),
                 }
                 drop(place);
             });
@@ -167,9 +258,10 @@ fn incoming(listener: Listener, tls: ClusterServer) -> impl Stream<Item = io::Re
 pub fn channel(address: &str, name: &str, client: &ClusterClient) -> Channel {
     let target = address.to_owned();
     let name = ServerName::try_from(name.to_owned()).map_err(|e| e.to_string());
-    let connector = TlsConnector::from(client.0.clone());
+    let client = client.clone();
     let connect = tower::service_fn(move |_: Uri| {
-        let (target, name, connector) = (target.clone(), name.clone(), connector.clone());
+        let (target, name) = (target.clone(), name.clone());
+        let connector = TlsConnector::from(client.config());
         async move {
             let name = name.map_err(io::Error::other)?;
             let stream = TcpStream::connect(&target).await?;
@@ -194,6 +286,16 @@ pub fn channel(address: &str, name: &str, client: &ClusterClient) -> Channel {
         }));
     }
     endpoint.connect_with_connector_lazy(connect)
+}
+
+/// Whether a TLS connection to `address` comes about; why not.
+pub async fn reach(address: &str, name: &str, client: &ClusterClient) -> io::Result<()> {
+    let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+    let stream = TcpStream::connect(address).await?;
+    TlsConnector::from(client.config())
+        .connect(name, stream)
+        .await?;
+    Ok(())
 }
 
 /// Accepted connections of a local socket at `path`, readable by owner and group. A socket

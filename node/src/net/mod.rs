@@ -7,6 +7,9 @@ pub mod dns;
 pub mod grpc;
 pub mod handed;
 pub mod listen;
+pub mod pass;
+pub(crate) mod ping;
 #[cfg(test)]
 pub(crate) mod simulated;
+mod strikes;
 pub mod tls;

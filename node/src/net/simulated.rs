@@ -188,6 +188,7 @@ impl Switch {
             write: write.clone(),
         };
         let info = ConnectInfo {
+            certificate: None,
             peer: Some(peer),
             address: ([127, 0, 0, 1], 1).into(),
         };

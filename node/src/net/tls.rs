@@ -3,17 +3,21 @@
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use holdfast_mail::NodeId;
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore,
+    ServerConfig, SignatureScheme,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
@@ -22,13 +26,155 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::authority;
 
-/// What the cluster's listener presents and asks for.
-#[derive(Clone)]
-pub struct ClusterServer(pub(super) TlsAcceptor);
+/// What a node presents to others, and whom it trusts. DER.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub certificate: Vec<u8>,
+    /// PKCS #8.
+    pub key: Vec<u8>,
+    /// What is sent behind the certificate, up to an authority: a joining node pins that by its
+    /// key and must be shown it.
+    pub above: Vec<Vec<u8>>,
+    /// Oldest first; two while a rotation is under way.
+    pub authorities: Vec<Vec<u8>>,
+}
 
-/// What a node presents to another, and whom it trusts.
+impl Credentials {
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        std::iter::once(&self.certificate)
+            .chain(&self.above)
+            .map(|certificate| CertificateDer::from(certificate.clone()))
+            .collect()
+    }
+
+    /// Whether the certificate is whole, as one of the authorities signed it: peers would refuse it
+    /// otherwise. How long it is good for is another question.
+    ///
+    /// # Errors
+    /// It is damaged, or an authority is.
+    pub fn check(&self) -> Result<(), TlsError> {
+        let (from, _) = authority::life(&self.certificate).map_err(damaged)?;
+        let begun = Duration::from_secs(u64::try_from(from).unwrap_or(0));
+        let chain = self.chain();
+        verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(&chain[0])?,
+            &*self.roots()?,
+            &chain[1..],
+            UnixTime::since_unix_epoch(begun),
+            provider().signature_verification_algorithms.all,
+        )
+        .map_err(damaged)
+    }
+
+    fn roots(&self) -> Result<Arc<RootCertStore>, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for authority in &self.authorities {
+            roots.add(CertificateDer::from(authority.clone()))?;
+        }
+        Ok(Arc::new(roots))
+    }
+}
+
+/// Who may connect to a listener of a node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Callers {
+    /// Whoever has a certificate of the cluster, and whoever has none: a node that joins has a
+    /// token instead.
+    NodesAndJoiners,
+    /// Only those with a certificate of the cluster.
+    Certified,
+}
+
+/// What a listener of a node's presents and asks for. Clones share it, and it can be changed while
+/// they listen.
 #[derive(Clone)]
-pub struct ClusterClient(pub(super) Arc<ClientConfig>);
+pub struct ClusterServer {
+    callers: Callers,
+    shown: Arc<ArcSwap<Shown>>,
+}
+
+struct Shown {
+    config: Arc<ServerConfig>,
+    authorities: Vec<Vec<u8>>,
+    /// Set when an authority that was trusted no longer is: connections from before are ended.
+    outdated: Arc<AtomicBool>,
+}
+
+impl ClusterServer {
+    /// For the other nodes.
+    pub fn for_nodes(credentials: &Credentials) -> Result<Self, TlsError> {
+        Self::new(Callers::NodesAndJoiners, credentials)
+    }
+
+    /// For operators who are elsewhere.
+    pub fn for_people(credentials: &Credentials) -> Result<Self, TlsError> {
+        Self::new(Callers::Certified, credentials)
+    }
+
+    fn new(callers: Callers, credentials: &Credentials) -> Result<Self, TlsError> {
+        let shown = Shown {
+            config: Arc::new(cluster_server(callers, credentials)?),
+            authorities: credentials.authorities.clone(),
+            outdated: Arc::default(),
+        };
+        Ok(Self {
+            callers,
+            shown: Arc::new(ArcSwap::from_pointee(shown)),
+        })
+    }
+
+    /// Shows `credentials` from the next connection on.
+    pub fn show(&self, credentials: &Credentials) -> Result<(), TlsError> {
+        let config = Arc::new(cluster_server(self.callers, credentials)?);
+        let before = self.shown.load();
+        let still = |authority| credentials.authorities.contains(authority);
+        let outdated = if before.authorities.iter().all(still) {
+            before.outdated.clone()
+        } else {
+            before.outdated.store(true, Ordering::Relaxed);
+            Arc::default()
+        };
+        self.shown.store(Arc::new(Shown {
+            config,
+            authorities: credentials.authorities.clone(),
+            outdated,
+        }));
+        Ok(())
+    }
+
+    /// Shakes hands. The flag is set once the connection is to be ended.
+    pub(super) async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> io::Result<(server::TlsStream<TcpStream>, Arc<AtomicBool>)> {
+        let shown = self.shown.load_full();
+        let acceptor = TlsAcceptor::from(shown.config.clone());
+        Ok((acceptor.accept(stream).await?, shown.outdated.clone()))
+    }
+}
+
+/// What a node presents to another, and whom it trusts. Clones share it, and it can be changed.
+#[derive(Clone)]
+pub struct ClusterClient(Arc<ArcSwap<ClientConfig>>);
+
+impl ClusterClient {
+    /// TLS 1.3 only, the cluster's CA only, and our own certificate.
+    pub fn new(credentials: &Credentials) -> Result<Self, TlsError> {
+        Ok(Self(Arc::new(ArcSwap::from_pointee(cluster_client(
+            credentials,
+        )?))))
+    }
+
+    /// Shows `credentials` from the next connection on.
+    pub fn show(&self, credentials: &Credentials) -> Result<(), TlsError> {
+        self.0.store(Arc::new(cluster_client(credentials)?));
+        Ok(())
+    }
+
+    pub(super) fn config(&self) -> Arc<ClientConfig> {
+        self.0.load_full()
+    }
+}
 
 /// What the SMTP listener presents after STARTTLS.
 #[derive(Clone)]
@@ -52,87 +198,103 @@ pub enum TlsError {
     File { path: String, why: String },
     #[error("cannot make a certificate: {0}")]
     Certificate(String),
+    #[error(
+        "this node's certificate in the folder `identity` of its data directory is damaged: {0}. No mail is lost. \
+         Put back that folder as it was, from a copy; if there is none, remove the node on a living one (holdfast \
+         cluster leave), empty the directory and join with a new token"
+    )]
+    Damaged(String),
+}
+
+fn damaged(error: impl std::fmt::Display) -> TlsError {
+    TlsError::Damaged(error.to_string())
 }
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-fn roots(ca: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(ca.to_vec()))?;
-    Ok(Arc::new(roots))
-}
-
 fn key(pkcs8: &[u8]) -> PrivateKeyDer<'static> {
     PrivatePkcs8KeyDer::from(pkcs8.to_vec()).into()
 }
 
-/// The chain ends with the CA: a joining node pins it by its key and must be shown it.
-fn chain(certificate: &[u8], ca: &[u8]) -> Vec<CertificateDer<'static>> {
-    vec![
-        CertificateDer::from(certificate.to_vec()),
-        CertificateDer::from(ca.to_vec()),
-    ]
-}
-
-/// TLS 1.3 only. A client certificate is optional at this layer, since a node that joins has
-/// none; one that is presented must be the cluster's.
-pub fn cluster_server(
-    ca: &[u8],
-    certificate: &[u8],
-    pkcs8: &[u8],
-) -> Result<ClusterServer, TlsError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider())
-        .allow_unauthenticated()
+/// TLS 1.3 only. A client certificate that is presented must be the cluster's.
+fn cluster_server(callers: Callers, credentials: &Credentials) -> Result<ServerConfig, TlsError> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(credentials.roots()?, provider());
+    let verifier = match callers {
+        Callers::NodesAndJoiners => verifier.allow_unauthenticated(),
+        Callers::Certified => verifier,
+    };
+    let verifier = verifier
         .build()
         .map_err(|e| TlsError::Verifier(e.to_string()))?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain(certificate, ca), key(pkcs8))?;
+        .with_single_cert(credentials.chain(), key(&credentials.key))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(ClusterServer(TlsAcceptor::from(Arc::new(config))))
+    Ok(config)
 }
 
-/// TLS 1.3 only, the cluster's CA only, and our own certificate.
-pub fn cluster_client(
-    ca: &[u8],
+fn cluster_client(credentials: &Credentials) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_root_certificates(credentials.roots()?)
+        .with_client_auth_cert(credentials.chain(), key(&credentials.key))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+/// For a node that joins: trusts only a chain that leads to a CA whose key has one of these
+/// fingerprints, whatever node of it answers.
+pub fn pinned_client(authorities: Vec<[u8; 32]>) -> Result<ClusterClient, TlsError> {
+    let config = pinned(authorities)?.with_no_client_auth();
+    Ok(speaks_h2(config))
+}
+
+/// For somebody who uses the operators' API from afar, with the certificate and key that were
+/// given to them.
+pub fn person_client(
+    authority: [u8; 32],
     certificate: &[u8],
     pkcs8: &[u8],
 ) -> Result<ClusterClient, TlsError> {
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])?
-        .with_root_certificates(roots(ca)?)
-        .with_client_auth_cert(chain(certificate, ca), key(pkcs8))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(ClusterClient(Arc::new(config)))
+    let chain = vec![CertificateDer::from(certificate.to_vec())];
+    let config = pinned(vec![authority])?.with_client_auth_cert(chain, key(pkcs8))?;
+    Ok(speaks_h2(config))
 }
 
-/// For a node that joins: trusts only a chain that ends in the CA whose key has this
-/// fingerprint, whatever node of it answers.
-pub fn pinned_client(ca_fingerprint: [u8; 32]) -> Result<ClusterClient, TlsError> {
+fn speaks_h2(mut config: ClientConfig) -> ClusterClient {
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    ClusterClient(Arc::new(ArcSwap::from_pointee(config)))
+}
+
+fn pinned(
+    authorities: Vec<[u8; 32]>,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
     let verifier = Pinned {
-        ca_fingerprint,
+        authorities,
         provider: provider(),
     };
-    let mut config = ClientConfig::builder_with_provider(provider())
+    Ok(ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(ClusterClient(Arc::new(config)))
+        .with_custom_certificate_verifier(Arc::new(verifier)))
+}
+
+/// The certificate that a connection's client presented.
+pub(super) fn peer_certificate(stream: &server::TlsStream<TcpStream>) -> Option<&[u8]> {
+    Some(stream.get_ref().1.peer_certificates()?.first()?)
 }
 
 /// Which node a connection's certificate chain names.
 pub(super) fn peer_node(stream: &server::TlsStream<TcpStream>) -> Option<(NodeId, [u8; 16])> {
-    authority::named_node(stream.get_ref().1.peer_certificates()?.first()?)
+    authority::named_node(peer_certificate(stream)?)
 }
 
 #[derive(Debug)]
 struct Pinned {
-    ca_fingerprint: [u8; 32],
+    authorities: Vec<[u8; 32]>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -146,17 +308,17 @@ impl ServerCertVerifier for Pinned {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let not_ours = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        let ca = intermediates.last().ok_or_else(not_ours)?;
-        if authority::fingerprint(ca).ok() != Some(self.ca_fingerprint) {
-            return Err(not_ours());
-        }
+        let is_pinned = |certificate: &&CertificateDer<'_>| {
+            authority::fingerprint(certificate).is_ok_and(|it| self.authorities.contains(&it))
+        };
+        let ca = intermediates.iter().find(is_pinned).ok_or_else(not_ours)?;
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone().into_owned())?;
         let certificate = ParsedCertificate::try_from(end_entity)?;
         verify_server_cert_signed_by_trust_anchor(
             &certificate,
             &roots,
-            &[],
+            intermediates,
             now,
             self.provider.signature_verification_algorithms.all,
         )?;
@@ -224,6 +386,9 @@ impl Identity {
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_reader_iter(open(cert)?)
             .collect::<Result<_, _>>()
             .map_err(|e| unreadable(cert, &e))?;
+        if chain.is_empty() {
+            return Err(unreadable(cert, &"there is no certificate in it"));
+        }
         let key = PrivateKeyDer::from_pem_reader(open(pkey)?).map_err(|e| unreadable(pkey, &e))?;
         Ok(Self { chain, key })
     }
@@ -416,5 +581,132 @@ impl ServerCertVerifier for Unchecked {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::authority::Authority;
+    use super::*;
+
+    const CLUSTER: [u8; 16] = [7; 16];
+
+    fn signed(by: &Authority, node: u64, above: &[&[u8]], trusts: &[&Authority]) -> Credentials {
+        let (key, request) = authority::request().unwrap();
+        let list = |list: &[&[u8]]| list.iter().map(|der| der.to_vec()).collect();
+        let trusts: Vec<&[u8]> = trusts.iter().map(|ca| &ca.certificate[..]).collect();
+        Credentials {
+            certificate: by.sign_node(&request, NodeId(node), CLUSTER).unwrap(),
+            key,
+            above: list(above),
+            authorities: list(&trusts),
+        }
+    }
+
+    /// What each side makes of the other.
+    async fn shake(server: &ClusterServer, client: &ClusterClient, name: &str) -> (bool, bool) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let accepts = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            server.accept(stream).await.is_ok()
+        };
+        let connects = async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let connector = TlsConnector::from(client.config());
+            let stream = connector.connect(name, stream).await;
+            stream.is_ok()
+        };
+        let (accepted, connected) = tokio::join!(accepts, connects);
+        (accepted, connected)
+    }
+
+    #[tokio::test]
+    async fn while_an_authority_is_replaced_whoever_trusts_only_the_old_one_still_speaks_to_all() {
+        let old = Authority::create(CLUSTER).unwrap();
+        let (new, cross) = Authority::create_after(&old, CLUSTER).unwrap();
+        let (old_ca, new_ca) = (&old.certificate[..], &new.certificate[..]);
+        let name = authority::node_name(NodeId(1), CLUSTER);
+
+        let moved = signed(&new, 1, &[&cross, old_ca], &[&old, &new]);
+        let server = ClusterServer::for_nodes(&moved).unwrap();
+        let behind = signed(&old, 2, &[old_ca], &[&old]);
+        let behind = ClusterClient::new(&behind).unwrap();
+        assert_eq!(shake(&server, &behind, &name).await, (true, true));
+        // Invitations of before the rotation, during it, and after.
+        let [fingerprint, next] = [old_ca, new_ca].map(|ca| authority::fingerprint(ca).unwrap());
+        for pins in [vec![fingerprint], vec![fingerprint, next], vec![next]] {
+            let joiner = pinned_client(pins).unwrap();
+            assert_eq!(shake(&server, &joiner, "join.example").await, (true, true));
+        }
+
+        // And nobody trusts the old one once it is retired.
+        let alone = signed(&new, 1, &[new_ca], &[&new]);
+        server.show(&alone).unwrap();
+        let joiner = pinned_client(vec![fingerprint]).unwrap();
+        assert!(!shake(&server, &joiner, "join.example").await.1);
+        let stale = signed(&old, 2, &[old_ca], &[&old, &new]);
+        let stale = ClusterClient::new(&stale).unwrap();
+        assert!(!shake(&server, &stale, &name).await.0);
+    }
+
+    #[tokio::test]
+    async fn connections_end_when_an_authority_is_trusted_no_more_and_not_when_one_is_added() {
+        let old = Authority::create(CLUSTER).unwrap();
+        let (new, _) = Authority::create_after(&old, CLUSTER).unwrap();
+        let ca = &old.certificate[..];
+        let server = ClusterServer::for_nodes(&signed(&old, 1, &[ca], &[&old])).unwrap();
+        let outdated = server.shown.load().outdated.clone();
+        server.show(&signed(&new, 1, &[ca], &[&old, &new])).unwrap();
+        assert!(!outdated.load(Ordering::Relaxed));
+        server.show(&signed(&new, 1, &[ca], &[&new])).unwrap();
+        assert!(outdated.load(Ordering::Relaxed));
+        assert!(!server.shown.load().outdated.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn people_must_show_a_certificate_and_speak_only_to_the_cluster_that_gave_it() {
+        let ca = Authority::create(CLUSTER).unwrap();
+        let node = signed(&ca, 1, &[&ca.certificate], &[&ca]);
+        let server = ClusterServer::for_people(&node).unwrap();
+        let pin = authority::fingerprint(&ca.certificate).unwrap();
+        let (key, request) = authority::request().unwrap();
+        let life = Duration::from_secs(60);
+        let ann = ca.sign_person(&request, "ann", CLUSTER, life).unwrap();
+        let ann = person_client(pin, &ann, &key).unwrap();
+        assert_eq!(shake(&server, &ann, "people.example").await, (true, true));
+        let nobody = pinned_client(vec![pin]).unwrap();
+        assert!(!shake(&server, &nobody, "people.example").await.0);
+
+        let other = Authority::create([8; 16]).unwrap();
+        let node = signed(&other, 1, &[&other.certificate], &[&other]);
+        let stranger = ClusterServer::for_people(&node).unwrap();
+        assert_eq!(
+            shake(&stranger, &ann, "people.example").await,
+            (false, false)
+        );
+    }
+
+    /// A person's certificate serves nobody, whatever name is asked for.
+    #[tokio::test]
+    async fn a_person_cannot_pass_for_a_node() {
+        let ca = Authority::create(CLUSTER).unwrap();
+        let (key, request) = authority::request().unwrap();
+        let life = Duration::from_secs(60);
+        let person = Credentials {
+            certificate: ca.sign_person(&request, "node-1", CLUSTER, life).unwrap(),
+            key,
+            above: vec![ca.certificate.clone()],
+            authorities: vec![ca.certificate.clone()],
+        };
+        let server = ClusterServer::for_nodes(&person).unwrap();
+        let node = signed(&ca, 2, &[&ca.certificate], &[&ca]);
+        let client = ClusterClient::new(&node).unwrap();
+        let name = authority::node_name(NodeId(1), CLUSTER);
+        assert!(!shake(&server, &client, &name).await.1);
+        let pin = authority::fingerprint(&ca.certificate).unwrap();
+        let joiner = pinned_client(vec![pin]).unwrap();
+        assert!(!shake(&server, &joiner, "join.example").await.1);
     }
 }

@@ -136,6 +136,7 @@ const READ: Scopes = Scopes {
     deliver: false,
     mail: false,
     settings: false,
+    send: false,
 };
 const DELIVER: Scopes = Scopes {
     read: false,

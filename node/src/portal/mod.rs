@@ -7,6 +7,7 @@
 mod account;
 mod api;
 mod copies;
+mod dns;
 mod door;
 mod live;
 mod log;
@@ -19,16 +20,19 @@ mod settings;
 mod sign_in;
 
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, Request, header};
-use axum::middleware::map_response;
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use holdfast_ledger::query;
+use holdfast_mail::Domain;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -39,6 +43,7 @@ use tower::ServiceExt;
 use crate::accounts::{Doorkeeper, Seal};
 use crate::net::listen::{Listener, end_when_silent};
 use crate::net::tls::WebServer;
+use crate::recent::Recent;
 use crate::release::Desk;
 use crate::replica::Cluster;
 
@@ -86,7 +91,9 @@ struct Portal {
     release: Arc<Desk>,
     seal: OnceLock<Seal>,
     copies: Copies,
-    /// True once the node stops: open pages are told to come back elsewhere.
+    /// Domains whose DNS was looked at a moment ago.
+    checks: Mutex<Recent<Domain>>,
+    /// True once the node stops or is drained: open pages are told to come back elsewhere.
     stopping: watch::Receiver<bool>,
 }
 
@@ -101,6 +108,8 @@ pub struct Options {
     pub tls: Arc<ArcSwap<WebServer>>,
     pub doorkeeper: Arc<Doorkeeper>,
     pub release: Arc<Desk>,
+    /// True while the node stops or is drained.
+    pub closing: watch::Receiver<bool>,
 }
 
 /// Serves until `stop` is true, and then finishes what is in progress.
@@ -113,7 +122,8 @@ pub async fn run(options: Options, cluster: Cluster, mut stop: watch::Receiver<b
         release: options.release,
         seal: OnceLock::new(),
         copies,
-        stopping: stop.clone(),
+        checks: Mutex::default(),
+        stopping: options.closing,
     });
     let router = router(portal);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -169,7 +179,7 @@ where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let service = tower::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let mut request = request.map(axum::body::Body::new);
+        let mut request = request.map(Body::new);
         request.extensions_mut().insert(Client(client));
         router.clone().oneshot(request)
     });
@@ -209,6 +219,7 @@ fn router(portal: Arc<Portal>) -> Router {
             "/d/{domain}/settings",
             get(settings::show).post(settings::change),
         )
+        .route("/d/{domain}/dns", get(dns::show).post(dns::check))
         .route("/d/{domain}/log", get(log::show))
         .route("/account", get(account::show))
         .route("/account/password", post(account::password))
@@ -218,9 +229,32 @@ fn router(portal: Arc<Portal>) -> Router {
         .route("/style.css", get(page::style))
         .route("/live.js", get(page::script))
         .fallback(page::not_found)
+        .layer(from_fn_with_state(portal.clone(), elsewhere))
         .layer(axum::extract::DefaultBodyLimit::max(FORM_OCTETS_MAX))
         .layer(map_response(with_headers))
         .with_state(portal)
+}
+
+/// While the node stops or is drained, another one answers: the next connection finds it.
+async fn elsewhere(
+    State(portal): State<Arc<Portal>>,
+    request: Request<Body>,
+    next: Next,
+) -> Response {
+    let path = request.uri().path();
+    if !*portal.stopping.borrow() || path == "/style.css" {
+        return next.run(request).await;
+    }
+    let why = "this node is being maintained, and another one answers: try again in a moment";
+    let problem = Problem::Unable(why.to_owned());
+    let mut response = match path.starts_with("/api/") {
+        true => api::Failure::from(problem).into_response(),
+        false => problem.into_response(),
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    response
 }
 
 async fn with_headers(response: Response) -> Response {

@@ -23,7 +23,7 @@ use super::page::{Frame, Problem, count};
 use super::{Portal, overview, told};
 use crate::accounts::Seal;
 use crate::attendance::{Attendance, NotThere, RENEW_EVERY};
-use crate::replica::now;
+use crate::replica::{Served, now};
 
 /// How often the page says how many wait, if that changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -86,6 +86,8 @@ struct On {
     look: tokio::time::Interval,
     renewed: Instant,
     told: Option<u64>,
+    /// The node is not stopped under them.
+    _served: Served,
 }
 
 impl On {
@@ -116,6 +118,7 @@ fn lines(
     session: Attendance,
     who: SignedIn,
 ) -> impl futures::Stream<Item = String> {
+    let served = portal.cluster.serve_somebody();
     let on = On {
         portal,
         session,
@@ -123,6 +126,7 @@ fn lines(
         look: interval(LOOK_EVERY),
         renewed: Instant::now(),
         told: None,
+        _served: served,
     };
     futures::stream::unfold(Some(on), |on| async move {
         let mut on = on?;

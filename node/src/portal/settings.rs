@@ -8,17 +8,26 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use holdfast_ledger::{Askers, Command, NETWORKS_MAX, Policy, PolicyChange, Probation, query};
 use holdfast_mail::Network;
+use tokio::time::Instant;
 
 use super::Portal;
 use super::door::{Fields, Posted, SignedIn};
 use super::page::{Frame, Problem, render};
 use crate::explain;
 
-const HOUR_MS: u64 = 3_600_000;
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// The longest that a span can be set to here, as by an operator.
 const SPAN_MAX_MS: u64 = 400 * DAY_MS;
+
+/// Oftener a server is not looked at, as by an operator.
+const PROBE_MIN_MS: u64 = 10_000;
+
+/// How long, and how often, it is looked whether this node has applied what was saved.
+const APPLY_TIME_MAX: Duration = Duration::from_secs(2);
+const APPLY_POLL: Duration = Duration::from_millis(20);
 
 /// A choice of a list.
 struct Choice {
@@ -35,6 +44,10 @@ struct Page {
     hold: Vec<Choice>,
     delay: Vec<Choice>,
     probation: Vec<Choice>,
+    probe: Vec<Choice>,
+    yes: Vec<Choice>,
+    no: Vec<Choice>,
+    defer: bool,
     full_for_good: bool,
     anybody: bool,
     networks: String,
@@ -80,6 +93,22 @@ pub(super) async fn show(
             chosen.probation,
             "no time: believe every refusal",
         ),
+        probe: choices(
+            &[MINUTE_MS, 5 * MINUTE_MS, 15 * MINUTE_MS, HOUR_MS],
+            chosen.probe,
+            "",
+        ),
+        yes: choices(
+            &[HOUR_MS, 12 * HOUR_MS, DAY_MS, 7 * DAY_MS],
+            chosen.yes,
+            "no time: ask each time",
+        ),
+        no: choices(
+            &[5 * MINUTE_MS, 30 * MINUTE_MS, HOUR_MS, DAY_MS],
+            chosen.no,
+            "no time: ask each time",
+        ),
+        defer: chosen.defer,
         full_for_good: chosen.full_for_good,
         anybody,
         networks: networks.join("\n"),
@@ -92,10 +121,15 @@ pub(super) async fn show(
 }
 
 /// What the form shows, and what comes back with it; times in milliseconds.
+#[derive(PartialEq)]
 struct Chosen {
     hold: u64,
     delay: u64,
     probation: u64,
+    probe: u64,
+    yes: u64,
+    no: u64,
+    defer: bool,
     full_for_good: bool,
 }
 
@@ -113,6 +147,10 @@ impl Chosen {
                 Probation::For(span) => ms(Some(span)),
                 Probation::Endless => u64::MAX,
             },
+            probe: ms(Some(policy.probe)),
+            yes: ms(Some(policy.yes)),
+            no: ms(Some(policy.no)),
+            defer: policy.defer,
             full_for_good: policy.full_for_good,
         }
     }
@@ -124,6 +162,10 @@ impl Chosen {
             hold_ms: another(self.hold, before.hold),
             delay_ms: another(self.delay, before.delay),
             probation_ms: another(self.probation, before.probation),
+            probe_ms: another(self.probe, before.probe),
+            yes_ms: another(self.yes, before.yes),
+            no_ms: another(self.no, before.no),
+            defer: (self.defer != before.defer).then_some(self.defer),
             full_for_good: (self.full_for_good != before.full_for_good)
                 .then_some(self.full_for_good),
             ..PolicyChange::default()
@@ -166,13 +208,17 @@ pub(super) async fn change(
     posted: Posted,
 ) -> Result<Response, Problem> {
     let record = posted.who.domain(&portal, &name)?;
-    let domain = record.name;
+    let domain = record.name.clone();
     let person = posted.who.person();
     let fields = &posted.fields;
     let chosen = Chosen {
         hold: span(fields, "hold")?,
         delay: span(fields, "delay")?,
         probation: span(fields, "probation")?,
+        probe: span(fields, "probe")?,
+        yes: span(fields, "yes")?,
+        no: span(fields, "no")?,
+        defer: fields.get("up") == "defer",
         full_for_good: fields.get("full") == "never",
     };
     let askers = askers(fields)?;
@@ -187,13 +233,24 @@ pub(super) async fn change(
         let command = Command::SetPolicy { domain, change };
         portal.change(&person, command).await?;
     }
+    // This node may apply it a moment later, and the page is to show what was chosen.
+    let until = Instant::now() + APPLY_TIME_MAX;
+    while Instant::now() < until
+        && Chosen::of(&query::policy(&portal.cluster.view(), &record.name)?) != chosen
+    {
+        tokio::time::sleep(APPLY_POLL).await;
+    }
     Ok(Redirect::to(&format!("/d/{name}/settings?done=yes")).into_response())
 }
 
 fn span(fields: &Fields, name: &str) -> Result<u64, Problem> {
     let wrong = || Problem::Wrong(format!("{name} is not among the choices"));
     let ms: u64 = fields.get(name).parse().map_err(|_| wrong())?;
-    let is_good = ms <= SPAN_MAX_MS || name == "probation" && ms == u64::MAX;
+    let is_good = match name {
+        "probe" => (PROBE_MIN_MS..=DAY_MS).contains(&ms),
+        "probation" if ms == u64::MAX => true,
+        _ => ms <= SPAN_MAX_MS,
+    };
     is_good.then_some(ms).ok_or_else(wrong)
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -99,6 +99,8 @@ struct Inner {
     /// Bodies on their way here, and who writes each.
     arrivals: Mutex<HashMap<MessageId, Arrival>>,
     waiting: Mutex<HashMap<MessageId, Vec<oneshot::Sender<()>>>>,
+    /// This node's disk is nearly full.
+    disk_low: AtomicBool,
     /// When the youngest body that was streamed here began, milliseconds since the epoch.
     newest: AtomicU64,
     released: Mutex<VecDeque<(Instant, MessageId)>>,
@@ -114,6 +116,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Bodies {
+    /// Those on this node's disk.
+    pub(super) fn store(&self) -> &BodyStore {
+        &self.0.store
+    }
+
     pub(crate) fn new(
         me: u64,
         store: Arc<BodyStore>,
@@ -132,6 +139,7 @@ impl Bodies {
             acked: tokio::sync::Notify::new(),
             arrivals: Mutex::default(),
             waiting: Mutex::default(),
+            disk_low: AtomicBool::new(false),
             newest: AtomicU64::new(0),
             released: Mutex::default(),
         }))
@@ -355,6 +363,12 @@ impl Bodies {
         }
     }
 
+    /// While the disk is nearly full, bodies that peers stream here are passed over: most of a flood is
+    /// never accepted. Those of mail that is accepted are fetched when their entry comes.
+    pub(crate) fn set_disk_low(&self, low: bool) {
+        self.0.disk_low.store(low, Ordering::Relaxed);
+    }
+
     /// Serves a peer's push stream until it ends.
     pub(crate) fn receive(
         &self,
@@ -377,7 +391,7 @@ impl Bodies {
                             .newest
                             .fetch_max(id.at().0, Ordering::Relaxed);
                     }
-                    match receiver.take(piece) {
+                    match receiver.take_streamed(piece) {
                         Ok(Some(stored)) => {
                             let acks = acks.clone();
                             tokio::spawn(async move {
@@ -757,6 +771,28 @@ pub struct BodyReader {
 
 #[cfg(test)]
 impl Bodies {
+    /// A whole body, as a peer streams it or as it is fetched; whether it was stored.
+    pub(crate) async fn bring(&self, id: MessageId, content: &'static [u8], fetched: bool) -> bool {
+        let piece = wire::BodyPiece {
+            body: Bytes::copy_from_slice(&id.to_bytes()),
+            first: true,
+            data: Bytes::from_static(content),
+            end: Some(wire::BodyEnd {
+                len: content.len() as u64,
+                digest: Bytes::copy_from_slice(blake3::hash(content).as_bytes()),
+            }),
+            ..wire::BodyPiece::default()
+        };
+        let mut receiver = Receiver::new(self.clone());
+        let taken = match fetched {
+            true => receiver.take(piece),
+            false => receiver.take_streamed(piece),
+        };
+        match taken {
+            Ok(Some(stored)) => matches!(stored.await, Ok(Ok(()))),
+            _ => false,
+        }
+    }
     /// What a disk that lies does to this node's copy.
     pub(crate) fn spoil(&self, id: MessageId) {
         self.0.store.spoil(id);
@@ -798,6 +834,15 @@ impl Receiver {
             token,
             open: HashMap::new(),
         }
+    }
+
+    /// The same for a body that may never be accepted.
+    fn take_streamed(&mut self, piece: wire::BodyPiece) -> Result<Option<Stored>, Status> {
+        // Pieces that follow belong to no open body, and are passed over too.
+        if piece.first && self.bodies.0.disk_low.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        self.take(piece)
     }
 
     /// Takes one piece. `Some` when it was a body's last: resolves when the body is durable.

@@ -25,7 +25,7 @@ const KEPT: Duration = Duration::from_secs(60);
 /// Between two complaints about the same clocks.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
-/// What the others' clocks say, by how much they differ from this node's.
+/// What the others' clocks say.
 #[derive(Default)]
 pub(crate) struct Clock {
     heard: Mutex<Heard>,
@@ -33,8 +33,9 @@ pub(crate) struct Clock {
 
 #[derive(Default)]
 struct Heard {
-    /// Milliseconds that a node's clock is ahead of ours, and when that was heard.
-    ahead: BTreeMap<u64, (i64, Instant)>,
+    /// What a node's clock said, and when that was heard. Not by how much it differed from ours: if
+    /// ours jumps, what was heard before would jump along, and outvote the others' clocks.
+    said: BTreeMap<u64, (Timestamp, Instant)>,
     /// The last logged time seen, and when.
     logged: Option<(Timestamp, Instant)>,
     complained: Option<Instant>,
@@ -46,9 +47,7 @@ impl Clock {
         if theirs.0 == 0 {
             return;
         }
-        let ahead = difference(theirs, now());
-        let mut heard = self.lock();
-        heard.ahead.insert(node, (ahead, Instant::now()));
+        self.lock().said.insert(node, (theirs, Instant::now()));
     }
 
     /// An entry with this time was applied.
@@ -62,22 +61,15 @@ impl Clock {
     /// How far the clocks that were heard of within the last minute are ahead of this node's,
     /// milliseconds.
     pub(crate) fn others(&self) -> Vec<(NodeId, i64)> {
-        let heard = self.lock();
-        let fresh = heard
-            .ahead
-            .iter()
-            .filter(|(_, (_, at))| at.elapsed() < KEPT);
-        fresh
-            .map(|(node, (ahead, _))| (NodeId(*node), *ahead))
-            .collect()
+        self.lock().ahead_of(now())
     }
 
     /// The stamp to log instead of `stamp`, which `node` made, if that is far off.
     pub(crate) fn correction(&self, stamp: Timestamp, node: NodeId) -> Option<Timestamp> {
         let own = now();
         let mut heard = self.lock();
-        heard.ahead.retain(|_, (_, at)| at.elapsed() < KEPT);
-        let others: Vec<i64> = heard.ahead.values().map(|(ahead, _)| *ahead).collect();
+        let others = heard.ahead_of(own).into_iter().map(|(_, ahead)| ahead);
+        let others: Vec<i64> = others.collect();
         let expected = heard
             .logged
             .map(|(at, since)| difference(at.plus(since.elapsed()), own));
@@ -100,6 +92,19 @@ impl Clock {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Heard {
+    /// How far the clocks that were heard of within the last minute are ahead of `own` by now,
+    /// milliseconds.
+    fn ahead_of(&self, own: Timestamp) -> Vec<(NodeId, i64)> {
+        let fresh = self.said.iter().filter(|(_, (_, at))| at.elapsed() < KEPT);
+        let ahead = fresh.map(|(node, (said, at))| {
+            let by_now = said.plus(at.elapsed());
+            (NodeId(*node), difference(by_now, own))
+        });
+        ahead.collect()
     }
 }
 
@@ -196,6 +201,27 @@ mod tests {
         assert_eq!(median(vec![-YEAR], Some(3)), 0);
         assert_eq!(median(vec![-YEAR], None), -YEAR);
         assert_eq!(median(vec![], Some(YEAR)), 0, "a sole voter has its own");
+    }
+
+    /// Between two heartbeats: what was heard before must not jump along.
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_jumps_is_corrected_before_anything_more_is_heard_of_the_others() {
+        use crate::world::simulated::{Machine, enter};
+        let machine = std::sync::Arc::new(Machine::new(0, Instant::now(), 1_000_000_000, 7));
+        enter(Some(machine.clone()));
+        let clock = Clock::default();
+        clock.heard(2, now());
+        clock.heard(3, now());
+        let fair = now();
+        machine.set_skew(10 * YEAR);
+        let corrected = clock.correction(now(), NodeId(1));
+        machine.set_skew(-YEAR / 100_000);
+        let back = clock.correction(now(), NodeId(1));
+        enter(None);
+        let close =
+            |at: Option<Timestamp>| at.is_some_and(|at| at.0.abs_diff(fair.0) <= SKEW_MAX_MS);
+        assert!(close(corrected), "{corrected:?}, and it is {fair:?}");
+        assert!(close(back), "{back:?}, and it is {fair:?}");
     }
 
     #[test]

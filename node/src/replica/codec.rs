@@ -13,6 +13,7 @@ use holdfast_proto::cluster as wire;
 use openraft::alias::EntryOf;
 use prost::Message;
 
+use super::level;
 use super::types::{
     Entry, LeaderId, LogId, Membership, Payload, Proposal, Seat, StoredMembership, Types, Vote,
 };
@@ -183,6 +184,12 @@ pub(crate) fn entry(bytes: Bytes) -> Result<EntryOf<Types>, Undecodable> {
 
 pub(crate) fn proposal(bytes: Bytes) -> Result<Proposal, Undecodable> {
     let batch = Batch::decode(&bytes).map_err(|e| Undecodable::new("a batch of commands", e))?;
+    if !level::understands(&batch) {
+        return Err(Undecodable::new(
+            "a batch of commands",
+            "a newer version wrote it",
+        ));
+    }
     Ok(Proposal {
         batch: std::sync::Arc::new(batch),
         bytes,

@@ -28,7 +28,9 @@ fn needed(proposal: &Proposal) -> impl Iterator<Item = &BodyRef> {
         .commands
         .iter()
         .filter_map(|command| match command {
-            Command::Accept { envelope } | Command::Report { envelope, .. } => Some(&envelope.body),
+            Command::Accept { envelope }
+            | Command::Submit { envelope, .. }
+            | Command::Report { envelope, .. } => Some(&envelope.body),
             _ => None,
         })
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use holdfast_ledger::{Command, Effect, Member, Reply, query};
+use holdfast_ledger::{Command, Effect, Member, Refusal, Reply, query};
 use holdfast_mail::{MessageId, NodeId, Timestamp};
 use holdfast_proto::cluster as wire;
 use openraft::Instant as _;
@@ -15,13 +15,19 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
 use super::bodies::{Bodies, Copies};
+use super::credentials::Papers;
 use super::lookout::Lookout;
 use super::membership::member_to_wire;
 use super::peers::Peers;
 use super::propose::{self, Waiting};
+use super::rehearsal::Rehearsal;
+use super::tally::Tally;
 use super::types::{LogId, Raft, Seat};
-use super::{Identity, StateHash, codec};
+use super::{Identity, StateHash, codec, level};
 use crate::config::WanProfile;
+use crate::history::History;
+use crate::net::authority;
+use crate::net::tls::ClusterServer;
 use crate::store::{Store, View};
 
 /// Why a proposal has no reply.
@@ -42,6 +48,7 @@ pub struct Cluster(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) me: Member,
     pub(crate) identity: Arc<Identity>,
+    pub(crate) papers: Papers,
     pub(crate) raft: Raft,
     pub(crate) store: Arc<Store>,
     pub(crate) bodies: Bodies,
@@ -63,11 +70,21 @@ pub(crate) struct Inner {
     pub(crate) stopping: AtomicBool,
     /// Nodes that this one, as leader, is making voters.
     pub(crate) promoting: Mutex<BTreeSet<u64>>,
+    /// Whose place a node takes when it becomes one: the new one's id, and the dead one's.
+    pub(crate) replacing: Mutex<BTreeMap<u64, u64>>,
+    pub(crate) rehearsal: Rehearsal,
     pub(crate) lookout: OnceLock<Arc<dyn Lookout>>,
+    pub(crate) tally: Tally,
+    pub(crate) history: OnceLock<History>,
+    pub(crate) ear: OnceLock<super::knock::Ear>,
     /// Set when this node is about to be removed; the rooms above hand back what they hold and
     /// then report through `retired`.
     pub(crate) retiring: watch::Sender<bool>,
     pub(crate) retired: watch::Sender<bool>,
+    /// This node is drained.
+    pub(crate) drained: watch::Sender<bool>,
+    /// Clients and customers whom this node serves.
+    pub(crate) served: Arc<AtomicU64>,
     /// Set when a peer says that this node was removed from the cluster.
     pub(crate) removed: watch::Sender<bool>,
 }
@@ -81,6 +98,10 @@ impl Cluster {
         command: Command,
         deadline: Instant,
     ) -> Result<Reply, ProposeError> {
+        // Nodes that do not know the command would stop at it.
+        if command.level() > 1 && !raises(&command) && command.level() > self.level() {
+            return Ok(Reply::Refused(Refusal::NotFinalized));
+        }
         propose::submit(&self.0.proposals, command, deadline).await
     }
 
@@ -191,7 +212,7 @@ impl Cluster {
     /// Whether the data directory's disk is nearly full: no new mail, but delivery goes on.
     #[must_use]
     pub fn disk_low(&self) -> bool {
-        self.0.disk_low.load(Ordering::Relaxed)
+        self.0.disk_low.load(Ordering::Relaxed) || self.0.rehearsal.disk_is_full()
     }
 
     /// Resolves when a peer has said that this node was removed.
@@ -226,6 +247,19 @@ impl Cluster {
         let _late = tokio::time::timeout(limit, retired.wait_for(|retired| *retired)).await;
     }
 
+    /// When this node's certificate in the cluster ends.
+    #[must_use]
+    pub fn certificate_ends(&self) -> Timestamp {
+        let ends = authority::expires(&self.0.papers.now().certificate).unwrap_or(0);
+        Timestamp(u64::try_from(ends).unwrap_or(0).saturating_mul(1000))
+    }
+
+    /// What a listener presents to operators who are elsewhere.
+    #[must_use]
+    pub fn people_server(&self) -> ClusterServer {
+        self.0.papers.people()
+    }
+
     /// How this node stands.
     #[must_use]
     pub fn standing(&self) -> wire::Standing {
@@ -250,14 +284,52 @@ impl Cluster {
                 .any(|id| id == self.0.me.id.0),
             retiring: self.is_retiring(),
             clock_ms: super::now().0,
+            level: level::known(),
+            drained: self.is_drained(),
+            served: self.0.served.load(Ordering::Relaxed),
+            certificate_ends_ms: self.certificate_ends().0,
+            certificate_late: super::renewal::is_late(&self.0.papers.now().certificate),
+            ..wire::Standing::default()
         }
+    }
+
+    /// The same, and what the request asks beside.
+    pub(super) fn standing_for(&self, request: &wire::StandingRequest) -> wire::Standing {
+        let mut standing = self.standing();
+        let held = query::total(&self.view()).map_or(0, |total| total.messages);
+        self.tally().tell(&mut standing, held, request.with_tries);
+        standing.disk_low = self.disk_low();
+        standing.has_body = MessageId::from_bytes(&request.body)
+            .is_some_and(|id| self.bodies().present(id).unwrap_or(false));
+        standing
     }
 
     /// Asks every member how it stands; an error text, the round trip and, by this node's clock,
     /// when it had answered for each.
-    pub async fn standings(
-        &self,
-    ) -> Vec<(Place, Result<wire::Standing, String>, Duration, Timestamp)> {
+    pub async fn standings(&self) -> Vec<Stands> {
+        self.standings_with(&wire::StandingRequest::default()).await
+    }
+
+    /// And whether each has a body.
+    pub async fn standings_of(&self, body: MessageId) -> Vec<Stands> {
+        let asked = wire::StandingRequest {
+            body: body.to_bytes().to_vec().into(),
+            with_tries: true,
+            ..wire::StandingRequest::default()
+        };
+        self.standings_with(&asked).await
+    }
+
+    /// And when each tries the domains again that it delivers for.
+    pub async fn standings_and_tries(&self) -> Vec<Stands> {
+        let asked = wire::StandingRequest {
+            with_tries: true,
+            ..wire::StandingRequest::default()
+        };
+        self.standings_with(&asked).await
+    }
+
+    async fn standings_with(&self, asked: &wire::StandingRequest) -> Vec<Stands> {
         let seats: Vec<Place> = {
             let metrics = self.0.raft.metrics();
             let metrics = metrics.borrow_watched();
@@ -276,9 +348,9 @@ impl Cluster {
         let asks = seats.into_iter().map(|seat| async move {
             let begin = Instant::now();
             let standing = if seat.id == self.0.me.id {
-                Ok(self.standing())
+                Ok(self.standing_for(asked))
             } else {
-                self.ask_standing(seat.id.0).await
+                self.ask_how(seat.id.0, asked.clone()).await
             };
             (seat, standing, begin.elapsed(), super::now())
         });
@@ -286,29 +358,29 @@ impl Cluster {
     }
 
     pub(crate) async fn ask_standing(&self, node: u64) -> Result<wire::Standing, String> {
-        self.ask_and_tell(node, Vec::new()).await
+        self.ask_how(node, wire::StandingRequest::default()).await
     }
 
     /// Asks a node that joins, and tells it where the others are.
     pub(crate) async fn ask_newcomer(&self, node: u64) -> Result<wire::Standing, String> {
-        let members = self.members().iter().map(member_to_wire).collect();
-        self.ask_and_tell(node, members).await
+        let asked = wire::StandingRequest {
+            members: self.members().iter().map(member_to_wire).collect(),
+            ..wire::StandingRequest::default()
+        };
+        self.ask_how(node, asked).await
     }
 
-    async fn ask_and_tell(
+    async fn ask_how(
         &self,
         node: u64,
-        members: Vec<wire::Member>,
+        mut request: wire::StandingRequest,
     ) -> Result<wire::Standing, String> {
         let mut client = self
             .0
             .peers
             .members(node)
             .ok_or("its address is not known")?;
-        let request = wire::StandingRequest {
-            envelope: self.0.peers.envelope(node),
-            members,
-        };
+        request.envelope = self.0.peers.envelope(node);
         match tokio::time::timeout(Duration::from_secs(2), client.standing(request)).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
             Ok(Err(status)) => {
@@ -321,6 +393,18 @@ impl Cluster {
             }
             Err(_) => Err("no answer within 2 s".into()),
         }
+    }
+}
+
+/// A member, how it stands or why that is not known, the round trip, and when it had answered.
+pub type Stands = (Place, Result<wire::Standing, String>, Duration, Timestamp);
+
+/// The one command above the cluster's level that may be proposed: every member was asked.
+fn raises(command: &Command) -> bool {
+    match command {
+        Command::RaiseLevel { .. } => true,
+        Command::By { command, .. } => raises(command),
+        _ => false,
     }
 }
 

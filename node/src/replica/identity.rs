@@ -100,6 +100,11 @@ impl Identity {
     pub fn write(&self, data_dir: &Path) -> io::Result<()> {
         let dir = data_dir.join("identity");
         fs::create_dir_all(&dir)?;
+        // Those of another identity that was here.
+        match fs::remove_file(dir.join("credentials")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         write_synced(&dir.join("node.crt"), &self.certificate)?;
         write_synced(&dir.join("node.key"), &self.key)?;
         write_synced(&dir.join("ca.crt"), &self.ca_certificate)?;
@@ -112,7 +117,7 @@ impl Identity {
 }
 
 /// Readable by the owner only: the directory holds the node's private key.
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)

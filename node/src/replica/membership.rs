@@ -17,10 +17,10 @@ use prost::Message;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::clock;
 use super::handle::{Cluster, ProposeError};
 use super::types::Seat;
 use super::{Identity, random};
+use super::{clock, level, replace};
 use crate::net::{authority, grpc};
 
 const TOKEN_PREFIX: &str = "holdfast1.";
@@ -30,7 +30,7 @@ const STEP_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// How long a learner may take to catch up. It fetches every held body, so this is a matter of
 /// bandwidth; the operator may interrupt and resume.
-const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(6 * 3600);
+pub(super) const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(6 * 3600);
 
 /// How far behind a learner may be to become a voter: what it lacks is fetched within a moment,
 /// and mail that flows meanwhile never lets it be level.
@@ -58,6 +58,7 @@ pub enum MembershipError {
 pub async fn invite(
     cluster: &Cluster,
     ttl: Duration,
+    given_by: impl FnOnce(Command) -> Command,
 ) -> Result<(String, holdfast_mail::Timestamp), MembershipError> {
     let (token_id, secret): ([u8; 16], [u8; 32]) = (random(), random());
     let expires_at = clock::now().plus(ttl);
@@ -66,13 +67,22 @@ pub async fn invite(
         secret_hash: hash(&secret),
         expires_at,
     };
-    propose(cluster, command).await?;
-    let ca = &cluster.0.identity.ca_certificate;
-    let fingerprint =
-        authority::fingerprint(ca).map_err(|e| MembershipError::Certificate(e.to_string()))?;
+    propose(cluster, given_by(command)).await?;
+    let pin = |ca: &[u8]| {
+        authority::fingerprint(ca).map_err(|e| MembershipError::Certificate(e.to_string()))
+    };
+    let view = cluster.view();
+    let unread = |e: holdfast_ledger::KvError| MembershipError::Refused(e.0);
+    let known = query::cluster(&view).map_err(unread)?;
+    let known =
+        known.ok_or_else(|| MembershipError::Refused("this node is still catching up".into()))?;
+    // Made while the authority is rotated, it is good before and after.
+    let next = query::rotation(&view).map_err(unread)?;
+    let next = next.map(|rotation| rotation.authority.to_vec());
     let token = wire::Token {
         cluster_id: cluster.cluster_id().to_vec().into(),
-        ca_fingerprint: fingerprint.to_vec().into(),
+        ca_fingerprint: pin(&known.ca_certificate)?.to_vec().into(),
+        next_ca_fingerprint: next.unwrap_or_default().into(),
         token_id: token_id.to_vec().into(),
         secret: secret.to_vec().into(),
         addresses: cluster
@@ -121,6 +131,13 @@ pub(crate) async fn admit(
         .map_err(|_| Status::invalid_argument("a token id has 16 bytes"))?;
     let known = query::cluster(&cluster.view()).map_err(|e| Status::internal(e.0))?;
     let known = known.ok_or_else(|| Status::unavailable("this node is still catching up"))?;
+    let (level, theirs) = (cluster.level(), request.level.max(1));
+    if theirs < level {
+        return Err(Status::failed_precondition(format!(
+            "the node's version of Holdfast knows the feature levels up to {theirs}, and this cluster uses level \
+             {level}: install the version that the other nodes run; the invitation is still good"
+        )));
+    }
     let member = Member {
         id: NodeId(0),
         name: request.name,
@@ -201,7 +218,8 @@ pub async fn redeem(
         .map_err(|_| MembershipError::NotAToken)?;
     let (key, certificate_request) =
         authority::request().map_err(|e| MembershipError::Certificate(e.to_string()))?;
-    let client = crate::net::tls::pinned_client(fingerprint)
+    let pins = std::iter::once(fingerprint).chain(token.next_ca_fingerprint[..].try_into());
+    let client = crate::net::tls::pinned_client(pins.collect())
         .map_err(|e| MembershipError::Certificate(e.to_string()))?;
     let request = wire::JoinRequest {
         token_id: token.token_id.clone(),
@@ -212,6 +230,7 @@ pub async fn redeem(
         smtp_name: member.smtp_name.clone(),
         smtp_address: member.smtp_address.clone(),
         certificate_request: certificate_request.into(),
+        level: level::known(),
     };
     let mut why = String::from("the token names no address");
     let mut in_doubt = false;
@@ -265,9 +284,15 @@ pub async fn redeem(
 
 /// A membership step that only the leader can do.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+pub(super) enum Step {
     Promote(NodeId),
     Remove(NodeId),
+    /// Let that node lead, or whoever is most up to date.
+    HandOver(Option<NodeId>),
+    Replace {
+        dead: NodeId,
+        new: NodeId,
+    },
 }
 
 /// Makes a joined node a learner and then a voter. Called on the node itself, which knows no
@@ -296,7 +321,7 @@ pub async fn leave(cluster: &Cluster, node: NodeId) -> Result<(), MembershipErro
     at_leader(cluster, Step::Remove(node), others, STEP_TIME_MAX * 4).await
 }
 
-async fn at_leader(
+pub(super) async fn at_leader(
     cluster: &Cluster,
     step: Step,
     others: Vec<u64>,
@@ -317,6 +342,8 @@ async fn at_leader(
             match step {
                 Step::Promote(node) => promote_here(cluster, node).await,
                 Step::Remove(node) => remove_here(cluster, node).await,
+                Step::HandOver(to) => hand_over_here(cluster, to).await,
+                Step::Replace { dead, new } => replace::replace_here(cluster, dead, new).await,
             }
         } else {
             ask(cluster, step, target).await
@@ -370,6 +397,23 @@ async fn ask(cluster: &Cluster, step: Step, target: u64) -> Result<(), NotDone> 
                 })
                 .await
         }
+        Step::HandOver(to) => {
+            client
+                .hand_over(wire::LeaveRequest {
+                    envelope,
+                    node_id: to.map_or(0, |node| node.0),
+                })
+                .await
+        }
+        Step::Replace { dead, new } => {
+            client
+                .replace(wire::ReplaceRequest {
+                    envelope,
+                    dead: dead.0,
+                    new: new.0,
+                })
+                .await
+        }
     };
     match reply.map(tonic::Response::into_inner) {
         Ok(reply) if reply.not_leader => Err(NotDone::AskLeader(
@@ -379,6 +423,11 @@ async fn ask(cluster: &Cluster, step: Step, target: u64) -> Result<(), NotDone> 
         Ok(reply) => Err(NotDone::Refused(reply.refused)),
         Err(status) if status.code() == tonic::Code::PermissionDenied => {
             Err(NotDone::Refused(status.message().into()))
+        }
+        Err(status) if status.code() == tonic::Code::Unimplemented => {
+            Err(NotDone::Refused(format!(
+                "node {target} leads and runs an older version that cannot do this; nothing was changed. Upgrade it first"
+            )))
         }
         Err(status) => Err(NotDone::NoAnswer(format!(
             "node {target}: {}",
@@ -407,14 +456,14 @@ pub(crate) fn reply(outcome: Result<(), NotDone>) -> wire::MembershipReply {
     }
 }
 
-fn must_lead(cluster: &Cluster) -> Result<(), NotDone> {
+pub(super) fn must_lead(cluster: &Cluster) -> Result<(), NotDone> {
     match cluster.leader() {
         Some(leader) if leader == cluster.me().id => Ok(()),
         leader => Err(NotDone::AskLeader(leader.map(|node| node.0))),
     }
 }
 
-fn voters(cluster: &Cluster) -> BTreeSet<u64> {
+pub(super) fn voters(cluster: &Cluster) -> BTreeSet<u64> {
     cluster.0.raft.voter_ids().collect()
 }
 
@@ -426,6 +475,7 @@ pub(crate) async fn resume_promotions(cluster: Cluster) {
         if must_lead(&cluster).is_err() {
             continue;
         }
+        replace::finish_joint(&cluster).await;
         let voters = voters(&cluster);
         let joined = cluster.members().into_iter();
         for member in joined.filter(|member| !voters.contains(&member.id.0)) {
@@ -466,7 +516,7 @@ impl Drop for Promoting<'_> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -521,8 +571,8 @@ pub(crate) async fn promote_here(cluster: &Cluster, node: NodeId) -> Result<(), 
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let change = ChangeMembers::AddVoterIds(BTreeSet::from([node.0]));
-    raft.change_membership(change, true)
+    let (change, retain) = replace::admission(cluster, node).await;
+    raft.change_membership(change, retain)
         .await
         .map_err(|e| unfinished(&e))?;
     tracing::info!(%node, "a node votes now");
@@ -568,11 +618,18 @@ pub(crate) async fn remove_here(cluster: &Cluster, node: NodeId) -> Result<(), N
         return Err(NotDone::AskLeader(cluster.leader().map(|leader| leader.0)));
     }
     retire(cluster, node).await;
+    take_out(cluster, node).await
+}
+
+/// The voters do without it, and then every node refuses it.
+pub(super) async fn take_out(cluster: &Cluster, node: NodeId) -> Result<(), NotDone> {
+    let raft = &cluster.0.raft;
+    let learner = raft.learner_ids().any(|id| id == node.0);
     let unfinished = |e: &dyn std::fmt::Display| {
         tracing::info!(%node, "removal interrupted: {e}");
         NotDone::AskLeader(None)
     };
-    if all.contains(&node.0) {
+    if voters(cluster).contains(&node.0) {
         let change = ChangeMembers::RemoveVoters(BTreeSet::from([node.0]));
         raft.change_membership(change, false)
             .await
@@ -598,13 +655,67 @@ async fn retire(cluster: &Cluster, node: NodeId) {
     };
     let request = wire::StandingRequest {
         envelope: cluster.0.peers.envelope(node.0),
-        members: Vec::new(),
+        ..wire::StandingRequest::default()
     };
     let limit = Duration::from_secs(15);
     match tokio::time::timeout(limit, client.retire(request)).await {
         Ok(Ok(_)) => {}
         Ok(Err(status)) => tracing::info!(%node, "it does not retire: {}", status.message()),
         Err(_) => tracing::info!(%node, "it takes too long to retire; its leases expire"),
+    }
+}
+
+/// Lets `to` lead, or the voter that has most of the log. Any node can be asked.
+pub async fn hand_over(cluster: &Cluster, to: Option<NodeId>) -> Result<(), MembershipError> {
+    let others = cluster.members().iter().map(|m| m.id.0).collect();
+    at_leader(cluster, Step::HandOver(to), others, STEP_TIME_MAX).await
+}
+
+pub(crate) async fn hand_over_here(cluster: &Cluster, to: Option<NodeId>) -> Result<(), NotDone> {
+    must_lead(cluster)?;
+    let handed = transfer(cluster, to).await;
+    handed
+        .map(drop)
+        .map_err(|e| NotDone::Refused(e.to_string()))
+}
+
+/// Who would lead after the leader: `to`, or the voter that has most of the log. A drained node never.
+pub async fn heir(cluster: &Cluster, to: Option<NodeId>) -> Result<NodeId, MembershipError> {
+    let refuse = |why: String| Err(MembershipError::Refused(why));
+    let voters = voters(cluster);
+    if let Some(node) = to {
+        if !voters.contains(&node.0) {
+            return refuse(format!("node {node} is no voter; nothing was changed"));
+        }
+        if cluster.drained_since(node).is_some() {
+            return refuse(format!(
+                "node {node} is drained; nothing was changed. Choose another one, or give it its duties back first: \
+                 holdfast node undrain {node}"
+            ));
+        }
+        return Ok(node);
+    }
+    let leader = cluster.leader().map(|node| node.0);
+    let on_duty = cluster.on_duty();
+    let candidates = voters
+        .into_iter()
+        .filter(|id| Some(*id) != leader && on_duty.contains(&NodeId(*id)));
+    let asks = candidates.map(|id| async move {
+        let standing = if id == cluster.me().id.0 {
+            cluster.standing()
+        } else {
+            cluster.ask_standing(id).await.ok()?
+        };
+        Some((standing.last_log.unwrap_or_default().index, id))
+    });
+    let best = futures::future::join_all(asks)
+        .await
+        .into_iter()
+        .flatten()
+        .max();
+    match best {
+        Some((_, id)) => Ok(NodeId(id)),
+        None => refuse("no other voter answers that is not drained; nothing was changed".into()),
     }
 }
 
@@ -615,27 +726,10 @@ pub async fn transfer(cluster: &Cluster, to: Option<NodeId>) -> Result<NodeId, M
     if cluster.leader() != Some(NodeId(me)) {
         return refuse("this node does not lead; nothing was changed".into());
     }
-    let voters: Vec<u64> = voters(cluster).into_iter().filter(|id| *id != me).collect();
-    let target = match to {
-        Some(node) if node.0 == me => return Ok(node),
-        Some(node) if voters.contains(&node.0) => node.0,
-        Some(node) => return refuse(format!("node {node} is no voter; nothing was changed")),
-        None => {
-            let asks = voters.iter().map(|id| async move {
-                let standing = cluster.ask_standing(*id).await.ok()?;
-                Some((standing.last_log.unwrap_or_default().index, *id))
-            });
-            let best = futures::future::join_all(asks)
-                .await
-                .into_iter()
-                .flatten()
-                .max();
-            match best {
-                Some((_, id)) => id,
-                None => return refuse("no other voter answers; nothing was changed".into()),
-            }
-        }
-    };
+    let target = heir(cluster, to).await?.0;
+    if target == me {
+        return Ok(NodeId(me));
+    }
     let stopped = |e: &dyn std::fmt::Display| MembershipError::Refused(e.to_string());
     cluster
         .0

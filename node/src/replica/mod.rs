@@ -6,17 +6,26 @@
 mod bodies;
 mod clock;
 mod codec;
+pub mod copy;
+mod credentials;
+mod duty;
 #[cfg(test)]
 mod fuzz;
 mod gate;
 mod handle;
 mod identity;
+mod knock;
+pub(crate) mod level;
 mod log_storage;
 mod lookout;
 pub mod membership;
 mod network;
+pub mod offline;
 mod peers;
 mod propose;
+mod rehearsal;
+mod renewal;
+pub mod replace;
 mod service;
 #[cfg(test)]
 pub(crate) mod simulated;
@@ -25,9 +34,11 @@ mod simulation;
 mod snapshot;
 mod state_hash;
 mod state_machine;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod timing;
+mod trace;
 mod types;
 mod vitals;
 
@@ -47,16 +58,23 @@ use tokio::time::Instant;
 pub use bodies::{Bodies, BodyError, BodyReader, BodyWriter, Copies};
 pub(crate) use clock::follow as follow_clock;
 pub use clock::now;
-pub use handle::{Cluster, Place, ProposeError};
+pub use credentials::read as credentials;
+pub use duty::{Duties, Served};
+pub use handle::{Cluster, Place, ProposeError, Stands};
 pub use identity::{Identity, IdentityError};
+pub use knock::{Ear, KNOCKS_MAX, Knock};
 pub use lookout::{Looking, Lookout};
+pub use rehearsal::Rehearsal;
 pub use state_hash::StateHash;
+pub use tally::Tally;
+pub use trace::Seen;
 pub use vitals::Vitals;
 
 use crate::config::WanProfile;
-use crate::net::{authority, grpc, listen::Listener, tls};
+use crate::net::{authority, grpc, listen::Listener};
 use crate::store::{BodyStore, Store, StoreError};
 use crate::world::{self, random};
+use credentials::Papers;
 use handle::Inner;
 use types::Seat;
 
@@ -100,6 +118,8 @@ pub enum StartError {
     Tls(String),
     #[error("consensus: {0}")]
     Raft(String),
+    #[error("{0}")]
+    TooOld(String),
 }
 
 /// The stores of a node that may start.
@@ -190,6 +210,7 @@ pub fn found(member: &Member) -> Result<(Identity, Command), StartError> {
             id: node_id,
             ..member.clone()
         },
+        level: level::known(),
     };
     let identity = Identity {
         cluster_id,
@@ -215,20 +236,16 @@ pub async fn start(
         ledger,
         bodies: body_store,
     } = stores;
+    level::check(&ledger.view())?;
     let identity = Arc::new(identity);
     let me = Member {
         id: identity.node_id,
         ..options.member.clone()
     };
     let tls_error = |e: &dyn std::fmt::Display| StartError::Tls(e.to_string());
-    let (ca, cert, key) = (
-        &identity.ca_certificate,
-        &identity.certificate,
-        &identity.key,
-    );
-    let client = tls::cluster_client(ca, cert, key).map_err(|e| tls_error(&e))?;
-    let server = tls::cluster_server(ca, cert, key).map_err(|e| tls_error(&e))?;
-    let peers = Arc::new(peers::Peers::new(identity.clone(), client));
+    let papers = Papers::open(&options.data_dir, &identity).map_err(|e| tls_error(&e))?;
+    let server = papers.nodes();
+    let peers = Arc::new(peers::Peers::new(identity.clone(), papers.client()));
 
     let snapshots = snapshot::Snapshots::open(options.data_dir.join("snapshots"))?;
     let (effects, _) = broadcast::channel(EFFECTS_KEPT);
@@ -262,6 +279,7 @@ pub async fn start(
     let inner = Arc::new(Inner {
         me: me.clone(),
         identity,
+        papers,
         raft,
         store: ledger,
         bodies,
@@ -279,12 +297,21 @@ pub async fn start(
         leader_changes: AtomicU64::new(0),
         stopping: AtomicBool::new(false),
         promoting: std::sync::Mutex::default(),
+        replacing: std::sync::Mutex::default(),
+        rehearsal: Rehearsal::new(me.id),
         lookout: std::sync::OnceLock::new(),
+        tally: Tally::default(),
+        history: std::sync::OnceLock::new(),
+        ear: std::sync::OnceLock::new(),
         retiring: watch::Sender::new(false),
+        drained: watch::Sender::new(false),
+        served: Arc::default(),
         retired: watch::Sender::new(false),
         removed: watch::Sender::new(false),
     });
     let cluster = Cluster(inner.clone());
+    // Before a room opens its doors.
+    duty::look(&cluster);
     look_at_disk(&inner, &options.data_dir);
 
     let router = service::Service::new(inner.clone(), snapshots).router();
@@ -303,12 +330,14 @@ pub async fn start(
         inner.clone(),
         members_tx,
         voters_tx,
-        options.fatal,
+        options.fatal.clone(),
     ));
+    tokio::spawn(duty::follow(cluster.clone(), options.fatal));
     tokio::spawn(inner.bodies.clone().push_to_members(inner.members.clone()));
     tokio::spawn(release_bodies(cluster.clone()));
     tokio::spawn(look_after(cluster.clone(), options.data_dir));
     tokio::spawn(membership::resume_promotions(cluster.clone()));
+    tokio::spawn(renewal::run(cluster.clone()));
 
     if let Some(bootstrap) = bootstrap {
         found_cluster(&cluster, bootstrap).await?;
@@ -431,6 +460,7 @@ fn look_at_disk(inner: &Inner, data_dir: &Path) {
             inner.disk_free.store(space.free, Ordering::Relaxed);
             inner.disk_total.store(space.total, Ordering::Relaxed);
             let low = space.free < inner.disk_free_min.load(Ordering::Relaxed);
+            inner.bodies.set_disk_low(low);
             if low != inner.disk_low.swap(low, Ordering::Relaxed) {
                 tracing::warn!(
                     free_bytes = space.free,

@@ -78,6 +78,15 @@ impl Peers {
         Some(channel)
     }
 
+    /// From here on connections are made anew, as this node presents itself otherwise. What is
+    /// under way on the old ones goes on.
+    pub(crate) fn connect_anew(&self) {
+        self.channels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
     pub(crate) fn raft(
         &self,
         node: u64,

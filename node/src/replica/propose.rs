@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::handle::{Cluster, Inner, ProposeError};
 use super::types::{Proposal, Replies};
 use super::{clock, gate};
+use crate::world::select;
 
 /// Commands in one batch. A batch is one log entry: it is decoded, applied and answered whole,
 /// and must not hold up the state machine for long.
@@ -102,10 +103,11 @@ pub(crate) async fn submit(
 
 /// Commands whose effect is not the same when they are applied twice.
 fn once_only(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Redeem { .. } | Command::Bootstrap { .. } | Command::Invite { .. }
-    )
+    match command {
+        Command::Redeem { .. } | Command::Bootstrap { .. } | Command::Invite { .. } => true,
+        Command::By { command, .. } => once_only(command),
+        _ => false,
+    }
 }
 
 /// A node id is the index of its entry, so the command that allocates one has an entry of its
@@ -237,10 +239,34 @@ async fn attempt(cluster: &Arc<Inner>, proposal: &Proposal) -> Try {
             tokio::time::timeout(TRY_TIME_MAX, lead(cluster, proposal.clone(), me)).await
         }
         Some(leader) => {
-            tokio::time::timeout(TRY_TIME_MAX, forward(cluster, proposal, leader)).await
+            let forwarded = async {
+                // A leader that was cut off never answers, and there is another long before the
+                // time is over. Whether the old one committed it is not known.
+                select! {
+                    outcome = forward(cluster, proposal, leader) => outcome,
+                    () = led_by_another(cluster, leader) => {
+                        Try::Unknown("another node leads now".into())
+                    }
+                }
+            };
+            tokio::time::timeout(TRY_TIME_MAX, forwarded).await
         }
     };
     outcome.unwrap_or_else(|_| Try::Unknown("no quorum answered in time".into()))
+}
+
+/// Resolves when this node knows of another leader than `leader`.
+async fn led_by_another(cluster: &Arc<Inner>, leader: u64) {
+    let mut metrics = cluster.raft.metrics();
+    loop {
+        let now = metrics.borrow_watched().current_leader;
+        if now.is_some_and(|now| now != leader) {
+            return;
+        }
+        if metrics.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 async fn forward(cluster: &Arc<Inner>, proposal: &Proposal, leader: u64) -> Try {

@@ -23,7 +23,7 @@ use super::handle::{Cluster, Inner};
 use super::peers::MESSAGE_BYTES_MAX;
 use super::snapshot::{SnapshotFile, Snapshots};
 use super::types::{Entry, Snapshot};
-use super::{clock, codec, gate, lookout, membership, propose};
+use super::{clock, codec, gate, knock, lookout, membership, propose, renewal, replace};
 use crate::failpoint;
 use crate::net::grpc::ConnectInfo;
 use crate::world;
@@ -70,7 +70,18 @@ impl Service {
     }
 
     /// Who sent this, once it is certain; otherwise why it is refused.
-    fn sender<T>(
+    async fn sender<T: Sync>(
+        &self,
+        request: &Request<T>,
+        envelope: Option<&wire::Envelope>,
+    ) -> Result<u64, Status> {
+        let node = self.certain(request, envelope)?;
+        self.cluster.rehearsal.hears(NodeId(node)).await?;
+        Ok(node)
+    }
+
+    /// The same; a drill cuts nobody off from what ends it.
+    fn certain<T>(
         &self,
         request: &Request<T>,
         envelope: Option<&wire::Envelope>,
@@ -157,6 +168,11 @@ pub(super) fn caller(
     Ok(node)
 }
 
+fn drill_id(bytes: &[u8]) -> Result<MessageId, Status> {
+    MessageId::from_bytes(bytes)
+        .ok_or_else(|| Status::invalid_argument("a drill's id has 16 bytes"))
+}
+
 fn broken(error: impl std::fmt::Display) -> Status {
     Status::internal(error.to_string())
 }
@@ -164,7 +180,9 @@ fn broken(error: impl std::fmt::Display) -> Status {
 #[tonic::async_trait]
 impl wire::raft_server::Raft for Service {
     async fn append(&self, request: Request<wire::AppendRequest>) -> Reply<wire::AppendReply> {
-        let from = self.sender(&request, request.get_ref().envelope.as_ref())?;
+        let from = self
+            .sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
         let request = request.into_inner();
         let entries: Vec<Entry> = request
             .entries
@@ -209,7 +227,8 @@ impl wire::raft_server::Raft for Service {
     }
 
     async fn vote(&self, request: Request<wire::VoteRequest>) -> Reply<wire::VoteReply> {
-        self.sender(&request, request.get_ref().envelope.as_ref())?;
+        self.sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
         let request = request.into_inner();
         let vote = codec::some_vote(request.vote.as_ref()).map_err(broken)?;
         let mut rpc = VoteRequest::new(vote, request.last.as_ref().map(codec::log_id));
@@ -231,7 +250,8 @@ impl wire::raft_server::Raft for Service {
         &self,
         request: Request<wire::TransferRequest>,
     ) -> Reply<wire::TransferReply> {
-        self.sender(&request, request.get_ref().envelope.as_ref())?;
+        self.sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
         let request = request.into_inner();
         let from = codec::some_vote(request.from_leader.as_ref()).map_err(broken)?;
         let last = request.last.as_ref().map(codec::log_id);
@@ -348,7 +368,8 @@ impl wire::bodies_server::Bodies for Service {
     }
 
     async fn pull(&self, request: Request<wire::PullRequest>) -> Reply<Self::PullStream> {
-        self.sender(&request, request.get_ref().envelope.as_ref())?;
+        self.sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
         let request = request.into_inner();
         let id = MessageId::from_bytes(&request.body)
             .ok_or_else(|| Status::invalid_argument("a body's id has 16 bytes"))?;
@@ -368,7 +389,9 @@ fn stream<T: Send + 'static>(mut queue: mpsc::Receiver<Result<T, Status>>) -> Re
 #[tonic::async_trait]
 impl wire::members_server::Members for Service {
     async fn propose(&self, request: Request<wire::ProposeRequest>) -> Reply<wire::ProposeReply> {
-        let from = self.sender(&request, request.get_ref().envelope.as_ref())?;
+        let from = self
+            .sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
         let batch = request.into_inner().batch;
         // The caller may give up; what has entered the log must still be answered for.
         let cluster = self.cluster.clone();
@@ -384,12 +407,13 @@ impl wire::members_server::Members for Service {
     }
 
     async fn standing(&self, request: Request<wire::StandingRequest>) -> Reply<wire::Standing> {
-        self.sender(&request, request.get_ref().envelope.as_ref())?;
+        self.sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
         for member in &request.get_ref().members {
             self.cluster.peers.learn(member.id, &member.cluster_address);
         }
         let cluster = Cluster(self.cluster.clone());
-        let mut standing = cluster.standing();
+        let mut standing = cluster.standing_for(request.get_ref());
         if !standing.voter {
             let counting = world::blocking(move || cluster.bodies().missing(&cluster.view()));
             standing.bodies_missing = counting.await.map_err(broken)?.map_err(broken)?;
@@ -398,7 +422,8 @@ impl wire::members_server::Members for Service {
     }
 
     async fn check(&self, request: Request<wire::CheckRequest>) -> Reply<wire::CheckReply> {
-        self.sender(&request, request.get_ref().envelope.as_ref())?;
+        self.sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
         let domain = Domain::parse(&request.get_ref().domain)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let cluster = Cluster(self.cluster.clone());
@@ -408,7 +433,8 @@ impl wire::members_server::Members for Service {
     }
 
     async fn reach(&self, request: Request<wire::ReachRequest>) -> Reply<wire::ReachReply> {
-        self.sender(&request, request.get_ref().envelope.as_ref())?;
+        self.sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
         let domain = Domain::parse(&request.get_ref().domain)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let reached = Cluster(self.cluster.clone()).reach_here(domain).await;
@@ -417,11 +443,52 @@ impl wire::members_server::Members for Service {
         }))
     }
 
+    async fn trace(&self, request: Request<wire::TraceRequest>) -> Reply<wire::TraceReply> {
+        self.sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
+        let cluster = Cluster(self.cluster.clone());
+        let found = cluster.trace_here(request.into_inner()).await;
+        found.map(Response::new).map_err(Status::unavailable)
+    }
+
+    async fn knocks(&self, request: Request<wire::KnocksRequest>) -> Reply<wire::KnocksReply> {
+        self.sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
+        knock::heard(&self.cluster, request.into_inner().knocks);
+        Ok(Response::new(wire::KnocksReply {}))
+    }
+
+    async fn rehearse(
+        &self,
+        request: Request<wire::RehearseRequest>,
+    ) -> Reply<wire::RehearseReply> {
+        let caller = self.certain(&request, request.get_ref().envelope.as_ref())?;
+        let request = request.into_inner();
+        let lasts = std::time::Duration::from_millis(request.for_ms);
+        let drill = drill_id(&request.drill)?;
+        let does = Cluster(self.cluster.clone()).rehearse_here(NodeId(caller), drill, lasts);
+        Ok(Response::new(wire::RehearseReply {
+            refused: does.err().unwrap_or_default(),
+        }))
+    }
+
+    async fn receipts(
+        &self,
+        request: Request<wire::ReceiptsRequest>,
+    ) -> Reply<wire::ReceiptsReply> {
+        self.certain(&request, request.get_ref().envelope.as_ref())?;
+        let drill = drill_id(&request.get_ref().drill)?;
+        Ok(Response::new(wire::ReceiptsReply {
+            receipts: Cluster(self.cluster.clone()).receipts_here(drill),
+        }))
+    }
+
     async fn promote(
         &self,
         request: Request<wire::PromoteRequest>,
     ) -> Reply<wire::MembershipReply> {
-        self.sender(&request, request.get_ref().envelope.as_ref())?;
+        self.sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
         let node = NodeId(request.into_inner().node_id);
         let cluster = Cluster(self.cluster.clone());
         let done = tokio::spawn(async move { membership::promote_here(&cluster, node).await });
@@ -431,10 +498,53 @@ impl wire::members_server::Members for Service {
     }
 
     async fn leave(&self, request: Request<wire::LeaveRequest>) -> Reply<wire::MembershipReply> {
-        self.sender(&request, request.get_ref().envelope.as_ref())?;
+        self.sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
         let node = NodeId(request.into_inner().node_id);
         let cluster = Cluster(self.cluster.clone());
         let done = tokio::spawn(async move { membership::remove_here(&cluster, node).await });
+        Ok(Response::new(membership::reply(
+            done.await.map_err(broken)?,
+        )))
+    }
+
+    async fn renew(&self, request: Request<wire::RenewRequest>) -> Reply<wire::RenewReply> {
+        let from = self
+            .sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
+        let cluster = Cluster(self.cluster.clone());
+        let asked = &request.get_ref().certificate_request;
+        let certificate = renewal::sign_for(&cluster, NodeId(from), asked)?;
+        Ok(Response::new(wire::RenewReply {
+            certificate: certificate.into(),
+        }))
+    }
+
+    async fn hand_over(
+        &self,
+        request: Request<wire::LeaveRequest>,
+    ) -> Reply<wire::MembershipReply> {
+        self.sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
+        let node = request.into_inner().node_id;
+        let to = (node != 0).then_some(NodeId(node));
+        let cluster = Cluster(self.cluster.clone());
+        Ok(Response::new(membership::reply(
+            membership::hand_over_here(&cluster, to).await,
+        )))
+    }
+
+    async fn replace(
+        &self,
+        request: Request<wire::ReplaceRequest>,
+    ) -> Reply<wire::MembershipReply> {
+        self.sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
+        let request = request.into_inner();
+        let (dead, new) = (NodeId(request.dead), NodeId(request.new));
+        let cluster = Cluster(self.cluster.clone());
+        // The caller may go away: what has begun is finished.
+        let done = tokio::spawn(async move { replace::replace_here(&cluster, dead, new).await });
         Ok(Response::new(membership::reply(
             done.await.map_err(broken)?,
         )))
@@ -444,7 +554,8 @@ impl wire::members_server::Members for Service {
         &self,
         request: Request<wire::StandingRequest>,
     ) -> Reply<wire::MembershipReply> {
-        self.sender(&request, request.get_ref().envelope.as_ref())?;
+        self.sender(&request, request.get_ref().envelope.as_ref())
+            .await?;
         Cluster(self.cluster.clone()).retire().await;
         Ok(Response::new(wire::MembershipReply::default()))
     }

@@ -71,7 +71,7 @@ impl StateMachine {
         self.applied.subscribe()
     }
 
-    fn meta_rows(
+    pub(super) fn meta_rows(
         applied: LogId,
         membership: Option<&StoredMembership>,
     ) -> Vec<(&'static [u8], Vec<u8>)> {

@@ -230,6 +230,22 @@ async fn a_body_that_is_not_the_one_its_envelope_names_is_not_delivered_but_fetc
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nearly_full_node_takes_no_streamed_bodies_and_still_fetches_those_it_needs() {
+    let alone = Alone::start().await;
+    let bodies = alone.cluster.bodies();
+    let new = || MessageId::new(super::clock::now(), super::random_id());
+    assert!(bodies.bring(new(), b"streamed", false).await);
+    bodies.set_disk_low(true);
+    let refused = new();
+    assert!(!bodies.bring(refused, b"streamed", false).await);
+    assert!(!bodies.present(refused).unwrap());
+    assert!(bodies.bring(refused, b"streamed", true).await);
+    bodies.set_disk_low(false);
+    assert!(bodies.bring(new(), b"streamed", false).await);
+    alone.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_entry_passes_the_gate_without_its_body() {
     let alone = Alone::start().await;
     let bodies = alone.cluster.bodies();

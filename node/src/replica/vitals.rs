@@ -25,15 +25,16 @@ pub struct Vitals {
     pub disk_total_bytes: u64,
     /// Milliseconds that other nodes' clocks are ahead; a leader hears of them.
     pub clocks_ahead: Vec<(NodeId, i64)>,
-    /// DER: this node's certificate in the cluster, and its authority's.
+    /// DER: this node's certificate in the cluster, and those of the authorities it trusts.
     pub certificate: Vec<u8>,
-    pub ca_certificate: Vec<u8>,
+    pub authorities: Vec<Vec<u8>>,
 }
 
 impl Cluster {
     #[must_use]
     pub fn vitals(&self) -> Vitals {
         let inner = &self.0;
+        let papers = inner.papers.now();
         let metrics = inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         let index = |id: &Option<LogId>| id.map_or(0, |id| id.index);
@@ -60,8 +61,8 @@ impl Cluster {
             disk_free_bytes: inner.disk_free.load(Ordering::Relaxed),
             disk_total_bytes: inner.disk_total.load(Ordering::Relaxed),
             clocks_ahead: inner.peers.clock.others(),
-            certificate: inner.identity.certificate.clone(),
-            ca_certificate: inner.identity.ca_certificate.clone(),
+            certificate: papers.certificate.clone(),
+            authorities: papers.authorities.clone(),
         }
     }
 }

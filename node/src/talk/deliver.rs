@@ -92,6 +92,18 @@ pub enum Unavailable {
     Handshake { address: SocketAddr, why: io::Error },
 }
 
+impl Unavailable {
+    /// Where it was tried.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::Connect { address, .. }
+            | Self::Session { address, .. }
+            | Self::Handshake { address, .. } => *address,
+        }
+    }
+}
+
 /// A session that got as far as EHLO, and the connection under it.
 pub struct Connection {
     line: Line,

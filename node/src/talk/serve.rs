@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use holdfast_smtp::limits::TLS_TIME_MAX;
 use holdfast_smtp::reply::Reply;
 use holdfast_smtp::server::{Question, Session, Step};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -45,9 +46,28 @@ pub trait Desk {
     fn reset(&mut self);
 }
 
-enum Stream {
+/// A client's connection.
+pub enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self::Plain(stream)
+    }
+}
+
+impl Stream {
+    /// TLS from the first byte (RFC 8314).
+    ///
+    /// # Errors
+    /// The handshake fails, or takes too long.
+    pub async fn secured(stream: TcpStream, tls: &SmtpServer) -> io::Result<Self> {
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long");
+        let secured = timeout(TLS_TIME_MAX, tls.accept(stream)).await;
+        Ok(Self::Tls(Box::new(secured.map_err(late)??)))
+    }
 }
 
 impl AsyncRead for Stream {
@@ -95,13 +115,13 @@ pub type Caller = Box<dyn Duplex>;
 
 /// Serves one connection to its end, or until the roles turn. `stop` ends it between transactions.
 pub async fn serve(
-    stream: TcpStream,
+    stream: impl Into<Stream>,
     mut session: Session,
     tls: Option<SmtpServer>,
     desk: &mut impl Desk,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<Option<Caller>> {
-    let mut stream = Stream::Plain(stream);
+    let mut stream = stream.into();
     let mut buffer = vec![0; READ_BYTES];
     let mut waiting = Waiting::new(&session);
     loop {

@@ -28,6 +28,12 @@ pub(crate) struct Plan {
     /// The resolver that the nodes ask instead of the system's.
     #[serde(default)]
     pub(crate) dns: Option<SocketAddr>,
+    /// Where mail for other people's domains goes, instead of to their mail exchangers.
+    #[serde(default)]
+    pub(crate) relay: Option<SocketAddr>,
+    /// The feature level of the older version that the nodes behave as.
+    #[serde(default)]
+    pub(crate) level: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -41,10 +47,11 @@ pub(crate) struct NodePlan {
     pub(crate) portal_port: u16,
     pub(crate) finger_port: u16,
     pub(crate) atrn_port: u16,
+    pub(crate) submission_port: u16,
 }
 
 /// Ports of a node beside SMTP.
-const FREE_PORTS: usize = 5;
+const FREE_PORTS: usize = 6;
 
 impl Plan {
     /// A node for each of `smtp_ports`, everything else on free ports.
@@ -66,6 +73,7 @@ impl Plan {
                 portal_port: free[2],
                 finger_port: free[3],
                 atrn_port: free[4],
+                submission_port: free[5],
             })
             .collect();
         Ok(Self {
@@ -73,6 +81,8 @@ impl Plan {
             domain: domain.to_owned(),
             primary: primary.to_owned(),
             dns: None,
+            relay: None,
+            level: None,
         })
     }
 
@@ -102,7 +112,8 @@ impl Plan {
         for node in &self.nodes {
             let file = config_file(dir, &node.name);
             if !file.exists() {
-                fs::write(file, node.config() + &self.dns_section()).map_err(failed)?;
+                let text = self.before() + &node.config() + &self.sections();
+                fs::write(file, text).map_err(failed)?;
             }
         }
         let text = serde_json::to_string_pretty(self)
@@ -111,10 +122,17 @@ impl Plan {
         fs::write(plan_file(dir), text + "\n").map_err(failed)
     }
 
-    fn dns_section(&self) -> String {
-        self.dns.map_or_else(String::new, |server| {
-            format!("\n[dns]\nservers = [\"{server}\"]\n")
-        })
+    /// What stands before the first section in some sandboxes.
+    fn before(&self) -> String {
+        let level = |level| format!("sandbox_level = {level}\n");
+        self.level.map(level).unwrap_or_default()
+    }
+
+    /// What only some sandboxes have.
+    fn sections(&self) -> String {
+        let dns = |server| format!("\n[dns]\nservers = [\"{server}\"]\n");
+        let relay = |relay| format!("\n[courier]\nrelay_via = \"{relay}\"\n");
+        self.dns.map(dns).unwrap_or_default() + &self.relay.map(relay).unwrap_or_default()
     }
 }
 
@@ -150,6 +168,9 @@ listen = "{finger}"
 [atrn]
 listen = "{atrn}"
 
+[submission]
+listen = "{submission}"
+
 [limits]
 # On one machine every client has the same address.
 connections_per_client_max = 1000
@@ -164,6 +185,7 @@ disk_free_min_bytes = 67108864
             portal = loopback(self.portal_port),
             finger = loopback(self.finger_port),
             atrn = loopback(self.atrn_port),
+            submission = loopback(self.submission_port),
         )
     }
 }
@@ -201,6 +223,7 @@ mod tests {
         assert_eq!(Plan::load(dir.path()).unwrap(), None);
         let mut plan = Plan::new(&[2525, 2526, 2527], "example.test", "127.0.0.1:2600").unwrap();
         plan.dns = Some("127.0.0.1:53".parse().unwrap());
+        plan.relay = Some("127.0.0.1:2600".parse().unwrap());
         plan.save(dir.path()).unwrap();
         assert_eq!(Plan::load(dir.path()).unwrap(), Some(plan.clone()));
         for node in &plan.nodes {
@@ -208,6 +231,7 @@ mod tests {
             assert_eq!(config.name, node.name);
             assert_eq!(config.data_dir, dir.path().join(&node.name));
             assert_eq!(config.dns.servers, Vec::from_iter(plan.dns));
+            assert_eq!(config.courier.relay_via.as_deref(), Some("127.0.0.1:2600"));
         }
     }
 
@@ -237,12 +261,13 @@ mod tests {
                     node.portal_port,
                     node.finger_port,
                     node.atrn_port,
+                    node.submission_port,
                 ]
             })
             .collect();
         ports.sort_unstable();
         ports.dedup();
-        assert_eq!(ports.len(), 30);
+        assert_eq!(ports.len(), 35);
         for region in REGIONS {
             let members = plan
                 .nodes

@@ -92,6 +92,12 @@ fn plan(args: &cli::Sandbox) -> Result<Plan, Failure> {
         if args.smtp_port.is_some_and(|port| port != first) {
             return Err(other("first SMTP port", first.to_string()));
         }
+        if args.relay.is_some() && args.relay != found.relay {
+            let has = found
+                .relay
+                .map_or("of no host".to_owned(), |relay| relay.to_string());
+            return Err(other("a relay", has));
+        }
         if args.dns.is_some() && args.dns != found.dns {
             let has = found
                 .dns
@@ -116,6 +122,8 @@ fn plan(args: &cli::Sandbox) -> Result<Plan, Failure> {
     }
     let mut plan = Plan::new(&smtp_ports, &args.domain, &args.primary)?;
     plan.dns = args.dns;
+    plan.relay = args.relay;
+    plan.level = args.level;
     Ok(plan)
 }
 
@@ -137,6 +145,7 @@ fn announce(sandbox: &Sandbox, output: Output) -> Result<(), Failure> {
                     "portal": cli::loopback(node.portal_port),
                     "finger": cli::loopback(node.finger_port),
                     "atrn": cli::loopback(node.atrn_port),
+                    "submission": cli::loopback(node.submission_port),
                     "data_dir": sandbox.data_dir(&node.name),
                     "config": sandbox.config(&node.name),
                     "log": sandbox.log(&node.name),

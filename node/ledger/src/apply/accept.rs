@@ -7,9 +7,19 @@ use holdfast_proto::ledger as proto;
 
 use super::counts::{self, Change};
 use super::mark::{self, Mark};
+use super::submit;
 use super::usage::Fate;
 use super::{BODY_OCTETS_MAX, Logged, refuse};
-use crate::{Effect, Kv, KvError, Refusal, Reply, Seq, query, row, tables, wire};
+use crate::{Effect, HOSTS_MAX, Kv, KvError, Refusal, Reply, Seq, host, query, row, tables, wire};
+
+/// Who brings a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By<'a> {
+    /// For domains of ours.
+    Anybody,
+    /// For any domain.
+    Account(&'a str),
+}
 
 /// The hot path: for a message to one domain, seven point reads and four writes. Where plans are
 /// in use, three more reads and one more write.
@@ -18,6 +28,7 @@ pub(super) fn accept(
     when: Logged,
     seq: Seq,
     envelope: &Envelope,
+    by: By<'_>,
     effects: &mut Vec<Effect>,
 ) -> Result<Reply, KvError> {
     // First whether the id is known: a proposal that is repeated because its reply was lost
@@ -41,6 +52,13 @@ pub(super) fn accept(
     {
         return refuse(Refusal::Malformed);
     }
+    let sent = match by {
+        By::Anybody => None,
+        By::Account(account) => match submit::may_send(kv, when, account, envelope)? {
+            Ok(sent) => Some((account, sent)),
+            Err(refusal) => return refuse(refusal),
+        },
+    };
     let mut recipients: BTreeMap<&Domain, Vec<u32>> = BTreeMap::new();
     for (index, recipient) in (0..).zip(&envelope.recipients) {
         let Some(domain) = recipient.address.domain() else {
@@ -49,13 +67,32 @@ pub(super) fn accept(
         recipients.entry(domain).or_default().push(index);
     }
     let (mut full, mut full_for_good) = (false, true);
+    // How often the message counts with whom: once for each host of a domain.
+    let mut shares: BTreeMap<Domain, u64> = BTreeMap::new();
     for domain in recipients.keys() {
-        if !row::exists(kv, &tables::domain(domain))? {
+        if sent.is_none() && host::taker(kv, domain)?.is_none() {
             return refuse(Refusal::UnknownDomain);
         }
+        let keeper = host::keeper(kv, domain)?;
+        if let Some(keeper) = &keeper
+            && host::below(kv, keeper)?.1 >= HOSTS_MAX
+            && !row::exists(kv, &tables::counts(domain))?
+        {
+            full = true;
+            full_for_good = false;
+        }
+        *shares
+            .entry(keeper.unwrap_or_else(|| (*domain).clone()))
+            .or_default() += 1;
+    }
+    for (domain, share) in &shares {
         let policy = query::policy(kv, domain)?;
-        let held = query::counts(kv, domain)?;
-        let has_room = policy.has_room(held.messages, held.bytes, envelope.body.len);
+        let held = query::charged(kv, domain)?;
+        let has_room = policy.has_room(
+            held.messages.saturating_add(share - 1),
+            held.bytes,
+            envelope.body.len.saturating_mul(*share),
+        );
         full |= !has_room;
         full_for_good &= !has_room && policy.full_for_good;
     }
@@ -69,6 +106,9 @@ pub(super) fn accept(
         });
     }
 
+    if let Some((account, row)) = sent {
+        submit::sent(kv, account, row);
+    }
     // Held from now on, by logged time: the receiving node's clock may be years off.
     let message = proto::MessageRow {
         seq: seq.0,

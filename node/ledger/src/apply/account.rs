@@ -50,6 +50,7 @@ pub(super) fn change(
     match change {
         AccountChange::Add { .. } => {}
         AccountChange::Remove => {
+            kv.delete(&tables::sent(name));
             for token in &row.tokens {
                 forget_token(kv, &token.id);
             }

@@ -73,7 +73,16 @@ fn about(command: &Command) -> Option<Option<&Domain>> {
         | Command::SetPlan { .. }
         | Command::RemovePlan { .. }
         | Command::Invite { .. }
-        | Command::RemoveMember { .. } => Some(None),
+        | Command::BeginDrill { .. }
+        | Command::ScheduleDrill { .. }
+        | Command::RemoveMember { .. }
+        | Command::OfferAuthority { .. }
+        | Command::RetireAuthority { .. }
+        | Command::Grant { .. }
+        | Command::Revoke { .. }
+        | Command::Note
+        | Command::SetDrained { .. }
+        | Command::RaiseLevel { .. } => Some(None),
         _ => None,
     }
 }

@@ -36,7 +36,9 @@ pub(super) fn dispose(
     order: &Order<'_>,
     effects: &mut Vec<Effect>,
 ) -> Result<Reply, KvError> {
-    if !row::exists(kv, &tables::domain(domain))? {
+    let is_known =
+        row::exists(kv, &tables::domain(domain))? || row::exists(kv, &tables::counts(domain))?;
+    if !is_known {
         return refuse(Refusal::UnknownDomain);
     }
     if order.messages.len() > DISPOSE_MAX

@@ -3,7 +3,7 @@
 use holdfast_mail::Domain;
 use holdfast_proto::ledger as proto;
 
-use super::{Logged, account, known, plan, recipients, refuse, usage};
+use super::{Logged, account, counts, known, plan, recipients, refuse, usage};
 use crate::policy::changed;
 use crate::{
     Effect, Kv, KvError, PolicyChange, Primary, Refusal, Reply, Route, query, row, tables, wire,
@@ -30,6 +30,7 @@ pub(super) fn set(
         created_at_ms: old.map_or(when.at, |old| old.created_at).0,
     };
     row::put(kv, &tables::domain(domain), &row);
+    counts::leave_keeper(kv, when, domain)?;
     // Another server has proved nothing yet.
     kv.delete(&tables::health(domain));
     kv.delete(&tables::reach(domain));
@@ -98,7 +99,7 @@ pub(super) fn remove(
         return refuse(Refusal::UnknownDomain);
     }
     // Refused mail counts too: without the domain nobody would find it again.
-    if row::exists(kv, &tables::counts(domain))? {
+    if row::exists(kv, &tables::counts(domain))? || row::exists(kv, &tables::below(domain))? {
         return refuse(Refusal::MailHeld);
     }
     let leased = row::exists(kv, &tables::lease(domain))?;

@@ -6,17 +6,21 @@ use holdfast_mail::Domain;
 use holdfast_proto::ledger as proto;
 
 use super::refuse;
-use crate::{Askers, Effect, Kv, KvError, NETWORKS_MAX, Refusal, Reply, row, tables};
+use crate::{Askers, Effect, Kv, KvError, NETWORKS_MAX, Refusal, Reply, query, row, tables};
 
 pub(super) fn flush(
     kv: &mut dyn Kv,
     domain: &Domain,
     effects: &mut Vec<Effect>,
 ) -> Result<Reply, KvError> {
-    if !row::exists(kv, &tables::domain(domain))? {
+    let counts: Option<proto::CountsRow> = row::get(kv, &tables::counts(domain))?;
+    // A domain that is no customer's is known by its mail, and a host by whose it is.
+    if counts.is_none()
+        && !row::exists(kv, &tables::domain(domain))?
+        && query::keeper(kv, domain)?.is_none()
+    {
         return refuse(Refusal::UnknownDomain);
     }
-    let counts: Option<proto::CountsRow> = row::get(kv, &tables::counts(domain))?;
     effects.push(Effect::FlushRequested {
         domain: domain.clone(),
     });

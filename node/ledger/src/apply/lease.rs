@@ -26,7 +26,10 @@ pub(super) fn acquire(
     if !row::exists(kv, &tables::member(node))? {
         return refuse(Refusal::UnknownNode);
     }
-    if !row::exists(kv, &tables::domain(domain))? {
+    // A domain that a customer sends to has no record: mail that is held is all there is of it.
+    let is_known =
+        row::exists(kv, &tables::domain(domain))? || row::exists(kv, &tables::counts(domain))?;
+    if !is_known {
         return refuse(Refusal::UnknownDomain);
     }
     let key = tables::lease(domain);

@@ -6,15 +6,15 @@
 use holdfast_mail::{NodeId, Timestamp, mutant};
 use holdfast_proto::ledger as proto;
 
-use super::{Logged, TOKENS_MAX, lease, post, refuse};
+use super::{Logged, TOKENS_MAX, duty, lease, post, refuse};
 use crate::{Effect, Kv, KvError, Member, Refusal, Reply, query, row, tables, wire};
 
 pub(super) fn bootstrap(
     kv: &mut dyn Kv,
     cluster_id: &[u8; 16],
-    ca_certificate: &[u8],
-    ca_key: &[u8],
+    (ca_certificate, ca_key): (&[u8], &[u8]),
     first: &Member,
+    level: u32,
     effects: &mut Vec<Effect>,
 ) -> Result<Reply, KvError> {
     if row::exists(kv, tables::CLUSTER)? {
@@ -24,8 +24,10 @@ pub(super) fn bootstrap(
         id: cluster_id.to_vec().into(),
         ca_certificate: ca_certificate.to_vec().into(),
         ca_key: ca_key.to_vec().into(),
+        ..proto::ClusterRow::default()
     };
     row::put(kv, tables::CLUSTER, &cluster);
+    duty::set_level(kv, level);
     row::put(kv, &tables::member(first.id), &wire::member_to(first));
     effects.push(Effect::MembersChanged);
     Ok(Reply::Done)
@@ -115,6 +117,8 @@ pub(super) fn remove(
     lease::end_all_of(kv, node, effects)?;
     post::end_of(kv, node)?;
     kv.delete(&tables::member(node));
+    kv.delete(&tables::trusting(node));
+    kv.delete(&tables::drained(node));
     let removed = proto::RemovedRow { at_ms: when.at.0 };
     row::put(kv, &tables::removed(node), &removed);
     effects.push(Effect::MembersChanged);

@@ -1,13 +1,17 @@
 //! How the state changes: one file for each verb.
 
 mod accept;
+mod access;
 mod account;
 mod attend;
 mod audit;
+mod authority;
 mod cancel;
 mod counts;
 mod dispose;
 mod domain;
+mod drill;
+mod duty;
 mod flush;
 mod known;
 mod lease;
@@ -22,9 +26,11 @@ mod recipients;
 mod record;
 mod report;
 mod review;
+mod submit;
 mod sweep;
 mod usage;
 
+use accept::By;
 pub use attend::ATTEND_TTL_MAX;
 pub use dispose::{DISPOSE_MAX, UNDELETE_TIME};
 pub use known::{KNOWN_MAX, SWEEP_KNOWN_MAX};
@@ -32,6 +38,7 @@ pub use observe::SEEN_MAX;
 pub use recipients::RECIPIENTS_PER_COMMAND_MAX;
 pub use report::REPORT_KEPT;
 pub use review::REVIEW_MAX;
+pub use submit::{SENT_MAX, SENT_PERIOD};
 pub use usage::SWEEP_USAGE_MAX;
 
 use std::time::Duration;
@@ -39,7 +46,7 @@ use std::time::Duration;
 use holdfast_mail::{Timestamp, mutant};
 use holdfast_proto::ledger as proto;
 
-use crate::{Batch, Command, Effect, Kv, KvError, Refusal, Reply, Seq, row, tables};
+use crate::{Batch, Command, Effect, Kv, KvError, Refusal, Reply, Seq, query, row, tables};
 
 /// The version of the stored rows. State written by a newer one is not touched.
 pub const FORMAT: u32 = 1;
@@ -116,8 +123,18 @@ pub fn apply(
         return Ok(Reply::Refused(Refusal::TryAgain));
     };
     let seq = Seq::new(when.index, position);
+    // A By is judged by what it carries, when that is applied; and the other is how the level rises.
+    let judged = !matches!(command, Command::By { .. } | Command::RaiseLevel { .. });
+    if judged && command.level() > 1 && command.level() > query::level(kv)? {
+        return refuse(Refusal::NotFinalized);
+    }
     match command {
-        Command::Accept { envelope } => accept::accept(kv, when, seq, envelope, effects),
+        Command::Accept { envelope } => {
+            accept::accept(kv, when, seq, envelope, By::Anybody, effects)
+        }
+        Command::Submit { account, envelope } => {
+            accept::accept(kv, when, seq, envelope, By::Account(account), effects)
+        }
         Command::Cancel { message } => cancel::cancel(kv, when, *message, effects),
         Command::SetDomain {
             domain,
@@ -139,7 +156,11 @@ pub fn apply(
             ca_certificate,
             ca_key,
             first,
-        } => member::bootstrap(kv, cluster_id, ca_certificate, ca_key, first, effects),
+            level,
+        } => {
+            let ca = (&ca_certificate[..], &ca_key[..]);
+            member::bootstrap(kv, cluster_id, ca, first, *level, effects)
+        }
         Command::Invite {
             token_id,
             secret_hash,
@@ -289,6 +310,54 @@ pub fn apply(
             attend::attend(kv, when, domain, who, place, *ttl_ms, effects)
         }
         Command::Leave { domain, session } => attend::leave(kv, domain, session, effects),
+        Command::BeginDrill { id, plan } => drill::begin(kv, when, *id, plan, effects),
+        Command::TellDrill { id, event } => drill::tell(kv, *id, event, effects),
+        Command::EndDrill { id, report } => drill::end(kv, *id, report, effects),
+        Command::ScheduleDrill { name, schedule } => {
+            drill::schedule(kv, name, schedule.as_ref(), effects)
+        }
+        Command::OfferAuthority {
+            authority,
+            certificate,
+            key,
+            cross,
+        } => {
+            let offer = proto::OfferAuthority {
+                authority: authority.to_vec().into(),
+                certificate: certificate.clone().into(),
+                key: key.clone().into(),
+                cross: cross.clone().into(),
+            };
+            authority::offer(kv, when, offer)
+        }
+        Command::RetireAuthority { authority } => authority::retire(kv, authority),
+        Command::TrustAuthority {
+            node,
+            authority,
+            used,
+        } => authority::trust(kv, *node, authority, *used),
+        Command::Grant {
+            name,
+            role,
+            certificate,
+            authority,
+            expires_at,
+        } => {
+            let grant = proto::GrantRow {
+                role: role.to_proto().into(),
+                certificate: certificate.to_vec().into(),
+                authority: authority.to_vec().into(),
+                granted_at_ms: when.at.0,
+                expires_at_ms: expires_at.0,
+            };
+            access::grant(kv, name, &grant)
+        }
+        Command::Revoke { name } => access::revoke(kv, name),
+        Command::Note => Ok(Reply::Done),
+        Command::SetDrained { node, drained } => {
+            duty::set_drained(kv, when, *node, *drained, effects)
+        }
+        Command::RaiseLevel { level, members } => duty::raise_level(kv, *level, members),
         Command::By {
             who,
             from,

@@ -108,7 +108,11 @@ impl Bench {
     }
 
     fn close(self, kv: &mut dyn Kv, domain: &Domain) -> Result<(), KvError> {
-        if self.health != query::health(kv, domain)? {
+        // What has no record is forgotten with its last message.
+        if !row::exists(kv, &tables::counts(domain))? && !row::exists(kv, &tables::domain(domain))?
+        {
+            kv.delete(&tables::health(domain));
+        } else if self.health != query::health(kv, domain)? {
             let health = proto::HealthRow {
                 since_ms: self.health.since.0,
                 last_ms: self.health.last.0,

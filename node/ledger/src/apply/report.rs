@@ -18,7 +18,7 @@ use super::{BODY_OCTETS_MAX, Logged, post, refuse};
 use crate::query::envelope_of;
 use crate::row::unreadable;
 use crate::{
-    Effect, Kv, KvError, Refusal, Reply, ReportFate, ReportOutcome, Seq, row, tables, wire,
+    Effect, Kv, KvError, Refusal, Reply, ReportFate, ReportOutcome, Seq, host, row, tables, wire,
 };
 
 /// How long a notification is tried. It has no sender, so at the end it is dropped.
@@ -96,7 +96,7 @@ pub(super) fn report(
     row::put(kv, &key, &message);
     let arrived = Change::one_message(envelope.body.len);
     counts::change(kv, tables::TOTAL, arrived)?;
-    if row::exists(kv, &tables::domain(domain))? {
+    if host::taker(kv, domain)?.is_some() {
         // The sender is a customer: his own primary takes it, like all his mail. No quota stands
         // in its way, for there is nobody to send it back to.
         let held = proto::QueueRow {

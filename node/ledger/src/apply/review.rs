@@ -32,8 +32,12 @@ pub(super) fn review(
     seqs: &[Seq],
     effects: &mut Vec<Effect>,
 ) -> Result<Reply, KvError> {
-    let Some(record) = query::domain(kv, domain)? else {
-        return refuse(Refusal::UnknownDomain);
+    // Where mail goes, for whoever is told that it did not: a domain that a customer sends to has no
+    // record.
+    let host = match query::domain(kv, domain)? {
+        Some(record) => record.primary.host,
+        None if row::exists(kv, &tables::counts(domain))? => domain.to_string(),
+        None => return refuse(Refusal::UnknownDomain),
     };
     if seqs.len() > REVIEW_MAX {
         return refuse(Refusal::Malformed);
@@ -57,7 +61,7 @@ pub(super) fn review(
             .expires_at(received_at)
             .is_some_and(|end| end <= when.at);
         let fate = if waits && is_over {
-            let failed = expire(&mut place, &record.primary.host);
+            let failed = expire(&mut place, &host);
             let begun = failed.1;
             let from = if begun { tell_from } else { when.at };
             owe(

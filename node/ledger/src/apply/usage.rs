@@ -40,6 +40,10 @@ pub(super) fn count(
     let Some(mut counted) = up_to_now(kv, domain, before, when.at)? else {
         return Ok(());
     };
+    // Who sends to other people's domains pays by what goes into his own.
+    if !row::exists(kv, &tables::domain(domain))? {
+        return Ok(());
+    }
     let row = &mut counted.current;
     for (fate, len) in messages {
         let (count, bytes) = match fate {
@@ -65,7 +69,7 @@ pub(super) fn charge(
     plan: &str,
     extra_steps: u32,
 ) -> Result<(), KvError> {
-    let held = query::counts(kv, domain)?.bytes;
+    let held = query::charged(kv, domain)?.bytes;
     let Some(mut counted) = up_to_now(kv, domain, held, when.at)? else {
         return Ok(());
     };

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use super::counters::Counters;
+use super::fate;
 use super::lease::Lease;
 use super::office::clock;
 use super::plan::{self, LEASE_TTL, RANK_DELAY, RENEW_INTERVAL};
@@ -88,7 +89,7 @@ impl Post {
                 cluster,
                 resolver,
                 counters,
-                via: options.reports_via.clone(),
+                via: options.relay_via.clone(),
             }),
             reviewer: review::Reviewer::default(),
             reviews: Vec::new(),
@@ -133,6 +134,13 @@ impl Post {
         if !cluster.is_current() || !cluster.has_quorum() {
             return Ok(());
         }
+        if cluster.is_drained() {
+            // What is under way is let finish, and recorded; then the post ends by itself.
+            if !self.sending.is_empty() {
+                self.holds_the_post().await?;
+            }
+            return Ok(());
+        }
         if let Some(found) = self.reviewer.due(&cluster.view())? {
             self.reviews = found;
         }
@@ -147,9 +155,17 @@ impl Post {
         }
         self.send(due)?;
         for command in std::mem::take(&mut self.reviews) {
-            // Whatever is not done is found again.
-            if let Err(why) = self.desk.propose(command).await {
-                tracing::debug!(%why, "a review was not committed");
+            let before = match &command {
+                Command::Review { domain, seqs } => fate::before(&cluster.view(), domain, seqs)?,
+                _ => Vec::new(),
+            };
+            match self.desk.propose(command).await {
+                Ok(_) => {
+                    let cluster = cluster.clone();
+                    tokio::spawn(async move { fate::note_reviewed(&cluster, before).await });
+                }
+                // Whatever is not done is found again.
+                Err(why) => tracing::debug!(%why, "a review was not committed"),
             }
         }
         for owed in owed {
@@ -216,7 +232,7 @@ impl Post {
                 return Ok(false);
             }
             let waited = self.unattended.get_or_insert_with(Instant::now).elapsed();
-            let members: Vec<NodeId> = cluster.members().iter().map(|m| m.id).collect();
+            let members = cluster.on_duty();
             let Some(rank) = rank(me, &members) else {
                 return Ok(false);
             };
@@ -275,8 +291,15 @@ impl Post {
                 return;
             }
         };
+        let written = match &command {
+            Command::Report { envelope, .. } => Some(fate::written(owed, envelope)),
+            _ => None,
+        };
         match self.desk.propose(command).await {
             Ok(Reply::Accepted { .. }) => {
+                if let Some(written) = written {
+                    self.desk.cluster.note(written);
+                }
                 self.desk.counters.reports_written.inc();
                 tracing::info!(
                     msg = %owed.about,

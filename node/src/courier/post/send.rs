@@ -9,6 +9,7 @@ use std::time::Duration;
 use holdfast_ledger::query::{self, PendingReport};
 use holdfast_ledger::{Command, Reply, ReportFate, ReportOutcome, Seq};
 use holdfast_mail::{Domain, Envelope};
+use holdfast_proto::cluster::Happening;
 use holdfast_smtp::client::{Fate, Mail};
 use tokio::time::{Instant, sleep};
 
@@ -17,6 +18,7 @@ use super::super::lease::Lease;
 use super::super::office::clock;
 use super::{Desk, route};
 use crate::dial::NoSession;
+use crate::history;
 use crate::talk::deliver::Connection;
 
 /// How long to try to record what became of a notification. It may be nobody else's yet, and
@@ -32,8 +34,25 @@ pub(super) struct Letter {
 
 impl Letter {
     /// What became of it, with a line in the log where that is its end.
-    fn ended(&self, domain: &Domain, fate: ReportFate, reply: &str) -> ReportOutcome {
+    fn ended(&self, desk: &Desk, domain: &Domain, fate: ReportFate, reply: &str) -> ReportOutcome {
         let message = self.report.message;
+        let kind = match fate {
+            ReportFate::Delivered => "delivered",
+            ReportFate::Deferred => "deferred",
+            ReportFate::Dropped => "dropped",
+        };
+        desk.cluster.note(Happening {
+            from: Some(String::new()),
+            to: self
+                .envelope
+                .recipients
+                .iter()
+                .map(|to| to.address.to_string())
+                .collect(),
+            text: reply.to_owned(),
+            domain: domain.to_string(),
+            ..history::about(kind, message)
+        });
         match fate {
             ReportFate::Delivered => {
                 tracing::info!(%message, %domain, reply, "a sender was told");
@@ -54,13 +73,13 @@ impl Letter {
     }
 
     /// It waits, unless it has waited long enough.
-    fn put_off(&self, domain: &Domain, reply: &str) -> ReportOutcome {
+    fn put_off(&self, desk: &Desk, domain: &Domain, reply: &str) -> ReportOutcome {
         let fate = if self.report.give_up_at <= clock() {
             ReportFate::Dropped
         } else {
             ReportFate::Deferred
         };
-        self.ended(domain, fate, reply)
+        self.ended(desk, domain, fate, reply)
     }
 }
 
@@ -82,9 +101,9 @@ pub(super) async fn send(desk: &Desk, lease: &Lease, domain: &Domain, letters: V
     };
     let outcomes = letters.iter().map(|letter| {
         if never {
-            letter.ended(domain, ReportFate::Dropped, &why)
+            letter.ended(desk, domain, ReportFate::Dropped, &why)
         } else {
-            letter.put_off(domain, &why)
+            letter.put_off(desk, domain, &why)
         }
     });
     record(desk, lease, outcomes.collect()).await;
@@ -144,7 +163,9 @@ async fn one(
 ) -> ReportOutcome {
     let body = match desk.cluster.bodies().read(&letter.envelope.body).await {
         Ok(body) => body,
-        Err(error) => return letter.put_off(domain, &format!("its body cannot be read: {error}")),
+        Err(error) => {
+            return letter.put_off(desk, domain, &format!("its body cannot be read: {error}"));
+        }
     };
     let mail = Mail {
         envelope: Arc::clone(&letter.envelope),
@@ -157,11 +178,11 @@ async fn one(
         .await
         .and_then(|outcome| outcome.results.into_iter().next());
     let Some(result) = result else {
-        return letter.put_off(domain, "the server took no message");
+        return letter.put_off(desk, domain, "the server took no message");
     };
     match result.fate {
-        Fate::Delivered => letter.ended(domain, ReportFate::Delivered, &result.reply),
-        Fate::Refused => letter.ended(domain, ReportFate::Dropped, &result.reply),
-        Fate::Deferred | Fate::Known => letter.put_off(domain, &result.reply),
+        Fate::Delivered => letter.ended(desk, domain, ReportFate::Delivered, &result.reply),
+        Fate::Refused => letter.ended(desk, domain, ReportFate::Dropped, &result.reply),
+        Fate::Deferred | Fate::Known => letter.put_off(desk, domain, &result.reply),
     }
 }

@@ -1,0 +1,164 @@
+//! Failures are rehearsed on a live cluster, and end whatever happens.
+
+use std::process::Output;
+use std::thread::sleep;
+use std::time::Duration;
+
+use holdfast_cluster_tests::harness::{Sandbox, wait_for};
+use holdfast_cluster_tests::story::{Mailbox, send};
+use serde_json::Value;
+
+use crate::alone;
+
+const DOMAIN: &str = "example.test";
+const JOE: &str = "joe@example.test";
+const BOB: &str = "bob@sender.test";
+const SOON: Duration = Duration::from_secs(60);
+
+/// The report of a drill in which nothing was lost.
+fn passed(ran: &Output) -> Value {
+    let done: Value = serde_json::from_slice(&ran.stdout).expect("a report");
+    assert!(ran.status.success(), "{ran:?}");
+    assert_eq!(done["state"], "passed", "{done}");
+    let report = &done["report"];
+    assert_eq!(report["lost"], 0, "{done}");
+    assert_eq!(report["sent"], report["delivered"], "{done}");
+    done
+}
+
+/// Waits for the failure of the drill after `before` others, as `node` says.
+fn wait_for_the_failure(sandbox: &Sandbox, node: &str, before: usize) {
+    wait_for("a failure to begin", SOON, || {
+        let status = sandbox.status_of(node)?;
+        let listed = sandbox.ask(node, &["drill", "list"]).stdout;
+        let last = listed
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .nth(before)?;
+        let last: Value = serde_json::from_slice(last).ok()?;
+        let has_begun = last["events"].as_array()?.len() >= 2 && last["state"] == "under way";
+        (has_begun && status["quorum"] == true).then_some(())
+    });
+}
+
+#[test]
+fn every_kind_of_failure_can_be_rehearsed_and_costs_no_mail() {
+    let _alone = alone();
+    let mut mailbox = Mailbox::new();
+    mailbox.come_up();
+    let sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
+    let leader = sandbox.leader().expect("a leader");
+    let other = sandbox.names().into_iter().find(|name| *name != leader);
+    let other = other.expect("three nodes");
+
+    let command = ["drill", "run", "--kind", "leader-loss", "--duration", "12s"];
+    let running = sandbox.begin_asking(&other, &command);
+    wait_for_the_failure(&sandbox, &other, 0);
+    // Customers' mail goes the way it would if the leader were lost.
+    let answer = send(sandbox.node(&other).smtp, BOB, JOE, "meanwhile");
+    assert_eq!(answer.code, 250, "{answer:?}");
+    mailbox.wait_for(1, SOON);
+    let lost = passed(&running.wait_with_output().expect("a drill"));
+    assert_eq!(lost["nodes"], serde_json::json!([leader]));
+    let report = &lost["report"];
+    let led = report["leader_ms"].as_u64().expect("another led");
+    let gap = report["accept_gap_ms"].as_u64().expect("a gap");
+    // Whoever waited for the one that was cut off does not wait for longer than that.
+    assert!(gap < led + 4_000, "{lost}");
+    assert_ne!(sandbox.leader().as_ref(), None);
+
+    for (kind, duration) in [
+        ("partition", "6s"),
+        ("region-loss", "6s"),
+        ("primary-outage", "6s"),
+        ("disk-full", "3s"),
+    ] {
+        let command = ["drill", "run", "--kind", kind, "--duration", duration];
+        let done = passed(&sandbox.ask("n1", &command));
+        assert_eq!(done["kind"], kind);
+    }
+    // Every node tells of them, and none of the canaries is left.
+    for name in sandbox.names() {
+        let status = sandbox.status_of(&name).expect("a status");
+        assert_eq!(
+            status["drills"].as_array().map(Vec::len),
+            Some(5),
+            "{status}"
+        );
+        assert_eq!(status["held_messages"], 0, "{status}");
+    }
+    let domains = sandbox.ask("n2", &["domain", "list"]).stdout;
+    assert!(!String::from_utf8_lossy(&domains).contains("drill.invalid"));
+    let told = sandbox.ask("n3", &["audit"]).stdout;
+    assert!(String::from_utf8_lossy(&told).contains("drill leader-loss begun, for 12 s"));
+}
+
+#[test]
+fn a_drill_ends_by_hand_and_by_itself_when_its_conductor_dies_and_never_adds_to_a_real_failure() {
+    let _alone = alone();
+    let mut mailbox = Mailbox::new();
+    mailbox.come_up();
+    let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
+    let leader = sandbox.leader().expect("a leader");
+    let others: Vec<String> = sandbox
+        .names()
+        .into_iter()
+        .filter(|name| *name != leader)
+        .collect();
+    let [lost, conductor] = &others[..] else {
+        panic!("three nodes: {others:?}");
+    };
+
+    let run = |duration| {
+        let wish = [
+            "--kind",
+            "node-loss",
+            "--node",
+            lost,
+            "--duration",
+            duration,
+        ];
+        [&["drill", "run"][..], &wish].concat()
+    };
+
+    // By hand: long before its time.
+    let running = sandbox.begin_asking(conductor, &run("10m"));
+    wait_for_the_failure(&sandbox, conductor, 0);
+    // Another cannot begin meanwhile.
+    let second = sandbox.ask(conductor, &["drill", "run", "--kind", "primary-outage"]);
+    assert_eq!(second.status.code(), Some(5), "{second:?}");
+    sleep(Duration::from_secs(2));
+    // The node that is cut off can end it too.
+    sandbox.must(lost, &["drill", "stop"]);
+    let stopped = running.wait_with_output().expect("a drill");
+    assert_eq!(stopped.status.code(), Some(3), "{stopped:?}");
+    let report: Value = serde_json::from_slice(&stopped.stdout).expect("a report");
+    assert_eq!(report["state"], "stopped", "{report}");
+    assert_eq!(report["report"]["lost"], 0, "{report}");
+
+    // By itself: whoever conducts it dies.
+    let running = sandbox.begin_asking(conductor, &run("15s"));
+    wait_for_the_failure(&sandbox, &leader, 1);
+    sandbox.kill(conductor);
+    let broken = running.wait_with_output().expect("a drill");
+    assert_eq!(broken.status.code(), Some(4), "{broken:?}");
+    // The node that pretended to be lost is back in time, and two of three take mail.
+    let answer = wait_for("mail to be taken", SOON, || {
+        let answer = send(sandbox.node(&leader).smtp, BOB, JOE, "after");
+        (answer.code == 250).then_some(answer)
+    });
+    assert_eq!(answer.code, 250);
+    // With one node really lost there is no drill.
+    let refused = sandbox.ask(&leader, &["drill", "run", "--kind", "primary-outage"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(5), "{said}");
+    assert!(said.contains("does not answer"), "{said}");
+    // Back again, it conducts it no more, and says so.
+    sandbox.restart(conductor);
+    sandbox.wait_until_healthy(SOON);
+    wait_for("the end of the drill", SOON, || {
+        let shown: Value =
+            serde_json::from_slice(&sandbox.ask(&leader, &["drill", "show"]).stdout).ok()?;
+        (shown["state"] == "unknown").then_some(())
+    });
+}

@@ -1,0 +1,357 @@
+//! A cluster that is founded anew, from what another one knew.
+//!
+//! Domains, accounts, mail and what became of it stay; who belonged to the old cluster, its keys, its
+//! invitations and its leases do not, so that none of its nodes can ever take part again.
+
+use std::collections::BTreeSet;
+
+use holdfast_mail::{Domain, Envelope, MessageId, NodeId};
+use holdfast_proto::ledger as proto;
+
+use crate::{
+    Command, Disposal, Kv, KvError, KvRead, Logged, Member, Reply, apply, query, row, tables,
+};
+
+/// The new cluster.
+#[derive(Clone, Debug)]
+pub struct Founding {
+    pub cluster_id: [u8; 16],
+    pub ca_certificate: Vec<u8>,
+    pub ca_key: Vec<u8>,
+    /// Its only member, whose id no node of the old cluster had.
+    pub first: Member,
+    /// Its feature level.
+    pub level: u32,
+}
+
+/// Rows looked at in one go.
+const PAGE: usize = 1_000;
+
+/// Makes the rows of an old cluster those of a new one.
+///
+/// # Errors
+/// They cannot be read, or are of no cluster.
+pub fn found_anew(kv: &mut dyn Kv, founding: Founding) -> Result<(), KvError> {
+    if query::cluster(kv)?.is_none() {
+        return Err(KvError("they are of no cluster".to_owned()));
+    }
+    for table in [
+        tables::MEMBERS,
+        tables::REMOVED,
+        tables::TOKENS,
+        tables::LEASES,
+        tables::POST,
+        tables::ROTATION,
+        tables::TRUSTING,
+        tables::GRANTS,
+        tables::DRAINED,
+        tables::ATTENDED,
+    ] {
+        for (key, _) in kv.scan(table, &[], usize::MAX)? {
+            kv.delete(&key);
+        }
+    }
+    let cluster = proto::ClusterRow {
+        id: founding.cluster_id.to_vec().into(),
+        ca_certificate: founding.ca_certificate.into(),
+        ca_key: founding.ca_key.into(),
+        ..proto::ClusterRow::default()
+    };
+    row::put(kv, tables::CLUSTER, &cluster);
+    let level = proto::LevelRow {
+        level: founding.level,
+    };
+    row::put(kv, tables::LEVEL, &level);
+    let member = crate::wire::member_to(&founding.first);
+    row::put(kv, &tables::member(founding.first.id), &member);
+    Ok(())
+}
+
+/// What became of the mail.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sorted {
+    /// Messages that were to be delivered, and are set aside until somebody decides.
+    pub set_aside: u64,
+    /// Messages whose content is nowhere: they are given up.
+    pub without_content: Vec<Envelope>,
+}
+
+/// Gives up messages without a body, and sets aside what waits for delivery, unless `keep_queued`: the
+/// old cluster may have delivered it. `by` is what the audit says.
+///
+/// # Errors
+/// The rows cannot be read.
+pub fn sort_mail(
+    kv: &mut dyn Kv,
+    when: &mut Logged,
+    by: &str,
+    keep_queued: bool,
+    has_body: &dyn Fn(MessageId) -> bool,
+) -> Result<Sorted, KvError> {
+    let mut sorted = Sorted::default();
+    let mut after = None;
+    loop {
+        let page = query::bodies(kv, after, PAGE)?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.id);
+        for body in page.iter().filter(|body| !has_body(body.id)) {
+            let Some(envelope) = query::envelope(kv, body.id)? else {
+                continue;
+            };
+            let domains: BTreeSet<&Domain> = envelope
+                .recipients
+                .iter()
+                .filter_map(|recipient| recipient.address.domain())
+                .collect();
+            for domain in domains {
+                dispose(kv, when, domain, Disposal::Discard, &[body.id], by)?;
+            }
+            sorted.without_content.push(envelope);
+        }
+    }
+    if keep_queued {
+        return Ok(sorted);
+    }
+    let mut after: Option<Domain> = None;
+    loop {
+        let domains = query::held_domains(kv, after.as_ref(), PAGE)?;
+        let Some(last) = domains.last().cloned() else {
+            return Ok(sorted);
+        };
+        for domain in domains {
+            let mut more = true;
+            while more {
+                let done = dispose(kv, when, &domain, Disposal::Hold, &[], by)?;
+                sorted.set_aside += done.0;
+                more = done.1;
+            }
+        }
+        after = Some(last);
+    }
+}
+
+/// What another survivor's messages came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Messages that were not known.
+    pub taken: u64,
+    /// Messages that were not known, and are not for a domain of ours, over a quota, or too old to say
+    /// whether they were delivered.
+    pub refused: u64,
+}
+
+/// Takes messages that another survivor has, by their ids. Those that are known, or known to be
+/// delivered, stay as they are.
+///
+/// # Errors
+/// The rows cannot be read.
+pub fn take_messages(
+    kv: &mut dyn Kv,
+    when: &mut Logged,
+    other: &dyn KvRead,
+) -> Result<Taken, KvError> {
+    let mut taken = Taken::default();
+    let mut after = None;
+    loop {
+        let page = query::bodies(other, after, PAGE)?;
+        let Some(last) = page.last() else {
+            return Ok(taken);
+        };
+        after = Some(last.id);
+        for body in page {
+            let Some(envelope) = query::envelope(other, body.id)? else {
+                continue;
+            };
+            let was_there = query::envelope(kv, body.id)?.is_some();
+            when.position += 1;
+            match apply(kv, *when, &Command::Accept { envelope }, &mut Vec::new())? {
+                Reply::Accepted { .. } => {
+                    let is_there = query::envelope(kv, body.id)?.is_some();
+                    taken.taken += u64::from(is_there && !was_there);
+                }
+                _ => taken.refused += 1,
+            }
+        }
+    }
+}
+
+/// How many, and whether there are more.
+fn dispose(
+    kv: &mut dyn Kv,
+    when: &mut Logged,
+    domain: &Domain,
+    how: Disposal,
+    messages: &[MessageId],
+    by: &str,
+) -> Result<(u64, bool), KvError> {
+    // Each has a place of its own in the audit.
+    when.position += 1;
+    let command = Command::Dispose {
+        domain: domain.clone(),
+        how,
+        messages: messages.to_vec(),
+        // Hold is of what waits in any case.
+        held: how != Disposal::Hold,
+        by: by.to_owned(),
+    };
+    match apply(kv, *when, &command, &mut Vec::new())? {
+        Reply::Disposed { messages, more } => Ok((messages, more && messages > 0)),
+        other => Err(KvError(format!("mail was not sorted: {other:?}"))),
+    }
+}
+
+/// A node id that no node of the old cluster had, nor will get: those are places in its log.
+#[must_use]
+pub fn first_node(last_index: u64) -> NodeId {
+    NodeId(last_index + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_mail::{Address, BodyRef, BodyType, Envelope, Recipient, ReversePath, Timestamp};
+
+    use super::*;
+    use crate::{MemoryKv, Primary};
+
+    fn member(id: u64, name: &str) -> Member {
+        Member {
+            id: NodeId(id),
+            name: name.to_owned(),
+            region: String::new(),
+            cluster_address: String::new(),
+            smtp_name: String::new(),
+            smtp_address: String::new(),
+        }
+    }
+
+    fn message(number: u128) -> Envelope {
+        let id = MessageId::new(Timestamp(1_000), number);
+        Envelope {
+            id,
+            reverse_path: ReversePath::Null,
+            recipients: vec![Recipient {
+                address: Address::parse("joe@example.org", false).unwrap(),
+                notify: None,
+                orcpt: None,
+            }],
+            body: BodyRef {
+                id,
+                len: 1,
+                digest: [0; 32],
+            },
+            received_at: Timestamp(1_000),
+            body_type: BodyType::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            helo: String::new(),
+            client: String::new(),
+        }
+    }
+
+    #[test]
+    fn mail_and_domains_stay_and_whoever_belonged_to_the_old_cluster_goes() {
+        let domain = Domain::parse("example.org").unwrap();
+        let mut kv = MemoryKv::new();
+        let mut when = Logged {
+            index: 1,
+            position: 0,
+            at: Timestamp(1_000),
+        };
+        let mut enter = |kv: &mut MemoryKv, command: Command| {
+            when.index += 1;
+            let reply = apply(kv, when, &command, &mut Vec::new()).unwrap();
+            assert!(
+                !matches!(reply, Reply::Refused(_)),
+                "{command:?}: {reply:?}"
+            );
+        };
+        enter(
+            &mut kv,
+            Command::Bootstrap {
+                cluster_id: [1; 16],
+                ca_certificate: vec![1],
+                ca_key: vec![1],
+                first: member(1, "old"),
+                level: crate::level::NEWEST,
+            },
+        );
+        enter(
+            &mut kv,
+            Command::Invite {
+                token_id: [2; 16],
+                secret_hash: [2; 32],
+                expires_at: Timestamp(u64::MAX),
+            },
+        );
+        enter(
+            &mut kv,
+            Command::SetDomain {
+                domain: domain.clone(),
+                primary: Primary {
+                    host: "mx.example.org".to_owned(),
+                    port: 25,
+                },
+                must_be_new: true,
+                must_exist: false,
+            },
+        );
+        for number in 1..=3 {
+            let envelope = message(number);
+            enter(&mut kv, Command::Accept { envelope });
+        }
+        enter(
+            &mut kv,
+            Command::AcquireLease {
+                domain: domain.clone(),
+                node: NodeId(1),
+                ttl_ms: 60_000,
+            },
+        );
+
+        let mut later = Logged {
+            index: 100,
+            position: 0,
+            at: Timestamp(2_000),
+        };
+        let has_body = |id| id != message(2).id;
+        let sorted = sort_mail(&mut kv, &mut later, "restored", false, &has_body).unwrap();
+        let lost: Vec<_> = sorted.without_content.iter().map(|it| it.id).collect();
+        assert_eq!((sorted.set_aside, lost), (2, vec![message(2).id]));
+        let founding = Founding {
+            cluster_id: [9; 16],
+            ca_certificate: vec![9],
+            ca_key: vec![9],
+            first: member(first_node(99).0, "new"),
+            level: 1,
+        };
+        found_anew(&mut kv, founding).unwrap();
+
+        let members = query::members(&kv).unwrap();
+        let names: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
+        assert_eq!((names, members[0].id), (vec!["new"], NodeId(100)));
+        assert_eq!(query::cluster(&kv).unwrap().unwrap().id, [9; 16]);
+        assert!(query::lease(&kv, &domain).unwrap().is_none());
+        assert!(kv.scan(tables::TOKENS, &[], 9).unwrap().is_empty());
+        assert!(query::domain(&kv, &domain).unwrap().is_some());
+        assert_eq!(query::held(&kv, &domain, None, 9).unwrap(), []);
+        for (number, is_there) in [(1, true), (2, false), (3, true)] {
+            let envelope = query::envelope(&kv, message(number).id).unwrap();
+            assert_eq!(envelope.is_some(), is_there, "message {number}");
+        }
+        // A member that joins later has a number that nobody had.
+        assert!(first_node(99) > NodeId(99));
+    }
+
+    #[test]
+    fn rows_of_no_cluster_are_refused() {
+        let founding = Founding {
+            cluster_id: [9; 16],
+            ca_certificate: Vec::new(),
+            ca_key: Vec::new(),
+            first: member(1, "new"),
+            level: 1,
+        };
+        assert!(found_anew(&mut MemoryKv::new(), founding).is_err());
+    }
+}

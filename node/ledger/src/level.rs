@@ -1,0 +1,114 @@
+//! Feature levels: two versions of Holdfast run in one cluster while it is upgraded, and the newer one
+//! says nothing yet that the older one does not understand.
+//!
+//! The cluster has a level, and every version knows the commands up to one of its own. A command
+//! above the cluster's level is refused; `RaiseLevel` goes up once every member knows it, and it never
+//! goes down. Level 1 is that of clusters without a row that says so.
+
+use crate::account::AccountChange;
+use crate::{Command, Disposal, Undecodable};
+
+/// The highest level that this version knows. A new cluster begins here. It goes up by one in each
+/// version that adds a command, so that two versions in a row run together.
+pub const NEWEST: u32 = 3;
+
+impl Command {
+    /// Since which level it exists. A new command gets the level that the next release brings, never
+    /// one that was released: versions of that level do not know it, and would stop.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        match self {
+            Self::Accept { .. }
+            | Self::Submit { .. }
+            | Self::Cancel { .. }
+            | Self::SetDomain { .. }
+            | Self::RemoveDomain { .. }
+            | Self::Bootstrap { .. }
+            | Self::Invite { .. }
+            | Self::Redeem { .. }
+            | Self::RemoveMember { .. }
+            | Self::AcquireLease { .. }
+            | Self::RenewLeases { .. }
+            | Self::ReleaseLease { .. }
+            | Self::Record { .. }
+            | Self::Flush { .. }
+            | Self::Sweep
+            | Self::Settle { .. }
+            | Self::TakePost { .. }
+            | Self::Report { .. }
+            | Self::SettleReports { .. }
+            | Self::Review { .. }
+            | Self::SetRecipients { .. }
+            | Self::Learn { .. }
+            | Self::Unlearn { .. }
+            | Self::SetPlan { .. }
+            | Self::RemovePlan { .. }
+            | Self::Subscribe { .. }
+            | Self::Observe { .. }
+            | Self::SetRoute { .. }
+            | Self::SetAskers { .. }
+            | Self::Attend { .. }
+            | Self::Leave { .. } => 1,
+            // Who does not know a field does not keep it.
+            Self::SetPolicy { change, .. } => match change.ping {
+                Some(_) => 3,
+                None => 1,
+            },
+            Self::Dispose { how, .. } => how.level(),
+            Self::OfAccount { change, .. } => change.level(),
+            Self::SetDrained { .. } => 2,
+            Self::BeginDrill { .. }
+            | Self::TellDrill { .. }
+            | Self::EndDrill { .. }
+            | Self::ScheduleDrill { .. }
+            | Self::OfferAuthority { .. }
+            | Self::RetireAuthority { .. }
+            | Self::TrustAuthority { .. }
+            | Self::Grant { .. }
+            | Self::Revoke { .. }
+            | Self::Note => 3,
+            // Whoever knows the level knows how to get there.
+            Self::RaiseLevel { level, .. } => 2.max(*level),
+            Self::By { command, .. } => command.level(),
+        }
+    }
+}
+
+impl Disposal {
+    fn level(self) -> u32 {
+        match self {
+            Self::Requeue
+            | Self::Discard
+            | Self::Bounce
+            | Self::Hold
+            | Self::Release
+            | Self::Delete
+            | Self::Undelete => 1,
+        }
+    }
+}
+
+impl AccountChange {
+    fn level(&self) -> u32 {
+        match self {
+            Self::Add { .. }
+            | Self::Remove
+            | Self::Password(_)
+            | Self::SecondFactor(_)
+            | Self::Domains(_)
+            | Self::SignOut
+            | Self::Unlock
+            | Self::SignIn { .. }
+            | Self::AddToken(_)
+            | Self::RemoveToken(_) => 1,
+        }
+    }
+}
+
+/// A level that a log or a state names, if this version knows it. Nothing is safe to guess.
+pub(crate) fn known(level: u32) -> Result<u32, Undecodable> {
+    if level > NEWEST {
+        return Err(Undecodable::unknown("feature level"));
+    }
+    Ok(level)
+}

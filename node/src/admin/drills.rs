@@ -1,0 +1,225 @@
+//! Drills, for operators.
+
+use std::time::Duration;
+
+use holdfast_ledger::Command;
+use holdfast_ledger::drill::{Drill, DrillPlan, DrillSchedule, drills, schedules};
+use holdfast_mail::{MessageId, NodeId};
+use holdfast_proto::admin as wire;
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tonic::Status;
+
+use super::{Admin, broken};
+use crate::cast::{self, NoDrill, Wish, cast, kind_name};
+use crate::replica::{Cluster, now, random_id};
+
+/// How often a drill that is watched is looked at besides.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How long this node may take to apply what the cluster has committed.
+const APPLY_TIME_MAX: Duration = Duration::from_secs(10);
+
+impl Admin {
+    /// Begins a drill, or tells what one would be; then every change of it.
+    pub(super) async fn drill(
+        &self,
+        request: wire::DrillRunRequest,
+    ) -> Result<mpsc::Receiver<Result<wire::Drill, Status>>, Status> {
+        let cluster = self.cluster()?;
+        let plan = cast(&cluster, &wish(&request)?).await.map_err(no_drill)?;
+        let (progress, told) = mpsc::channel(16);
+        if request.dry_run {
+            let would = wire::Drill {
+                rate: plan.rate,
+                ..planned(&cluster, &plan)
+            };
+            // There is room for it.
+            let _gone = progress.send(Ok(would)).await;
+            return Ok(told);
+        }
+        let mut effects = cluster.effects();
+        let id = MessageId::new(now(), random_id());
+        self.propose(Command::BeginDrill { id, plan }).await?;
+        tokio::spawn(async move {
+            let mut ticks = interval(LOOK_EVERY);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut last = None;
+            let begun = Instant::now();
+            loop {
+                let found = find(&cluster, id);
+                // The entry is committed, and this node comes to it in a moment.
+                if last.is_none() && found.is_err() && begun.elapsed() < APPLY_TIME_MAX {
+                    ticks.tick().await;
+                    continue;
+                }
+                let is_over = !matches!(&found, Ok(drill) if drill.under_way);
+                if last.as_ref() != found.as_ref().ok() || is_over {
+                    last = found.as_ref().ok().cloned();
+                    if progress.send(found).await.is_err() || is_over {
+                        return;
+                    }
+                }
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    effect = effects.recv() => if matches!(effect, Err(broadcast::error::RecvError::Closed)) {
+                        return;
+                    },
+                }
+            }
+        });
+        Ok(told)
+    }
+
+    pub(super) fn drills(&self) -> Result<wire::DrillList, Status> {
+        let cluster = self.cluster()?;
+        let view = cluster.view();
+        let all = drills(&view).map_err(broken)?;
+        let schedules = schedules(&view).map_err(broken)?.into_iter();
+        Ok(wire::DrillList {
+            drills: all.into_iter().map(|drill| told(&cluster, drill)).collect(),
+            schedules: schedules
+                .map(|(name, schedule)| wire::DrillSchedule {
+                    name,
+                    kind: kind_name(schedule.kind()).to_owned(),
+                    region: schedule.region,
+                    every_ms: schedule.every_ms,
+                    next_at_ms: schedule.next_at_ms,
+                    duration_ms: schedule.duration_ms,
+                    rate: schedule.rate,
+                })
+                .collect(),
+        })
+    }
+
+    /// Ends the failure at every node that answers.
+    pub(super) async fn stop_drill(&self) -> Result<wire::Drill, Status> {
+        let cluster = self.cluster()?;
+        let all = drills(&cluster.view()).map_err(broken)?;
+        let open = all.into_iter().find(|drill| drill.is_under_way(now()));
+        let drill =
+            open.ok_or_else(|| Status::not_found("no drill is under way; nothing was changed"))?;
+        let members = cluster.members();
+        let asks = members
+            .iter()
+            .map(|member| cluster.rehearse_at(member.id, drill.id, Duration::ZERO));
+        let done = futures::future::join_all(asks).await;
+        let failed: Vec<String> = members
+            .iter()
+            .zip(done)
+            .filter_map(|(member, done)| Some(format!("{}: {}", member.name, done.err()?)))
+            .collect();
+        if !failed.is_empty() {
+            return Err(Status::unavailable(format!(
+                "not every node was reached ({}). Each ends its part by itself, {} s after the drill began at the \
+                 latest",
+                failed.join("; "),
+                drill.plan.duration_ms / 1000 + 30
+            )));
+        }
+        Ok(told(&cluster, drill))
+    }
+
+    pub(super) async fn set_schedule(&self, set: wire::DrillSchedule) -> Result<(), Status> {
+        let schedule = match set.every_ms {
+            0 => None,
+            every_ms => {
+                // The same checks as of a drill that is run; who fails is decided each time.
+                let wish = wish(&wire::DrillRunRequest {
+                    kind: set.kind,
+                    duration_ms: set.duration_ms,
+                    rate: set.rate,
+                    ..wire::DrillRunRequest::default()
+                })?;
+                Some(DrillSchedule {
+                    kind: wish.kind.into(),
+                    region: set.region,
+                    every_ms,
+                    next_at_ms: match set.next_at_ms {
+                        0 => now().plus(Duration::from_millis(every_ms)).0,
+                        at => at,
+                    },
+                    duration_ms: set.duration_ms,
+                    rate: set.rate,
+                })
+            }
+        };
+        let name = set.name;
+        self.propose(Command::ScheduleDrill { name, schedule })
+            .await?;
+        Ok(())
+    }
+}
+
+fn wish(request: &wire::DrillRunRequest) -> Result<Wish, Status> {
+    let kind = cast::kind(&request.kind)
+        .ok_or_else(|| Status::invalid_argument(format!("no kind of drill is {}", request.kind)))?;
+    Ok(Wish {
+        kind,
+        region: request.region.clone(),
+        node: request.node.clone(),
+        lasts: Duration::from_millis(request.duration_ms),
+        rate: request.rate,
+    })
+}
+
+fn no_drill(why: NoDrill) -> Status {
+    match why {
+        NoDrill::Senseless(why) => Status::invalid_argument(why),
+        NoDrill::Unsafe(why) => {
+            Status::failed_precondition(format!("no drill was begun, nothing was changed: {why}"))
+        }
+    }
+}
+
+fn find(cluster: &Cluster, id: MessageId) -> Result<wire::Drill, Status> {
+    let all = drills(&cluster.view()).map_err(broken)?;
+    let found = all.into_iter().find(|drill| drill.id == id);
+    let found = found.ok_or_else(|| Status::not_found("the drill is not known any more"))?;
+    Ok(told(cluster, found))
+}
+
+fn planned(cluster: &Cluster, plan: &DrillPlan) -> wire::Drill {
+    let members = cluster.members();
+    let name = |node: u64| {
+        let member = members.iter().find(|member| member.id == NodeId(node));
+        member.map_or_else(|| NodeId(node).to_string(), |member| member.name.clone())
+    };
+    wire::Drill {
+        kind: kind_name(plan.kind()).to_owned(),
+        nodes: plan.nodes.iter().map(|node| name(*node)).collect(),
+        conductor: name(plan.conductor),
+        region: plan.region.clone(),
+        duration_ms: plan.duration_ms,
+        rate: plan.rate,
+        ..wire::Drill::default()
+    }
+}
+
+fn told(cluster: &Cluster, drill: Drill) -> wire::Drill {
+    let under_way = drill.is_under_way(now());
+    let mut events = drill.events;
+    // Each is told by itself; what happened first may have been noted last.
+    events.sort_by_key(|event| event.at_ms);
+    wire::Drill {
+        id: drill.id.to_string(),
+        began_at_ms: drill.began_at.0,
+        under_way,
+        events,
+        report: drill.report,
+        ..planned(cluster, &drill.plan)
+    }
+}
+
+/// The last drill of each kind and region, for the status.
+pub(super) fn last_of_each(cluster: &Cluster) -> Result<Vec<wire::Drill>, Status> {
+    let all = drills(&cluster.view()).map_err(broken)?;
+    let mut last: Vec<Drill> = Vec::new();
+    for drill in all.into_iter().rev() {
+        let of = |drill: &Drill| (drill.plan.kind, drill.plan.region.clone());
+        if !last.iter().any(|known| of(known) == of(&drill)) {
+            last.push(drill);
+        }
+    }
+    Ok(last.into_iter().map(|drill| told(cluster, drill)).collect())
+}

@@ -1,0 +1,650 @@
+//! What can be done with a node's data while the node is stopped: copy it, and found a cluster anew
+//! from a copy.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use holdfast_ledger::anew::{
+    Founding, Sorted, Taken, first_node, found_anew, sort_mail, take_messages,
+};
+use holdfast_ledger::{Command, Kv, KvError, Logged, Member, MemoryKv, apply_batch, level, query};
+use holdfast_mail::{BodyRef, MessageId};
+use holdfast_proto::cluster as wire;
+use openraft::EntryPayload;
+
+use super::copy::{self, Item, Reader};
+use super::state_machine::{APPLIED, StateMachine};
+use super::types::{LeaderId, LogId, Membership, Seat, StoredMembership};
+use super::{Identity, Options, SEAL, StartError, codec, found, now, open_stores, reopen};
+use crate::store::{BodyStore, Store};
+
+/// Octets of log read at a time.
+const LOG_BYTES: usize = 16 << 20;
+
+/// Why it was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0} holds no node's data; nothing was changed")]
+    Nobody(PathBuf),
+    #[error(
+        "{0} holds data already; nothing was changed. A cluster is founded anew in an empty directory only: move the \
+         old one away, and keep it until all is well"
+    )]
+    NotEmpty(PathBuf),
+    #[error("the rows cannot be read: {0}; nothing was changed")]
+    Rows(String),
+    #[error("{0} is of another cluster; nothing was changed")]
+    Stranger(PathBuf),
+    #[error(
+        "{node} goes further, to entry {index} of term {term}; nothing was changed. Begin there, with a copy of this \
+         node: what {node} knows, the cluster may have agreed on"
+    )]
+    Further { node: String, term: u64, index: u64 },
+    #[error("a log entry cannot be read: {0}; nothing was changed")]
+    Entry(String),
+}
+
+impl From<KvError> for OfflineError {
+    fn from(error: KvError) -> Self {
+        Self::Rows(error.0)
+    }
+}
+
+/// The data of a node that is stopped, as of the last entry in its log.
+pub struct Stopped {
+    pub identity: Identity,
+    rows: MemoryKv,
+    bodies: Arc<BodyStore>,
+    pub head: wire::CopyHead,
+}
+
+/// Reads what a stopped node has; nothing of it is changed. Entries that are in its log and were not
+/// known to be committed count: one of them may have been acknowledged.
+///
+/// # Errors
+/// There is nothing, the node runs, or its data is damaged.
+pub fn read(options: &Options) -> Result<Stopped, OfflineError> {
+    let dir = &options.data_dir;
+    let stores = reopen(options)?.ok_or_else(|| OfflineError::Nobody(dir.clone()))?;
+    let ledger: Arc<Store> = stores.ledger;
+    let mut rows = MemoryKv::new();
+    let view = ledger.view();
+    for row in view.rows() {
+        let (key, value) = row?;
+        rows.put(&key, &value);
+    }
+    let applied = match view.meta(APPLIED)? {
+        Some(bytes) => {
+            let read = <wire::LogId as prost::Message>::decode(&bytes[..]);
+            Some(read.map_err(|error| OfflineError::Entry(error.to_string()))?)
+        }
+        None => None,
+    };
+    let applied_index = applied.as_ref().map_or(0, |id| id.index);
+    let mut index = applied_index;
+    let mut term = applied.as_ref().map_or(0, |id| id.term);
+    loop {
+        let page = ledger.log_limited(index + 1, u64::MAX, LOG_BYTES)?;
+        if page.is_empty() {
+            break;
+        }
+        for (at, bytes) in page {
+            let entry = codec::entry(Bytes::from(bytes));
+            let entry = entry.map_err(|error| OfflineError::Entry(error.to_string()))?;
+            (index, term) = (at, entry.log_id.leader_id.term);
+            if let EntryPayload::Normal(proposal) = &entry.payload {
+                apply_batch(&mut rows, at, &proposal.batch, &mut Vec::new())?;
+            }
+        }
+    }
+    Ok(Stopped {
+        head: wire::CopyHead {
+            cluster_id: stores.identity.cluster_id.to_vec().into(),
+            node: options.member.name.clone(),
+            at_ms: now().0,
+            index,
+            applied: applied_index,
+            term,
+        },
+        identity: stores.identity,
+        bodies: stores.bodies,
+        rows,
+    })
+}
+
+impl Stopped {
+    /// Messages that wait, and octets.
+    ///
+    /// # Errors
+    /// The rows cannot be read.
+    pub fn held(&self) -> Result<query::Counts, OfflineError> {
+        Ok(query::total(&self.rows)?)
+    }
+
+    /// What a new cluster would begin with; nothing is written.
+    ///
+    /// # Errors
+    /// As of [`restore`].
+    pub fn merge(self, others: &[PathBuf], keep_queued: bool) -> Result<Merged, OfflineError> {
+        let mut bodies = BTreeSet::new();
+        for id in all_bodies(&self.rows)? {
+            if self.bodies.end(id)?.is_some() {
+                bodies.insert(id);
+            }
+        }
+        let name = self.head.node.clone();
+        let known = Known {
+            head: self.head,
+            rows: self.rows,
+            bodies,
+        };
+        merge(known, others, &name, keep_queued)
+    }
+
+    /// Writes a copy of it, durably.
+    ///
+    /// # Errors
+    /// It cannot be read, or not be written.
+    pub fn save(&self, path: &Path) -> Result<(), OfflineError> {
+        let file = private_file(path)?;
+        let rows = self.rows.rows();
+        let rows = rows.map(|(key, value)| Ok((key.to_vec(), value.to_vec())));
+        let read = |body: &BodyRef| body_of(&self.bodies, body);
+        let out = copy::write(BufWriter::new(file), &self.head, rows, &self.rows, read)?;
+        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        Ok(file.sync_all()?)
+    }
+}
+
+/// The content of a body, if it is there.
+pub(crate) fn body_of(
+    bodies: &BodyStore,
+    body: &BodyRef,
+) -> io::Result<Option<impl FnMut() -> io::Result<Option<Bytes>> + use<>>> {
+    if bodies.end(body.id)?.is_none() {
+        return Ok(None);
+    }
+    let mut reader = bodies.reader(body.id)?;
+    Ok(Some(move || reader.next()))
+}
+
+/// A new file that only its owner reads: mail is in it.
+fn private_file(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// What one node or one copy has.
+struct Known {
+    head: wire::CopyHead,
+    rows: MemoryKv,
+    bodies: BTreeSet<MessageId>,
+}
+
+impl Known {
+    /// All of it is read and found sound before any of it is used.
+    fn of(file: &Path) -> Result<Self, OfflineError> {
+        let damaged = |error: io::Error| {
+            let text = format!("{}: {error}", file.display());
+            OfflineError::Io(io::Error::new(error.kind(), text))
+        };
+        let read = || -> io::Result<Self> {
+            let contents = copy::inspect(&File::open(file)?)?;
+            let mut rows = MemoryKv::new();
+            for item in Reader::open(io::BufReader::new(File::open(file)?))? {
+                if let Item::Row(row) = item? {
+                    rows.put(&row.key, &row.value);
+                }
+            }
+            Ok(Self {
+                head: contents.head,
+                rows,
+                bodies: contents.bodies,
+            })
+        };
+        read().map_err(damaged)
+    }
+
+    /// How far it goes: Raft's order of logs, by which the one that goes furthest has all that any of
+    /// them knows to be agreed on.
+    fn end(&self) -> (u64, u64) {
+        (self.head.term, self.head.index)
+    }
+}
+
+/// What a new cluster begins with.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    pub head: wire::CopyHead,
+    rows: MemoryKv,
+    /// What waited for delivery.
+    pub held: query::Counts,
+    /// Nodes of the old cluster of which nothing is there.
+    pub unheard: Vec<String>,
+    /// Whether what is there is of a majority of the old cluster's nodes.
+    pub is_majority: bool,
+    /// Bodies that only another copy has.
+    pub foreign_bodies: u64,
+    pub taken: Taken,
+    pub sorted: Sorted,
+}
+
+/// Adds what other survivors have, and sorts the mail.
+fn merge(
+    known: Known,
+    others: &[PathBuf],
+    by: &str,
+    keep_queued: bool,
+) -> Result<Merged, OfflineError> {
+    let end = known.end();
+    let Known {
+        head,
+        mut rows,
+        mut bodies,
+    } = known;
+    let mut when = Logged {
+        index: first_node(head.index).0,
+        position: 0,
+        at: now(),
+    };
+    let own = bodies.clone();
+    let mut heard = BTreeSet::from([head.node.clone()]);
+    let mut taken = Taken::default();
+    for file in others {
+        let other = Known::of(file)?;
+        if other.head.cluster_id != head.cluster_id {
+            return Err(OfflineError::Stranger(file.clone()));
+        }
+        if other.end() > end {
+            return Err(OfflineError::Further {
+                node: other.head.node,
+                term: other.head.term,
+                index: other.head.index,
+            });
+        }
+        let more = take_messages(&mut rows, &mut when, &other.rows)?;
+        taken.taken += more.taken;
+        taken.refused += more.refused;
+        bodies.extend(other.bodies);
+        heard.insert(other.head.node);
+    }
+    let members = query::members(&rows)?;
+    let all = members.len();
+    let mut unheard: Vec<String> = members.into_iter().map(|member| member.name).collect();
+    unheard.retain(|name| !heard.contains(name));
+    let held = query::total(&rows)?;
+    let by = format!("restored on {by}");
+    let has_body = |id: MessageId| bodies.contains(&id);
+    let sorted = sort_mail(&mut rows, &mut when, &by, keep_queued, &has_body)?;
+    let needed = all_bodies(&rows)?;
+    Ok(Merged {
+        head,
+        held,
+        is_majority: unheard.len() * 2 < all,
+        unheard,
+        foreign_bodies: needed.difference(&own).count() as u64,
+        taken,
+        sorted,
+        rows,
+    })
+}
+
+/// What a restore came to.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    pub cluster_id: [u8; 16],
+    pub node: holdfast_mail::NodeId,
+    pub bodies: u64,
+    pub merged: Merged,
+}
+
+/// Founds a cluster anew from a copy, in an empty data directory, with this node as its only member;
+/// `others` are copies of nodes of the same cluster that do not go further, and may have what it lacks.
+/// The identity is written last: until then the node does not start, and the directory can be emptied
+/// and this begun again.
+///
+/// # Errors
+/// A copy is damaged, or of another cluster, or goes further; the directory is not empty, or it cannot
+/// be written.
+pub async fn restore(
+    options: &Options,
+    file: &Path,
+    others: &[PathBuf],
+    keep_queued: bool,
+) -> Result<Restored, OfflineError> {
+    let dir = &options.data_dir;
+    if ["ledger", "bodies", "identity"]
+        .iter()
+        .any(|name| dir.join(name).exists())
+    {
+        return Err(OfflineError::NotEmpty(dir.clone()));
+    }
+    let mut merged = merge(Known::of(file)?, others, &options.member.name, keep_queued)?;
+    let (mut identity, bootstrap) = found(&options.member)?;
+    let Command::Bootstrap {
+        ca_certificate,
+        ca_key,
+        ..
+    } = bootstrap
+    else {
+        return Err(OfflineError::Rows("a cluster begins otherwise".to_owned()));
+    };
+    let node = first_node(merged.head.index);
+    // The certificate names the node.
+    let (key, request) = crate::net::authority::request().map_err(tls)?;
+    identity.certificate = crate::net::authority::sign(
+        &ca_certificate,
+        &ca_key,
+        &request,
+        node,
+        identity.cluster_id,
+    )
+    .map_err(tls)?;
+    (identity.key, identity.node_id) = (key, node);
+    let level = query::level(&merged.rows)?.min(level::NEWEST);
+    let first = Member {
+        id: node,
+        ..options.member.clone()
+    };
+    let founding = Founding {
+        cluster_id: identity.cluster_id,
+        ca_certificate,
+        ca_key,
+        first: first.clone(),
+        level,
+    };
+    found_anew(&mut merged.rows, founding)?;
+
+    let (ledger, bodies) = open_stores(options)?;
+    let mut needed = all_bodies(&merged.rows)?;
+    let mut stored = 0;
+    for file in std::iter::once(file).chain(others.iter().map(PathBuf::as_path)) {
+        stored += write_bodies(&bodies, file, &mut needed)?;
+    }
+    let applied = LogId {
+        leader_id: LeaderId {
+            term: 1,
+            node_id: node.0,
+        },
+        index: node.0,
+    };
+    let seat = Seat {
+        name: first.name,
+        region: first.region,
+        cluster_address: first.cluster_address,
+    };
+    let membership = Membership::new(
+        vec![BTreeSet::from([node.0])],
+        std::collections::BTreeMap::from([(node.0, seat)]),
+    )
+    .map_err(|error| OfflineError::Rows(error.to_string()))?;
+    let membership = StoredMembership::new(Some(applied), membership);
+    let mut meta = StateMachine::meta_rows(applied, Some(&membership));
+    meta.push((SEAL, identity.seal()));
+    let all = merged
+        .rows
+        .rows()
+        .map(|(key, value)| Ok((key.to_vec(), value.to_vec())));
+    ledger.replace_state(all, &meta)?;
+    identity.write(dir)?;
+    Ok(Restored {
+        cluster_id: identity.cluster_id,
+        node,
+        bodies: stored,
+        merged,
+    })
+}
+
+fn tls(error: impl std::fmt::Display) -> OfflineError {
+    StartError::Tls(error.to_string()).into()
+}
+
+fn all_bodies(rows: &MemoryKv) -> Result<BTreeSet<MessageId>, OfflineError> {
+    let bodies = query::bodies(rows, None, usize::MAX)?;
+    Ok(bodies.into_iter().map(|body| body.id).collect())
+}
+
+/// Those that are needed, which then are needed no more; returns once they are durable.
+fn write_bodies(
+    bodies: &BodyStore,
+    file: &Path,
+    needed: &mut BTreeSet<MessageId>,
+) -> io::Result<u64> {
+    let (done, results) = mpsc::channel();
+    let mut begun = 0;
+    let mut open: Option<(wire::CopyBody, crate::store::Writer)> = None;
+    let mut finish = |open: &mut Option<(wire::CopyBody, crate::store::Writer)>| -> io::Result<()> {
+        if let Some((told, writer)) = open.take() {
+            let digest = told.digest[..].try_into().map_err(io::Error::other)?;
+            let done = done.clone();
+            begun += 1;
+            writer.finish(told.len, digest, move |result| {
+                // Whoever waits is there until all are done.
+                let _gone = done.send(result);
+            });
+        }
+        Ok(())
+    };
+    for item in Reader::open(io::BufReader::new(File::open(file)?))? {
+        match item? {
+            Item::Body(told) => {
+                finish(&mut open)?;
+                let id = MessageId::from_bytes(&told.id).filter(|id| needed.remove(id));
+                open = id.map(|id| (told, bodies.begin(id)));
+            }
+            Item::Chunk(chunk) => {
+                if let Some((_, writer)) = &mut open {
+                    writer.write(&chunk)?;
+                }
+            }
+            Item::Head(_) | Item::Row(_) => {}
+        }
+    }
+    finish(&mut open)?;
+    for _ in 0..begun {
+        results.recv().map_err(io::Error::other)??;
+    }
+    Ok(begun)
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_ledger::{Primary, Reply, apply};
+    use holdfast_mail::{
+        Address, BodyType, Domain, Envelope, NodeId, Recipient, ReversePath, Timestamp,
+    };
+
+    use super::*;
+
+    const CONTENT: &[u8] = b"Subject: kept\r\n\r\n";
+
+    fn envelope(number: u128) -> Envelope {
+        let id = MessageId::new(now(), number);
+        Envelope {
+            id,
+            reverse_path: ReversePath::Null,
+            recipients: vec![Recipient {
+                address: Address::parse("joe@example.org", false).unwrap(),
+                notify: None,
+                orcpt: None,
+            }],
+            body: BodyRef {
+                id,
+                len: CONTENT.len() as u64,
+                digest: *blake3::hash(CONTENT).as_bytes(),
+            },
+            received_at: Timestamp(1_000),
+            body_type: BodyType::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            helo: String::new(),
+            client: String::new(),
+        }
+    }
+
+    fn member(id: u64) -> Member {
+        Member {
+            id: NodeId(id),
+            name: format!("n{id}"),
+            region: String::new(),
+            cluster_address: String::new(),
+            smtp_name: String::new(),
+            smtp_address: String::new(),
+        }
+    }
+
+    fn options(dir: &Path) -> Options {
+        Options {
+            data_dir: dir.join("data"),
+            member: member(1),
+            profile: crate::replica::WanProfile::Lan,
+            disk_free_min: 0,
+            fatal: Arc::new(|why| panic!("{why}")),
+            flush_times: crate::store::FlushTimes::default(),
+        }
+    }
+
+    /// A copy that a node wrote: it knows `messages` up to entry `index`, and has the content of those
+    /// marked so.
+    fn copy_of(
+        dir: &Path,
+        node: u64,
+        cluster: u8,
+        index: u64,
+        messages: &[(&Envelope, bool)],
+    ) -> PathBuf {
+        let mut rows = MemoryKv::new();
+        let mut when = Logged {
+            index: 1,
+            position: 0,
+            at: now(),
+        };
+        let mut commands = vec![
+            Command::Bootstrap {
+                cluster_id: [cluster; 16],
+                ca_certificate: vec![1],
+                ca_key: vec![1],
+                first: member(1),
+                level: level::NEWEST,
+            },
+            Command::SetDomain {
+                domain: Domain::parse("example.org").unwrap(),
+                primary: Primary {
+                    host: "mx.example.org".to_owned(),
+                    port: 25,
+                },
+                must_be_new: true,
+                must_exist: false,
+            },
+        ];
+        commands.extend(messages.iter().map(|(envelope, _)| Command::Accept {
+            envelope: (*envelope).clone(),
+        }));
+        for command in commands {
+            when.index += 1;
+            let reply = apply(&mut rows, when, &command, &mut Vec::new()).unwrap();
+            assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
+        }
+        let head = wire::CopyHead {
+            cluster_id: vec![cluster; 16].into(),
+            node: format!("n{node}"),
+            index,
+            applied: index,
+            term: 3,
+            ..wire::CopyHead::default()
+        };
+        let path = dir.join(format!("copy-{cluster}-{node}"));
+        let there: BTreeSet<MessageId> = messages
+            .iter()
+            .filter(|(_, has_content)| *has_content)
+            .map(|(envelope, _)| envelope.id)
+            .collect();
+        let all = rows
+            .rows()
+            .map(|(key, value)| Ok((key.to_vec(), value.to_vec())));
+        copy::write(File::create(&path).unwrap(), &head, all, &rows, |body| {
+            let mut content = there
+                .contains(&body.id)
+                .then(|| Bytes::from_static(CONTENT));
+            Ok(content.is_some().then_some(move || Ok(content.take())))
+        })
+        .unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn content_and_messages_that_another_survivor_has_are_taken_by_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let [own, elsewhere, nowhere, unknown] = [1, 2, 3, 4].map(envelope);
+        let first = copy_of(
+            dir.path(),
+            1,
+            7,
+            50,
+            &[(&own, true), (&elsewhere, false), (&nowhere, false)],
+        );
+        let second = copy_of(
+            dir.path(),
+            2,
+            7,
+            40,
+            &[(&own, true), (&elsewhere, true), (&unknown, true)],
+        );
+        let options = options(dir.path());
+        let restored = restore(&options, &first, &[second], false).await.unwrap();
+        let merged = &restored.merged;
+        assert_eq!((merged.foreign_bodies, merged.taken.taken), (2, 1));
+        let lost = &merged.sorted.without_content;
+        assert_eq!(
+            lost.iter().map(|it| it.id).collect::<Vec<_>>(),
+            [nowhere.id]
+        );
+        assert_eq!((merged.sorted.set_aside, restored.bodies), (3, 3));
+        let stopped = read(&options).unwrap();
+        for id in [own.id, elsewhere.id, unknown.id] {
+            assert!(query::envelope(&stopped.rows, id).unwrap().is_some());
+            assert!(
+                body_of(&stopped.bodies, &envelope_body(id))
+                    .unwrap()
+                    .is_some()
+            );
+        }
+    }
+
+    fn envelope_body(id: MessageId) -> BodyRef {
+        BodyRef {
+            id,
+            ..envelope(0).body
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_of_another_cluster_or_one_that_goes_further_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = envelope(1);
+        let less = copy_of(dir.path(), 1, 7, 40, &[(&own, true)]);
+        let more = copy_of(dir.path(), 2, 7, 50, &[(&own, true)]);
+        let stranger = copy_of(dir.path(), 3, 8, 10, &[]);
+        let options = options(dir.path());
+        let further = restore(&options, &less, std::slice::from_ref(&more), false).await;
+        assert!(matches!(further, Err(OfflineError::Further { .. })));
+        let strange = restore(&options, &more, &[stranger], false).await;
+        assert!(matches!(strange, Err(OfflineError::Stranger(_))));
+        assert!(!options.data_dir.join("ledger").exists());
+        restore(&options, &more, &[less], false).await.unwrap();
+    }
+}
