@@ -41,6 +41,16 @@ pub(crate) enum Unreachable {
 }
 
 impl Unreachable {
+    /// The DNS says that nobody takes the domain's mail, however long one waits: what its sender is
+    /// told, beginning with a status (RFC 3463, RFC 7505 section 4.2).
+    pub(crate) fn nowhere(&self) -> Option<String> {
+        match self {
+            Self::NoSession(NoSession::NoDomain(_)) => Some(format!("5.1.2 {self}")),
+            Self::NoSession(NoSession::NullMx) => Some(format!("5.1.10 {self}")),
+            _ => None,
+        }
+    }
+
     /// Waiting does not help: somebody has to change the domain's record.
     pub(crate) fn needs_an_operator(&self) -> bool {
         match self {
@@ -191,6 +201,12 @@ impl Destination {
             return Ok(Place::Exchangers);
         }
         Ok(Place::Host(record.primary.host, record.primary.port))
+    }
+
+    /// Whether the domain is no customer's: its mail was sent by one, and goes by its MX records.
+    pub(crate) fn is_strangers(&self) -> Result<bool, KvError> {
+        let view = self.cluster.view();
+        Ok(self.domain.as_str() != DRILL_DOMAIN && query::is_strangers(&view, &self.domain)?)
     }
 
     /// Whether a message may go out over a connection that is open: not to a machine that nobody

@@ -40,9 +40,10 @@ pub(crate) struct Way {
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoSession {
-    /// However long one waits.
-    #[error("{0}")]
-    Never(String),
+    #[error("there is no domain {0}")]
+    NoDomain(Domain),
+    #[error("{}", NoRoute::NullMx)]
+    NullMx,
     #[error("{}", NoRoute::Ourselves)]
     Loop,
     #[error("{0}; mail is kept")]
@@ -67,7 +68,7 @@ impl From<NoRoute> for NoSession {
     fn from(why: NoRoute) -> Self {
         match why {
             NoRoute::Ourselves => Self::Loop,
-            NoRoute::NullMx => Self::Never(why.to_string()),
+            NoRoute::NullMx => Self::NullMx,
         }
     }
 }
@@ -77,8 +78,13 @@ impl NoSession {
     pub(crate) fn needs_an_operator(&self) -> bool {
         matches!(
             self,
-            Self::Never(_) | Self::Loop | Self::Ourselves { .. } | Self::Private { .. }
-        )
+            Self::Loop | Self::Ourselves { .. } | Self::Private { .. }
+        ) || self.is_final()
+    }
+
+    /// Nobody takes the domain's mail, however long one waits.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self, Self::NoDomain(_) | Self::NullMx)
     }
 
     /// The host took the connection and then let us wait.
@@ -153,7 +159,7 @@ pub(crate) async fn exchangers(
         return Ok(vec![address.to_owned()]);
     }
     match resolver.exchangers(domain.as_str()).await {
-        Ok(Exchangers::NoDomain) => Err(NoSession::Never(format!("there is no domain {domain}"))),
+        Ok(Exchangers::NoDomain) => Err(NoSession::NoDomain(domain.clone())),
         Ok(Exchangers::Implicit) => Ok(vec![domain.to_string()]),
         Ok(Exchangers::Mx(exchangers)) => {
             let members = cluster.members();

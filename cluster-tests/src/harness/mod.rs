@@ -25,7 +25,9 @@ pub use relay::Quality;
 pub use run::{DOMAINS, Run};
 pub use sandbox::{Node, Sandbox, binary as node_binary};
 pub use sender::{Load, Session, Unfinished};
-pub use world::{apart, enter, in_a_new_world, in_its_own_world, is_inside, obstacle};
+pub use world::{
+    apart, enter, have_address, in_a_new_world, in_its_own_world, is_inside, obstacle,
+};
 
 use std::time::{Duration, Instant};
 

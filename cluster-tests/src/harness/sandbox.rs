@@ -451,7 +451,7 @@ impl Sandbox {
     /// Whether it stands still, by a signal or by itself.
     #[must_use]
     pub fn is_halted(&self, name: &str) -> bool {
-        state_of(self.pid(name)).is_some_and(|state| state == "T")
+        state_of(Path::new(&format!("/proc/{}", self.pid(name)))).is_some_and(|state| state == "T")
     }
 
     /// The exit code of a node that was started again and has ended.
@@ -590,14 +590,21 @@ pub(crate) fn signal(name: &str, pid: u32) {
     assert!(sent.is_ok(), "sh cannot be run");
 }
 
-/// A zombie that its parent has not looked at yet does not run any more.
+/// A zombie that its parent has not looked at yet does not run any more, once the last of its threads
+/// is gone: until then its listeners are open, and nobody else can have their ports.
 fn is_running(pid: u32) -> bool {
-    state_of(pid).is_some_and(|state| state != "Z" && state != "X")
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads
+        .flatten()
+        .filter_map(|thread| state_of(&thread.path()))
+        .any(|state| state != "Z" && state != "X")
 }
 
 /// The kernel's letter for it: T is stopped, Z a zombie.
-fn state_of(pid: u32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn state_of(process: &Path) -> Option<String> {
+    let stat = fs::read_to_string(process.join("stat")).ok()?;
     let behind_its_name = stat.rsplit(')').next()?;
     let state = behind_its_name.split_whitespace().next()?;
     Some(state.to_owned())

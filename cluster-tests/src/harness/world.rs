@@ -4,6 +4,7 @@
 
 use std::any::type_name_of_val;
 use std::ffi::OsStr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -93,6 +94,15 @@ pub fn enter() {
     // Over the machine's own, which others may use.
     must("mount", &["-t", "tmpfs", "none", "/run/netns"]);
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forwarding");
+}
+
+/// Gives this world's machine one more address, as a stranger's server on the Internet has: nobody
+/// else has it in here.
+///
+/// # Panics
+/// If it cannot.
+pub fn have_address(address: IpAddr) {
+    must("ip", &["addr", "add", &address.to_string(), "dev", "lo"]);
 }
 
 /// Why no world can be made here, if so.

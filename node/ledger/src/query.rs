@@ -496,6 +496,12 @@ pub fn domains_with_mail(
         .collect()
 }
 
+/// Whether the domain is no customer's, nor a host of one: mail for it was sent by a customer.
+pub fn is_strangers(kv: &dyn KvRead, domain: &Domain) -> Result<bool, KvError> {
+    let has_record = row::exists(kv, &tables::domain(domain))?;
+    Ok(!has_record && host::keeper(kv, domain)?.is_none())
+}
+
 /// What is to become of the domain's mail: what its owner said, then what its plan says, then the
 /// default. For a host below a domain, what holds there.
 pub fn policy(kv: &dyn KvRead, domain: &Domain) -> Result<Policy, KvError> {

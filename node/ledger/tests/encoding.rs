@@ -297,6 +297,12 @@ fn commands() -> Vec<Command> {
                 no_ms: Some(5),
                 probe_ms: Some(6),
                 defer: Some(true),
+                ..PolicyChange::default()
+            },
+        },
+        Command::SetPolicy {
+            domain: domain(),
+            change: PolicyChange {
                 ping: Some(true),
                 ..PolicyChange::default()
             },

@@ -247,10 +247,12 @@ fn recipient(told: &Told<'_>, kind: Kind, global: bool, out: &mut String) {
     }
 }
 
-/// The enhanced status code: the primary's own where it gave one.
+/// The enhanced status code: the primary's own where it gave one, ours where no server was asked.
 fn status(told: &Told<'_>, kind: Kind) -> Status {
-    let said = Status::leading(told.reply.get(4..).unwrap_or_default())
-        .filter(|_| is_smtp_reply(told.reply));
+    let said = match is_smtp_reply(told.reply) {
+        true => Status::leading(told.reply.get(4..).unwrap_or_default()),
+        false => Status::leading(told.reply),
+    };
     let class = told
         .reply
         .as_bytes()

@@ -111,6 +111,41 @@ impl Carrier {
         }
     }
 
+    /// The DNS says that nobody takes the domain's mail: hands all of it in as refused, with `reply`.
+    pub(super) async fn give_back(self, reply: String) -> Ended {
+        let desk = &*self.desk;
+        while !self.stop.is_cancelled() {
+            let recorded = desk.work.notified();
+            if let Some(job) = desk.take() {
+                let seq = job.held.seq;
+                let message = job.held.message;
+                tracing::info!(%message, domain = %desk.domain(), reply, "no server takes it");
+                let refuse = |recipient: &u32| Settled {
+                    message,
+                    recipient: *recipient,
+                    verdict: Verdict::Refused,
+                    reply: reply.clone(),
+                };
+                let report = Report {
+                    outcomes: job.held.pending.iter().map(refuse).collect(),
+                    row: job.held,
+                    after: After::Done,
+                };
+                desk.disengage(seq);
+                // The recorder is gone only with the round.
+                let _ = self.reports.send(report).await;
+            } else if desk.is_drained() {
+                break;
+            } else {
+                tokio::select! {
+                    () = recorded => {}
+                    () = self.stop.cancelled() => {}
+                }
+            }
+        }
+        Ended::Quit
+    }
+
     async fn next(&self, connection: &mut Connection) -> Next {
         let work = self.desk.work.notified();
         if let Some(job) = self.desk.take() {
@@ -324,8 +359,12 @@ impl Carrier {
     }
 
     fn retry(&self, job: &Job, until_back: bool) -> After {
+        let attempt = job.attempts.saturating_add(1);
         After::Wait {
-            delay: retry::delay(job.attempts.saturating_add(1), jitter()),
+            delay: match self.desk.is_strangers {
+                true => retry::stranger_delay(attempt),
+                false => retry::delay(attempt, jitter()),
+            },
             until_back,
         }
     }

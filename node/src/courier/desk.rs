@@ -23,6 +23,8 @@ const STATE_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) struct Desk {
     pub(super) destination: Destination,
+    /// Nobody's who is a customer: knocked at rarely, and believed.
+    pub(super) is_strangers: bool,
     pub(super) lease: Lease,
     pub(super) counters: Counters,
     /// Wakes workers without work: there may be some.
@@ -52,12 +54,14 @@ pub(super) enum Opening {
 impl Desk {
     pub(super) fn new(
         destination: Destination,
+        is_strangers: bool,
         lease: Lease,
         counters: Counters,
         connections_max: usize,
     ) -> Self {
         Self {
             destination,
+            is_strangers,
             lease,
             counters,
             work: Notify::new(),

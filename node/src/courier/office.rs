@@ -38,6 +38,10 @@ const DOMAINS_PAGE: usize = 256;
 /// primary is away, a probe every few seconds.
 const DOMAINS_MAX: usize = 4096;
 
+/// Of these, domains that are no customer's. Whoever has a login can make up names whose servers put
+/// everything off: they must not keep customers' mail from being delivered.
+const STRANGERS_MAX: usize = DOMAINS_MAX / 2;
+
 /// Leases asked for at a time.
 const ACQUIRING_MAX: usize = 64;
 
@@ -56,6 +60,8 @@ pub(super) struct Office {
     resolver: Arc<Resolver>,
     plan: Plan,
     rounds: HashMap<Domain, Arc<Desk>>,
+    /// Those of the rounds that are for domains of nobody's.
+    strangers: HashSet<Domain>,
     acquiring: HashSet<Domain>,
     tasks: JoinSet<Done>,
     /// Tells the rounds to finish.
@@ -71,8 +77,8 @@ enum Done {
     Renewed,
     Round {
         domain: Domain,
-        /// Another node reaches the primary, and this one does not.
-        pass: bool,
+        /// `None`: it failed.
+        finish: Option<Finish>,
     },
 }
 
@@ -95,6 +101,7 @@ impl Office {
             resolver,
             plan: Plan::default(),
             rounds: HashMap::new(),
+            strangers: HashSet::new(),
             acquiring: HashSet::new(),
             tasks: JoinSet::new(),
             stop: CancellationToken::new(),
@@ -175,8 +182,10 @@ impl Office {
             self.scan();
         }
         for domain in &news.flush {
-            if let Some(desk) = self.rounds.get(domain) {
-                desk.flush();
+            match self.rounds.get(domain) {
+                Some(desk) => desk.flush(),
+                // It need not rest any longer.
+                None => self.plan.forget(domain),
             }
         }
         for domain in &news.again {
@@ -244,8 +253,12 @@ impl Office {
         };
         let Some(rank) = rank.filter(|_| held) else {
             self.plan.forget(domain);
+            self.plan.reached(domain);
             return Ok(false);
         };
+        if self.strangers.len() >= STRANGERS_MAX && query::is_strangers(&view, domain)? {
+            return Ok(false);
+        }
         let sight = Sight {
             rank,
             lease: query::lease(&view, domain)?,
@@ -274,8 +287,18 @@ impl Office {
             switchboard: self.options.switchboard.clone(),
             relay: self.options.relay_via.clone(),
         };
+        let is_strangers = destination.is_strangers().unwrap_or_else(|error| {
+            tracing::error!(%domain, %error, "whose domain it is cannot be read");
+            false
+        });
+        // A relay is one host for all of them, and its operator's own.
+        let is_strangers = is_strangers && destination.relay.is_none();
+        if is_strangers {
+            self.strangers.insert(domain.clone());
+        }
         let desk = Arc::new(Desk::new(
             destination,
+            is_strangers,
             lease,
             self.options.counters.clone(),
             self.options.connections_max.load(Ordering::Relaxed),
@@ -286,17 +309,16 @@ impl Office {
         self.tasks.spawn(async move {
             // A task of its own, so that a panic ends the round and not the domain's delivery.
             let round = tokio::spawn(round::run(Arc::clone(&desk), stop));
-            let mut pass = false;
-            match AbortOnDropHandle::new(round).await {
-                Ok(Finish::Done) => release(&desk).await,
-                Ok(Finish::Elsewhere) => {
-                    pass = true;
-                    release(&desk).await;
-                }
+            let finish = AbortOnDropHandle::new(round).await;
+            match &finish {
+                Ok(Finish::Done | Finish::Elsewhere | Finish::Resting) => release(&desk).await,
                 Ok(Finish::LeaseLost) => {}
                 Err(error) => tracing::error!(%domain, %error, "a round failed"),
             }
-            Done::Round { domain, pass }
+            Done::Round {
+                domain,
+                finish: finish.ok(),
+            }
         });
     }
 
@@ -330,11 +352,15 @@ impl Office {
                     None => self.plan.refused(&domain, Instant::now()),
                 }
             }
-            Ok(Done::Round { domain, pass }) => {
+            Ok(Done::Round { domain, finish }) => {
                 self.rounds.remove(&domain);
+                self.strangers.remove(&domain);
                 self.options.counters.leases.dec();
-                if pass {
-                    self.plan.pass(domain.clone(), Instant::now());
+                match finish {
+                    Some(Finish::Elsewhere) => self.plan.pass(domain.clone(), Instant::now()),
+                    Some(Finish::Resting) => self.plan.rest(domain.clone(), Instant::now()),
+                    Some(Finish::Done) => self.plan.reached(&domain),
+                    Some(Finish::LeaseLost) | None => {}
                 }
                 // Something may have come while the lease was given back.
                 self.consider(&domain);

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use holdfast_ledger::query::Lease;
-use holdfast_mail::{Domain, NodeId, Timestamp};
+use holdfast_mail::{Domain, NodeId, Timestamp, retry};
 use tokio::time::Instant;
 
 /// How long a lease is granted or renewed for, by logged time. Short, because mail waits this
@@ -35,6 +35,8 @@ pub(super) const PASS_TIME: Duration = Duration::from_secs(120);
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     domains: HashMap<Domain, Watched>,
+    /// How often in a row a stranger's server was not reached from here.
+    rests: HashMap<Domain, u32>,
 }
 
 #[derive(Debug)]
@@ -112,7 +114,24 @@ impl Plan {
 
     /// This node cannot deliver, and another can: for a while it leaves the domain to the others.
     pub(super) fn pass(&mut self, domain: Domain, now: Instant) {
-        let until = now + PASS_TIME;
+        self.leave_until(domain, now, now + PASS_TIME);
+    }
+
+    /// A stranger's server was not reached: this node tries it again much later, and later each
+    /// time. Others try for themselves, for it may be the line.
+    pub(super) fn rest(&mut self, domain: Domain, now: Instant) {
+        let times = self.rests.entry(domain.clone()).or_default();
+        *times = times.saturating_add(1);
+        let until = now + retry::stranger_delay(*times);
+        self.leave_until(domain, now, until);
+    }
+
+    /// A stranger's server was reached, or there is no mail for it any more.
+    pub(super) fn reached(&mut self, domain: &Domain) {
+        self.rests.remove(domain);
+    }
+
+    fn leave_until(&mut self, domain: Domain, now: Instant, until: Instant) {
         let watched = Watched {
             lease: None,
             since: now,
@@ -241,6 +260,28 @@ mod tests {
             decide(&mut plan, Instant::now(), 0, 0, ours),
             Decision::Acquire
         );
+    }
+
+    #[test]
+    fn a_strangers_dead_server_is_tried_less_and_less_often_until_it_answers() {
+        let (mut plan, start) = (Plan::default(), Instant::now());
+        let (name, minute) = (domain("x.y"), 60_000);
+        let mut clock = 0;
+        for wait in [5, 10, 20] {
+            plan.forget(&name);
+            plan.rest(name.clone(), start + Duration::from_millis(clock));
+            let until = clock + wait * minute;
+            assert!(matches!(
+                decide(&mut plan, start, until - 1, 0, None),
+                Decision::Wait(_)
+            ));
+            assert_eq!(decide(&mut plan, start, until, 0, None), Decision::Acquire);
+            clock = until;
+        }
+        plan.reached(&name);
+        plan.rest(name.clone(), start + Duration::from_millis(clock));
+        let until = clock + 5 * minute;
+        assert_eq!(decide(&mut plan, start, until, 0, None), Decision::Acquire);
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub(super) enum Finish {
     Done,
     /// As above, because another node reaches the primary and this one does not.
     Elsewhere,
+    /// As above, because a stranger's server was not reached: it is tried again much later.
+    Resting,
     /// The lease is no longer ours.
     LeaseLost,
 }
@@ -73,6 +75,10 @@ enum Primary {
     },
     /// Away from here, and not from there.
     Elsewhere,
+    /// A stranger's, and away: nobody waits for its return by the second.
+    Resting,
+    /// A stranger's that does not exist: its mail is being given back.
+    Nowhere,
 }
 
 enum Task {
@@ -145,7 +151,8 @@ pub(super) async fn run(desk: Arc<Desk>, stop: CancellationToken) -> Finish {
         () = desk.lease.ended() => Finish::LeaseLost,
         () = round.deliver() => match round.primary {
             Primary::Elsewhere => Finish::Elsewhere,
-            _ => Finish::Done,
+            Primary::Resting => Finish::Resting,
+            Primary::Up | Primary::Away { .. } | Primary::Nowhere => Finish::Done,
         },
     };
     // Dropping the round aborts its workers: whatever they have not ended yet is not
@@ -222,7 +229,7 @@ impl Round {
                     Opening::Later(at) => return at,
                 }
             },
-            Primary::Elsewhere => None,
+            Primary::Elsewhere | Primary::Resting | Primary::Nowhere => None,
             Primary::Away {
                 probe_at, patience, ..
             } => {
@@ -252,7 +259,7 @@ impl Round {
             return false;
         }
         match &self.primary {
-            Primary::Elsewhere => true,
+            Primary::Elsewhere | Primary::Resting | Primary::Nowhere => true,
             Primary::Up => desk.is_drained(),
             // While the primary is away no row is read, so the ledger is asked.
             Primary::Away { .. } => desk.holds_mail().is_ok_and(|any| !any),
@@ -284,18 +291,32 @@ impl Round {
     fn carried(&mut self, ended: Ended) {
         self.carrier.workers.fetch_sub(1, Ordering::Relaxed);
         let desk = &self.carrier.desk;
-        let why = match ended {
+        let (why, nowhere) = match ended {
             Ended::Quit => return,
-            Ended::Lost => "the connection broke".to_owned(),
+            Ended::Lost => ("the connection broke".to_owned(), None),
             Ended::Unreachable(why) => {
                 desk.counters.unavailable.inc();
                 tracing::info!(domain = %desk.domain(), %why, "no connection to the primary");
-                why.to_string()
+                (why.to_string(), why.nowhere())
             }
         };
         if self.workers() > 0 {
             desk.failed(FAILURE_PAUSE);
-        } else if matches!(self.primary, Primary::Up) {
+        } else if !matches!(self.primary, Primary::Up) {
+            // It was noticed before.
+        } else if desk.is_strangers {
+            self.note("away", String::new(), why);
+            self.primary = match nowhere {
+                Some(reply) => {
+                    self.carrier.workers.fetch_add(1, Ordering::Relaxed);
+                    let carrier = self.carrier.clone();
+                    self.tasks
+                        .spawn(async move { Task::Carried(carrier.give_back(reply).await) });
+                    Primary::Nowhere
+                }
+                None => Primary::Resting,
+            };
+        } else {
             tracing::info!(domain = %desk.domain(), "the primary is away, mail is held");
             self.note("away", String::new(), why);
             self.primary = Primary::Away {

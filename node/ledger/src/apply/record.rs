@@ -8,6 +8,7 @@
 //! all mail that was refused.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use holdfast_mail::dsn::Kind;
 use holdfast_mail::{Domain, MessageId, NodeId, Timestamp, mutant};
@@ -101,7 +102,12 @@ impl Bench {
         }
         Ok(Self {
             seq,
-            probation: query::policy(kv, domain)?.probation,
+            // A stranger's server was not away: it means what it says, and who sent the mail is
+            // to hear of it.
+            probation: match query::is_strangers(kv, domain)? {
+                true => Probation::For(Duration::ZERO),
+                false => query::policy(kv, domain)?.probation,
+            },
             health,
             remote: query::domain(kv, domain)?.map_or(String::new(), |d| d.primary.host),
         })

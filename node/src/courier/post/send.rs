@@ -17,7 +17,6 @@ use super::super::carrier::Guarded;
 use super::super::lease::Lease;
 use super::super::office::clock;
 use super::{Desk, route};
-use crate::dial::NoSession;
 use crate::history;
 use crate::talk::deliver::Connection;
 
@@ -97,7 +96,7 @@ pub(super) async fn send(desk: &Desk, lease: &Lease, domain: &Domain, letters: V
             connection.quit().await;
             return;
         }
-        Err(why) => (matches!(why, NoSession::Never(_)), why.to_string()),
+        Err(why) => (why.is_final(), why.to_string()),
     };
     let outcomes = letters.iter().map(|letter| {
         if never {
