@@ -46,9 +46,14 @@ pub async fn findings(
     }
     let mut hosts = BTreeMap::new();
     for name in names {
+        let (addresses, unknown) = match resolver.addresses_or_none(&name).await {
+            Ok(addresses) => (addresses, None),
+            Err(why) => (Vec::new(), Some(why.to_string())),
+        };
         let found = Host {
             alias_of: resolver.alias(&name).await,
-            addresses: resolver.addresses(&name).await.unwrap_or_default(),
+            addresses,
+            unknown,
         };
         hosts.insert(name, found);
     }
@@ -65,7 +70,7 @@ pub async fn findings(
     };
     Ok(judge(&Evidence {
         domain: domain.clone(),
-        primary: record.primary.host.clone(),
+        primary: (!route.by_mx).then_some(record.primary.host),
         ours,
         mail,
         hosts,

@@ -106,6 +106,7 @@ impl Destination {
                 private: route.private || literal(&host).is_some(),
                 hosts: vec![host],
                 port,
+                ranked: false,
             },
             Place::Turned => {
                 let waiting = self.switchboard.take(&self.domain);
@@ -116,22 +117,26 @@ impl Destination {
                 hosts: vec![host],
                 port,
                 private: true,
+                ranked: false,
             },
             Place::Sink(address) => Way {
                 hosts: vec![address.ip().to_string()],
                 port: address.port(),
                 private: true,
+                ranked: false,
             },
             Place::Machine => Way {
                 hosts: dial::machine(cluster, resolver, &self.domain, random_id() as u32).await?,
                 port: SMTP_PORT,
                 private: route.private,
+                ranked: true,
             },
             Place::Exchangers => Way {
                 hosts: dial::exchangers(cluster, resolver, &self.domain, random_id() as u32)
                     .await?,
                 port: SMTP_PORT,
                 private: route.private,
+                ranked: true,
             },
         };
         let helo = &cluster.me().smtp_name;

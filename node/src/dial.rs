@@ -35,6 +35,9 @@ pub(crate) struct Way {
     pub(crate) port: u16,
     /// Whether private addresses may be connected to.
     pub(crate) private: bool,
+    /// The hosts are mail exchangers: behind one of ours, by whatever name, stand only worse ones, and
+    /// those may hand mail back to us (RFC 5321 section 5.1).
+    pub(crate) ranked: bool,
 }
 
 /// Why there is no session.
@@ -126,6 +129,9 @@ pub(crate) async fn dial(
             let (host, address) = (host.clone(), SocketAddr::new(ip, way.port));
             if is_ours(cluster, resolver, address, &host, &members).await {
                 last = NoSession::Ourselves { host, address };
+                if way.ranked {
+                    return Err(last);
+                }
                 continue;
             }
             if !way.private && !is_public(ip) {

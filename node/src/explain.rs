@@ -9,6 +9,9 @@ use holdfast_ledger::{
 };
 use holdfast_mail::{Domain, Timestamp};
 
+/// Instead of a primary: whoever the domain's MX records name before us.
+pub const BY_MX: &str = "mx";
+
 /// Refused messages that are counted; beyond it "many" is all that matters.
 pub const REFUSED_MAX: usize = 10_000;
 
@@ -28,7 +31,7 @@ pub fn sentences(view: &dyn KvRead, record: &DomainRecord) -> Result<Vec<String>
         own: &query::own_policy(view, domain)?,
         plan: query::subscription(view, domain)?.as_ref(),
         health: &query::health(view, domain)?,
-        held: query::counts(view, domain)?,
+        held: with_hosts(query::counts(view, domain)?, query::below(view, domain)?.0),
         listed: query::recipients(view, domain, None, 1)?.len(),
         takes_anyone: query::known(view, domain, "")?.is_some_and(|known| known.takes),
         askers: &query::askers(view, domain)?,
@@ -39,6 +42,14 @@ pub fn sentences(view: &dyn KvRead, record: &DomainRecord) -> Result<Vec<String>
     });
     says.extend(hosts);
     Ok(says)
+}
+
+/// What counts against the quota: hosts below the domain have none of their own.
+fn with_hosts(domain: Counts, hosts: Counts) -> Counts {
+    Counts {
+        messages: domain.messages.saturating_add(hosts.messages),
+        bytes: domain.bytes.saturating_add(hosts.bytes),
+    }
 }
 
 /// What becomes of mail for hosts below the domain, where there is anything to say.
@@ -78,6 +89,17 @@ pub fn whither(view: &dyn KvRead, record: &DomainRecord) -> Result<String, KvErr
         "the mail exchangers that its MX records name before us".to_owned()
     } else {
         primary_text(&record.primary)
+    })
+}
+
+/// What an operator calls the domain's primary: `mx`, or its `host:port`.
+///
+/// # Errors
+/// The state cannot be read.
+pub fn primary_of(view: &dyn KvRead, record: &DomainRecord) -> Result<String, KvError> {
+    Ok(match query::route(view, &record.name)?.by_mx {
+        true => BY_MX.to_owned(),
+        false => primary_text(&record.primary),
     })
 }
 
@@ -183,7 +205,21 @@ fn arrival(sight: &Sight<'_>) -> String {
             format!("{} are used", parts.join(" and "))
         }
     };
+    let is_up = sight.reach.is_some_and(|reach| reach.down.is_none());
+    if policy.defer && is_up && !policy.attended {
+        return format!(
+            "A message for {domain} is put off with 451 now, since the primary is up, and its \
+             sender tries that; {room}."
+        );
+    }
     if policy.has_room(held.messages, held.bytes, 1) {
+        let whom = if policy.verify && !sight.takes_anyone {
+            format!("a recipient of {domain} whom its primary has")
+        } else if !policy.verify && policy.listed_only && sight.listed > 0 {
+            format!("a listed recipient of {domain}")
+        } else {
+            domain.to_string()
+        };
         let then = match sight.attended {
             _ if !policy.attended => format!("delivered to {primary}"),
             None => "held until somebody signs in to receive it".to_owned(),
@@ -192,7 +228,7 @@ fn arrival(sight: &Sight<'_>) -> String {
                 attended.to, attended.account
             ),
         };
-        return format!("A message for {domain} is accepted now and {then}; {room}.");
+        return format!("A message for {whom} is accepted now and {then}; {room}.");
     }
     if policy.full_for_good {
         format!(
@@ -280,7 +316,11 @@ fn asking(sight: &Sight<'_>) -> String {
             format!("Clients in {} may", list.join(", "))
         }
     };
-    format!("{who} ask for delivery (ETRN, finger); it goes to the primary, whoever asks.")
+    let call = match sight.policy.atrn {
+        true => " Whoever logs in from there may have it over their own connection (ATRN).",
+        false => "",
+    };
+    format!("{who} ask for delivery (ETRN, finger); it goes to the primary, whoever asks.{call}")
 }
 
 fn refusal(sight: &Sight<'_>) -> String {

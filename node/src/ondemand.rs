@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use holdfast_ledger::Refusal;
 use holdfast_ledger::account::{Account, Scopes};
 use holdfast_ledger::query;
+use holdfast_ledger::{KvError, KvRead, Refusal, RouteTls};
 use holdfast_mail::{Domain, network};
 use holdfast_smtp::login::Login;
 use holdfast_smtp::reply::Reply;
@@ -159,6 +159,26 @@ impl Desk<'_> {
         }
     }
 
+    /// Why this customer may not have one of their domains' mail over this connection, if not: a
+    /// password can be stolen, so the operator says where it is enough, and from which addresses.
+    fn may_have(
+        &self,
+        view: &dyn KvRead,
+        domain: &Domain,
+    ) -> Result<Option<&'static str>, KvError> {
+        let route = query::route(view, domain)?;
+        Ok(if !query::policy(view, domain)?.atrn {
+            Some("it is not set up for this domain; ask your provider")
+        } else if !query::askers(view, domain)?.include(self.peer.ip()) {
+            Some("not from your address")
+        } else if route.key.is_some() || route.tls == RouteTls::Verified {
+            // Here the customer's server is the TLS client: it shows no certificate.
+            Some("the domain's mail goes only to a server whose certificate was checked")
+        } else {
+            None
+        })
+    }
+
     /// The replies are those of RFC 2645 section 5.2.1.
     async fn atrn(&mut self, asked: Vec<Domain>) -> Reply {
         let Some(account) = &self.account else {
@@ -169,22 +189,44 @@ impl Desk<'_> {
         if !asked.iter().all(theirs) {
             return Reply::new(450, 7, 1, "ATRN request refused: a domain is not yours");
         }
-        let wanted = if asked.is_empty() {
-            account.domains.clone()
-        } else {
-            asked
-        };
         let view = self.room.cluster.view();
+        let unreadable = |error: KvError| {
+            tracing::error!("{error}");
+            Reply::new(451, 3, 0, "the state cannot be read; try again")
+        };
+        // Of all of theirs those that may be had, of those that were named each.
+        let (mut wanted, is_named) = match asked.is_empty() {
+            true => (account.domains.clone(), false),
+            false => (asked, true),
+        };
+        let count = wanted.len();
+        let mut denied = None;
+        let mut failed = None;
+        wanted.retain(|domain| match self.may_have(&view, domain) {
+            Ok(None) => true,
+            Ok(Some(why)) => {
+                denied = Some(why);
+                false
+            }
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        });
+        if let Some(error) = failed {
+            return unreadable(error);
+        }
+        if let Some(why) = denied.filter(|_| is_named && wanted.len() < count || wanted.is_empty())
+        {
+            return Reply::new(450, 7, 1, format!("ATRN request refused: {why}"));
+        }
         let has_mail = |domain: &Domain| query::held(&view, domain, None, 1).map(|h| !h.is_empty());
         let mut waiting = Vec::new();
         for domain in wanted {
             match has_mail(&domain) {
                 Ok(true) => waiting.push(domain),
                 Ok(false) => {}
-                Err(error) => {
-                    tracing::error!("{error}");
-                    return Reply::new(451, 3, 0, "the state cannot be read; try again");
-                }
+                Err(error) => return unreadable(error),
             }
         }
         if waiting.is_empty() {

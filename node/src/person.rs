@@ -165,6 +165,7 @@ fn policy(change: PolicyChange) -> String {
         probe_ms,
         defer,
         ping,
+        atrn,
         attended,
     } = change;
     let number = |name: &str, value: Option<u64>| value.map(|value| format!("{name} {value}"));
@@ -184,6 +185,7 @@ fn policy(change: PolicyChange) -> String {
         number("probe_ms", probe_ms),
         flag("defer", defer),
         flag("ping", ping),
+        flag("atrn", atrn),
         flag("attended", attended),
     ];
     let changed: Vec<_> = changed.into_iter().flatten().collect();

@@ -26,6 +26,12 @@ impl<K: Eq + Hash> Recent<K> {
         recent.at(key, Instant::now(), period, max)
     }
 
+    /// As if `key` had not been seen.
+    pub fn forget(recent: &Mutex<Self>, key: &K) {
+        let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.0.remove(key);
+    }
+
     fn at(&mut self, key: K, now: Instant, period: Duration, max: u32) -> bool {
         if self.0.len() >= REMEMBERED_MAX {
             self.0

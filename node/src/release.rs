@@ -133,6 +133,7 @@ impl Desk {
             };
         }
         let via = via.to_owned();
+        let asked = domain.clone();
         match cluster
             .propose(Command::Flush { domain, via }, now + ANSWER_TIME_MAX)
             .await
@@ -140,8 +141,15 @@ impl Desk {
             Ok(Reply::Flushed { messages }) => Ok(Pending::Known(messages)),
             // It was removed a moment ago, with nothing held.
             Ok(Reply::Refused(Refusal::UnknownDomain)) => Ok(Pending::Known(0)),
-            Ok(other) => Err(NotStarted::Unable(format!("unexpected: {other:?}"))),
-            Err(error) => Err(unable(&error)),
+            Ok(other) => {
+                Recent::forget(&self.domains, &asked);
+                Err(NotStarted::Unable(format!("unexpected: {other:?}")))
+            }
+            Err(error) => {
+                // Nothing was started: who asks again at once is right to.
+                Recent::forget(&self.domains, &asked);
+                Err(unable(&error))
+            }
         }
     }
 }

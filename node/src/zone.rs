@@ -40,7 +40,8 @@ pub(crate) fn lines(
     let members = cluster.members();
     let senders: Vec<String> = members.iter().map(|it| it.smtp_name.clone()).collect();
     let ours = spread(members, count);
-    let primary = &record.primary.host;
+    let by_mx = query::route(&cluster.view(), &record.name)?.by_mx;
+    let primary = (!by_mx).then_some(record.primary.host.as_str());
     Ok(checkup::zone(&record.name, primary, &ours, &senders))
 }
 

@@ -279,7 +279,7 @@ pub(crate) enum Domain {
     /// Say how mail goes to a domain's primary, or print it: by MX, by LMTP, under which TLS, with
     /// which login
     Route(Route),
-    /// Say who may ask for a domain's held mail with ETRN or finger: `anybody`, `nobody`, or the
+    /// Say who may ask for a domain's held mail with ETRN, finger or ATRN: `anybody`, `nobody`, or the
     /// clients in some networks. It goes to the primary, whoever asks
     Askers {
         name: String,
@@ -380,6 +380,10 @@ pub(crate) struct Policy {
     /// or line; a hint, on which nothing else depends [default: no]
     #[arg(long, value_enum, value_name = "WHETHER")]
     pub(crate) ping: Option<YesNo>,
+    /// Hand out mail by ATRN (RFC 2645) to whoever logs in with an account of the domain, from an
+    /// address that may ask for delivery (`domain askers`) [default: no]
+    #[arg(long, value_enum, value_name = "WHETHER")]
+    pub(crate) atrn: Option<YesNo>,
     /// While the primary is up: `relay` mail to it at once, or `defer` it (451), so that senders go
     /// there; a sender that comes back again and again is taken for one that cannot
     #[arg(long, value_enum)]

@@ -381,6 +381,7 @@ fn policy(asked: cli::Policy) -> Policy {
         attended: asked.deliver.map(|when| when == Deliver::SignedIn),
         probe_ms: asked.probe,
         ping: asked.ping.map(|whether| whether == YesNo::Yes),
+        atrn: asked.atrn.map(|whether| whether == YesNo::Yes),
         defer: asked.while_up.map(|what| what == WhileUp::Defer),
     }
 }
@@ -469,6 +470,7 @@ fn policy_as_json(policy: &Policy) -> Value {
         "keep_no_seconds": seconds(policy.no_ms),
         "probe_seconds": seconds(policy.probe_ms),
         "ping": policy.ping,
+        "atrn": policy.atrn,
         "while_up": if policy.defer == Some(true) { "defer" } else { "relay" },
         "deliver": if policy.attended == Some(true) { "signed-in" } else { "always" },
         "when_full": if policy.full_for_good == Some(true) { "never" } else { "later" },

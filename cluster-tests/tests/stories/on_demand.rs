@@ -24,6 +24,21 @@ fn a_customer_nobody_can_connect_to_fetches_mail_from_any_node() {
         assert_eq!(send(sandbox.node(node).smtp, BOB, JOE, subject).code, 250);
     };
 
+    // A password alone does not get the mail of a customer who never wanted it so.
+    let unwanted = mailbox.call(atrn(&sandbox, "n1"), theirs, "");
+    assert!(unwanted.answer.starts_with("450"), "{}", unwanted.answer);
+    sandbox.must("n1", &["domain", "set", DOMAIN, "--atrn", "yes"]);
+    let askers = |of: &str| {
+        sandbox.must("n1", &["domain", "askers", DOMAIN, of]);
+    };
+    askers("192.0.2.0/24");
+    let elsewhere = mailbox.call(atrn(&sandbox, "n1"), theirs, DOMAIN);
+    assert!(
+        elsewhere.answer.contains("not from your address"),
+        "{}",
+        elsewhere.answer
+    );
+    askers("anybody");
     // RFC 2645 section 5.2.1: 453 where there is no mail, 450 where it is somebody else's.
     let nothing = mailbox.call(atrn(&sandbox, "n1"), theirs, "");
     assert!(nothing.answer.starts_with("453"), "{}", nothing.answer);

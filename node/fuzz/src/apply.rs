@@ -482,6 +482,7 @@ fn policy(choices: &mut Choices<'_>) -> PolicyChange {
         probe_ms: some([0, HOUR_MS, u64::MAX]),
         defer: some([0, 1, 1]).map(|flag| flag == 1),
         ping: some([0, 1, 1]).map(|flag| flag == 1),
+        atrn: some([0, 1, 1]).map(|flag| flag == 1),
     }
 }
 

@@ -7,9 +7,9 @@ use holdfast_proto::ledger as proto;
 
 use crate::Policy;
 
-/// How long a yes counts for at least while it cannot be asked for again: longer than primaries
-/// are down, and mail is held, in almost every case.
-const YES_KEPT: Duration = Duration::from_secs(31 * 24 * 3600);
+/// How long a yes counts for at least while it cannot be asked for again: no primary is down for
+/// longer, even where mail is held without end.
+const YES_KEPT: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// What the primary said of one name.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -50,7 +50,7 @@ impl Command {
             | Self::Attend { .. }
             | Self::Leave { .. } => 1,
             // Who does not know a field does not keep it.
-            Self::SetPolicy { change, .. } => match change.ping {
+            Self::SetPolicy { change, .. } => match change.ping.or(change.atrn) {
                 Some(_) => 3,
                 None => 1,
             },

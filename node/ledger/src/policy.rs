@@ -62,6 +62,9 @@ pub struct Policy {
     /// A primary that cannot be reached is pinged, for a hint at what is down: its mail server, or its
     /// machine or line. Nothing else depends on it.
     pub ping: bool,
+    /// Whoever logs in may have the mail over the connection they made (RFC 2645). Not unless somebody
+    /// said so: a password alone is then enough to get it.
+    pub atrn: bool,
 }
 
 /// When a primary's refusals are believed.
@@ -112,6 +115,7 @@ impl Policy {
                 .clamp(PROBE_MIN, PROBE_MAX),
             defer: policy.defer.unwrap_or(false),
             ping: policy.ping.unwrap_or(false),
+            atrn: policy.atrn.unwrap_or(false),
         }
     }
 

@@ -304,6 +304,7 @@ fn commands() -> Vec<Command> {
             domain: domain(),
             change: PolicyChange {
                 ping: Some(true),
+                atrn: Some(true),
                 ..PolicyChange::default()
             },
         },

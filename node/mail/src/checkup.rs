@@ -19,8 +19,9 @@ const PREFERENCE_OF_OURS: u16 = 20;
 #[derive(Clone, Debug)]
 pub struct Evidence {
     pub domain: Domain,
-    /// The configured primary's host: a name or an address.
-    pub primary: String,
+    /// The configured primary's host: a name or an address. `None`: whoever the MX records name
+    /// before us.
+    pub primary: Option<String>,
     /// Names of the cluster's nodes, as they greet.
     pub ours: Vec<String>,
     pub mail: Mail,
@@ -63,6 +64,8 @@ pub struct Host {
     /// It is an alias of that name.
     pub alias_of: Option<String>,
     pub addresses: Vec<IpAddr>,
+    /// Why the DNS did not say now, if so.
+    pub unknown: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,18 +128,17 @@ pub fn judge(evidence: &Evidence) -> Vec<Finding> {
             }
         }
     }
-    if let Err(why) = &evidence.greeted {
-        say(
-            Weight::Warning,
-            format!("the primary {} does not answer: {why}", evidence.primary),
+    let primary = match &evidence.primary {
+        Some(host) => format!("the primary {host}"),
+        None => "the primary that the MX records name".to_owned(),
+    };
+    match &evidence.greeted {
+        Err(why) => say(
+            Weight::Fault,
+            format!("{primary} does not answer: {why}"),
             "if it is not down, let our nodes connect to it".to_owned(),
-        );
-    } else {
-        say(
-            Weight::Good,
-            format!("the primary {} answers", evidence.primary),
-            String::new(),
-        );
+        ),
+        Ok(()) => say(Weight::Good, format!("{primary} answers"), String::new()),
     }
     ourselves(evidence, &mut say);
     mta_sts(evidence, &mut say);
@@ -164,10 +166,10 @@ fn order(evidence: &Evidence, list: &[Exchanger], say: &mut impl FnMut(Weight, S
         (None, Some(_)) => say(
             Weight::Fault,
             format!("the MX records of {domain} name only our nodes: all mail comes here first"),
-            format!(
-                "add: {domain}. MX {PREFERENCE_OF_PRIMARY} {}.",
-                evidence.primary
-            ),
+            match &evidence.primary {
+                Some(primary) => format!("add: {domain}. MX {PREFERENCE_OF_PRIMARY} {primary}."),
+                None => "add your own server, with a smaller number".to_owned(),
+            },
         ),
         (Some(theirs), Some(ours)) if ours.preference <= theirs.preference => say(
             Weight::Fault,
@@ -178,13 +180,14 @@ fn order(evidence: &Evidence, list: &[Exchanger], say: &mut impl FnMut(Weight, S
             format!("give our nodes a number above {}", theirs.preference),
         ),
         (Some(theirs), Some(_)) => {
-            let is_named = evidence.primary.parse::<IpAddr>().is_err();
-            if is_named && !same(&theirs.host, &evidence.primary) {
+            let named = evidence.primary.as_ref();
+            let named = named.filter(|primary| primary.parse::<IpAddr>().is_err());
+            if let Some(primary) = named.filter(|primary| !same(&theirs.host, primary)) {
                 say(
                     Weight::Warning,
                     format!(
-                        "the first MX is {}, and held mail goes to {}",
-                        theirs.host, evidence.primary
+                        "the first MX is {}, and held mail goes to {primary}",
+                        theirs.host
                     ),
                     "if that is not the same server, mend one of the two".to_owned(),
                 );
@@ -222,6 +225,12 @@ fn host(evidence: &Evidence, name: &str, say: &mut impl FnMut(Weight, String, St
                 "the MX host {name} is an alias (CNAME) of {real}, which RFC 2181 section 10.3 forbids"
             ),
             format!("name {real} in the MX record instead"),
+        );
+    } else if let Some(why) = &host.unknown {
+        say(
+            Weight::Warning,
+            format!("the DNS cannot be asked for the address of the MX host {name}: {why}"),
+            "look again; if it stays so, look at the name servers of its domain".to_owned(),
         );
     } else if host.addresses.is_empty() {
         say(
@@ -297,11 +306,8 @@ fn mta_sts(evidence: &Evidence, say: &mut impl FnMut(Weight, String, String)) {
 /// What an operator has to mend, not the customer.
 fn ourselves(evidence: &Evidence, say: &mut impl FnMut(Weight, String, String)) {
     let me = &evidence.me;
-    if evidence
-        .hosts
-        .get(me)
-        .is_none_or(|host| host.addresses.is_empty())
-    {
+    let mine = evidence.hosts.get(me);
+    if mine.is_none_or(|host| host.addresses.is_empty() && host.unknown.is_none()) {
         say(
             Weight::Fault,
             format!("{OUR_OWN}{me} has no address in the DNS"),
@@ -332,10 +338,11 @@ fn same(a: &str, b: &str) -> bool {
         .eq_ignore_ascii_case(b.trim_end_matches('.'))
 }
 
-/// The lines to add to a domain's zone, as BIND reads them, with remarks. `ours`: names of nodes, the
+/// The lines to add to a domain's zone, as BIND reads them, with remarks. `primary`: its own server's
+/// name or address, unless its MX records name it already; `ours`: names of nodes, the
 /// best first; `senders`: of all of them, for any sends what the customer hands in.
 #[must_use]
-pub fn zone(domain: &Domain, primary: &str, ours: &[String], senders: &[String]) -> String {
+pub fn zone(domain: &Domain, primary: Option<&str>, ours: &[String], senders: &[String]) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
     let mut line = |line: String| {
@@ -344,19 +351,24 @@ pub fn zone(domain: &Domain, primary: &str, ours: &[String], senders: &[String])
     line(format!(
         "; mail for {domain}: first to its own server, and to these while it is away"
     ));
-    if primary.parse::<IpAddr>().is_ok() {
-        line(format!(
-            "; its own server has the address {primary}: give it a name, here mail.{domain}"
-        ));
-        line(format!("mail.{domain}. A {primary}"));
-        line(format!(
-            "{domain}. MX {PREFERENCE_OF_PRIMARY} mail.{domain}."
-        ));
-    } else {
-        line(format!(
+    match primary.map(|host| (host, host.parse::<IpAddr>())) {
+        None => line(format!(
+            "; its own server stays as it is, with a number below {PREFERENCE_OF_OURS}"
+        )),
+        Some((host, Ok(address))) => {
+            let kind = if address.is_ipv4() { "A" } else { "AAAA" };
+            line(format!(
+                "; its own server has the address {host}: give it a name, here mail.{domain}"
+            ));
+            line(format!("mail.{domain}. {kind} {address}"));
+            line(format!(
+                "{domain}. MX {PREFERENCE_OF_PRIMARY} mail.{domain}."
+            ));
+        }
+        Some((host, Err(_))) => line(format!(
             "{domain}. MX {PREFERENCE_OF_PRIMARY} {}.",
-            primary.trim_end_matches('.')
-        ));
+            host.trim_end_matches('.')
+        )),
     }
     for name in ours {
         line(format!("{domain}. MX {PREFERENCE_OF_OURS} {name}."));
@@ -393,10 +405,11 @@ mod tests {
         let host = |address: &str| Host {
             alias_of: None,
             addresses: vec![address.parse().unwrap()],
+            ..Host::default()
         };
         Evidence {
             domain: Domain::parse("a.example").unwrap(),
-            primary: "mail.a.example".to_owned(),
+            primary: Some("mail.a.example".to_owned()),
             ours: vec!["mx1.ours.example".to_owned(), "mx2.ours.example".to_owned()],
             mail: mx(&[(10, "mail.a.example"), (20, "mx1.ours.example")]),
             hosts: [
@@ -448,6 +461,7 @@ mod tests {
         let alias = Host {
             alias_of: Some("real.a.example".to_owned()),
             addresses: vec!["192.0.2.1".parse().unwrap()],
+            ..Host::default()
         };
         let with_host = |host| {
             let hosts = [("mail.a.example".to_owned(), host)];
@@ -547,7 +561,7 @@ mod tests {
         let domain = Domain::parse("a.example").unwrap();
         let ours = ["mx1.ours.example".to_owned(), "mx2.ours.example".to_owned()];
         let records = |primary: &str| -> Vec<String> {
-            let text = zone(&domain, primary, &ours, &ours);
+            let text = zone(&domain, Some(primary), &ours, &ours);
             let lines = text.lines().filter(|line| !line.starts_with(';'));
             lines.map(str::to_owned).collect()
         };
@@ -567,7 +581,7 @@ mod tests {
             ]
         );
         // Any node sends what is handed in, whether it takes mail for the domain or not.
-        let text = zone(&domain, "mail.a.example", &ours[..1], &ours);
+        let text = zone(&domain, Some("mail.a.example"), &ours[..1], &ours);
         let spf = ";   a.example. TXT \"v=spf1 mx a:mx1.ours.example a:mx2.ours.example ~all\"\n";
         assert!(text.contains(spf), "{text}");
     }

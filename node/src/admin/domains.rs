@@ -11,11 +11,8 @@ use holdfast_proto::admin as wire;
 use tonic::Status;
 
 use super::{Admin, broken, plans, refused, route};
-use crate::explain::{self, REFUSED_MAX, primary_text};
+use crate::explain::{self, BY_MX, REFUSED_MAX, primary_text};
 use crate::replica::{Cluster, now};
-
-/// In the place of a primary: whom the domain's MX records name before us.
-const BY_MX: &str = "mx";
 
 /// Rows read from the state at a time.
 const PAGE: usize = 256;
@@ -66,7 +63,7 @@ fn to_wire(cluster: &Cluster, record: &DomainRecord) -> Result<wire::Domain, Sta
     let subscription = query::subscription(&view, &record.name).map_err(broken)?;
     let (plan, extra_steps) = subscription.unwrap_or_default();
     let refused = query::refused(&view, &record.name, REFUSED_MAX).map_err(broken)?;
-    let primary = primary_text(&record.primary);
+    let primary = explain::primary_of(&view, record).map_err(broken)?;
     Ok(wire::Domain {
         now_ms: now().0,
         says: explain::sentences(&view, record).map_err(broken)?,
@@ -110,6 +107,7 @@ fn policy_to_wire(policy: &Policy) -> wire::Policy {
         probe_ms: ms(Some(policy.probe)),
         defer: Some(policy.defer),
         ping: Some(policy.ping),
+        atrn: Some(policy.atrn),
     }
 }
 
@@ -130,6 +128,7 @@ fn change_from_wire(change: wire::Policy) -> PolicyChange {
         probe_ms: change.probe_ms,
         defer: change.defer,
         ping: change.ping,
+        atrn: change.atrn,
     }
 }
 
@@ -156,7 +155,7 @@ pub(super) async fn set(
         }
         return Ok(wire::Domain {
             name: request.name,
-            primary: primary_text(&record.primary),
+            primary: explain::primary_of(&cluster.view(), &record).map_err(broken)?,
             ..wire::Domain::default()
         });
     }
@@ -168,7 +167,10 @@ pub(super) async fn set(
         parse_primary(&request.primary)?
     };
     // A primary that is one of our own listeners would make us deliver to ourselves for ever.
-    let ours = primary_text(&primary);
+    let ours = match by_mx {
+        true => BY_MX.to_owned(),
+        false => primary_text(&primary),
+    };
     if cluster
         .members()
         .iter()

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use holdfast_ledger::{Command, Doubt, KvError, Standing, doubt, query};
+use holdfast_ledger::{Command, Doubt, KvError, PROOF_KEPT, Standing, doubt, query};
 use holdfast_mail::{
     Address, BodyRef, BodyType, Domain, Envelope, MessageId, Recipient, ReversePath,
 };
@@ -210,8 +210,15 @@ impl Inquiry {
             let policy = query::policy(&view, domain)?;
             let health = query::health(&view, domain)?;
             let doubt = doubt(policy.probation, &health, now());
-            Ok(standing == Standing::TakenUnlessRefused
-                && matches!(doubt, Some(Doubt::TooNew | Doubt::RefusesMore)))
+            let is_doubted = match doubt {
+                Some(Doubt::TooNew | Doubt::RefusesMore) => true,
+                // It was given no mail lately, which proves nothing, or it was down until now.
+                Some(Doubt::TakesNoMail) => query::reach(&view, domain)?.is_some_and(|reach| {
+                    reach.down.is_some() || now().since(reach.since) < PROOF_KEPT
+                }),
+                Some(Doubt::Endless) | None => false,
+            };
+            Ok(standing == Standing::TakenUnlessRefused && is_doubted)
         };
         doubtful().unwrap_or(true)
     }

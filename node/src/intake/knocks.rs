@@ -26,8 +26,9 @@ const APART: Duration = Duration::from_secs(30);
 /// How long a sender is remembered after its last try: mail for the same domain soon follows.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
-/// Senders remembered, about 150 bytes each. Beyond it the ones that came last are not, and are
-/// asked to go to the primary as long as it is up.
+/// Senders remembered, about 150 bytes each. Beyond it the oldest of those that came once make room:
+/// whoever comes from many networks must not keep honest senders from being remembered. Where all
+/// came back, further ones are not remembered, and asked to go to the primary as long as it is up.
 const SENDERS_MAX: usize = 20_000;
 
 /// How often other nodes are told.
@@ -102,9 +103,25 @@ impl Knocks {
         if !self.senders.contains_key(key) && self.senders.len() >= SENDERS_MAX {
             self.senders
                 .retain(|_, knock| now.since(knock.last) < REMEMBERED);
+            if self.senders.len() >= SENDERS_MAX {
+                self.forget_who_came_once();
+            }
             return self.senders.len() < SENDERS_MAX;
         }
         true
+    }
+
+    /// The older half of them, so that not every try of a flood walks over all.
+    fn forget_who_came_once(&mut self) {
+        let once = self.senders.values().filter(|knock| knock.tries == 1);
+        let mut since: Vec<Timestamp> = once.map(|knock| knock.last).collect();
+        if since.is_empty() {
+            return;
+        }
+        let middle = since.len() / 2;
+        let (_, &mut middle, _) = since.select_nth_unstable(middle);
+        self.senders
+            .retain(|_, knock| knock.tries > 1 || knock.last > middle);
     }
 
     /// What other nodes are to be told.
@@ -160,6 +177,26 @@ fn network(client: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn senders_from_many_networks_do_not_keep_an_honest_one_from_being_believed() {
+        let mut knocks = Knocks::default();
+        let domain = Domain::parse("a.example").unwrap();
+        let at = |seconds: u64| Timestamp(1_800_000_000_000 + seconds * 1000);
+        let flood = |knocks: &mut Knocks, seconds: u64| {
+            for network in 0..2 * SENDERS_MAX as u32 {
+                let client = Ipv4Addr::from((10 << 24) + (network << 8)).into();
+                knocks.believes(client, &domain, at(seconds));
+            }
+        };
+        let honest = "192.0.2.1".parse().unwrap();
+        flood(&mut knocks, 0);
+        assert!(!knocks.believes(honest, &domain, at(60)));
+        assert!(!knocks.believes(honest, &domain, at(120)));
+        flood(&mut knocks, 200);
+        assert!(knocks.believes(honest, &domain, at(400)));
+        assert!(knocks.senders.len() <= SENDERS_MAX);
+    }
 
     #[test]
     fn a_sender_that_comes_back_is_believed_wherever_in_its_network_it_is() {
@@ -235,7 +272,7 @@ mod tests {
             let client = IpAddr::from(Ipv4Addr::from(number << 8));
             knocks.believes(client, &domain, Timestamp(u64::from(number)));
         }
-        assert_eq!(knocks.senders.len(), SENDERS_MAX);
+        assert!(knocks.senders.len() <= SENDERS_MAX);
         assert_eq!(knocks.take_news(Timestamp(0)).len(), KNOCKS_MAX);
     }
 }

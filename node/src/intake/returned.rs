@@ -10,6 +10,7 @@ use futures::StreamExt;
 use holdfast_ledger::{KvError, query};
 use holdfast_mail::Domain;
 
+use crate::dial;
 use crate::net::dns::Resolver;
 use crate::replica::Cluster;
 
@@ -62,12 +63,13 @@ async fn look_up(
     let mut primaries = Vec::new();
     for domain in query::held_domains(&view, None, DOMAINS_MAX)? {
         if let Some(record) = query::domain(&view, &domain)? {
-            primaries.push((domain, record.primary.host));
+            let by_mx = query::route(&view, &domain)?.by_mx;
+            primaries.push((domain, (!by_mx).then_some(record.primary.host)));
         }
     }
     let mut found = futures::stream::iter(primaries)
         .map(async |(domain, host)| {
-            let addresses = resolver.addresses(&host);
+            let addresses = addresses(cluster, resolver, &domain, host);
             let addresses = tokio::time::timeout(LOOK_UP_TIME_MAX, addresses).await;
             (domain, addresses)
         })
@@ -75,7 +77,7 @@ async fn look_up(
     let mut known: HashMap<IpAddr, Vec<Domain>> = HashMap::new();
     while let Some((domain, addresses)) = found.next().await {
         // A name that has no address now is the courier's to report.
-        for address in addresses.into_iter().flatten().flatten() {
+        for address in addresses.into_iter().flatten() {
             if names_one_host(address) {
                 let domains = known.entry(address.to_canonical()).or_default();
                 domains.push(domain.clone());
@@ -83,6 +85,27 @@ async fn look_up(
         }
     }
     Ok(known)
+}
+
+/// Of the host, or of whoever the MX records name before us.
+async fn addresses(
+    cluster: &Cluster,
+    resolver: &Resolver,
+    domain: &Domain,
+    host: Option<String>,
+) -> Vec<IpAddr> {
+    let hosts = match host {
+        Some(host) => vec![host],
+        // The order is of no matter.
+        None => dial::exchangers(cluster, resolver, domain, 0)
+            .await
+            .unwrap_or_default(),
+    };
+    let mut all = Vec::new();
+    for host in hosts {
+        all.extend(resolver.addresses(&host).await.unwrap_or_default());
+    }
+    all
 }
 
 /// Every program on this machine connects from these two.

@@ -110,6 +110,19 @@ impl Resolver {
         Ok(found.iter().take(ADDRESSES_MAX).collect())
     }
 
+    /// The same; none where the DNS says that there are none, and an error only if it did not say.
+    pub async fn addresses_or_none(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        match self
+            .0
+            .lookup_ip(format!("{}.", host.trim_end_matches('.')))
+            .await
+        {
+            Ok(found) => Ok(found.iter().take(ADDRESSES_MAX).collect()),
+            Err(error) if error.is_nx_domain() || error.is_no_records_found() => Ok(Vec::new()),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
     /// Who takes mail for `domain`. An error passes.
     pub async fn exchangers(&self, domain: &str) -> io::Result<Exchangers> {
         let found = match self.0.mx_lookup(format!("{domain}.")).await {

@@ -179,7 +179,7 @@ fn shown(portal: &Portal, record: &DomainRecord) -> Result<Value, Failure> {
     let picture = overview::picture(portal, record)?;
     Ok(json!({
         "name": record.name.as_str(),
-        "primary": explain::primary_text(&record.primary),
+        "primary": explain::primary_of(&portal.cluster.view(), record)?,
         "held": picture.held,
         "bytes": picture.bytes,
         "refused": picture.refused,

@@ -77,7 +77,7 @@ pub(super) async fn show(
     let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
     render(&Page {
         frame: Frame::of(&who, record.name.as_str(), "settings"),
-        primary: explain::primary_text(&record.primary),
+        primary: explain::primary_of(&view, &record)?,
         hold: choices(
             &[DAY_MS, 5 * DAY_MS, 7 * DAY_MS, 14 * DAY_MS, 30 * DAY_MS, 0],
             chosen.hold,

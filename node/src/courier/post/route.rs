@@ -18,11 +18,13 @@ pub(super) async fn open(desk: &Desk, domain: &Domain) -> Result<Connection, NoS
             hosts: vec![host.clone()],
             port: *port,
             private: true,
+            ranked: false,
         },
         None => Way {
             hosts: dial::exchangers(&desk.cluster, &desk.resolver, domain, jitter()).await?,
             port: SMTP_PORT,
             private: false,
+            ranked: true,
         },
     };
     dial::dial(&desk.cluster, &desk.resolver, &dialing, &way).await
