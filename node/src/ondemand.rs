@@ -229,6 +229,14 @@ impl Desk<'_> {
                 Err(error) => return unreadable(error),
             }
         }
+        if waiting.is_empty() && !self.room.cluster.is_current() {
+            return Reply::new(
+                451,
+                3,
+                0,
+                "this node is catching up; try again or call another",
+            );
+        }
         if waiting.is_empty() {
             return Reply::new(453, 0, 0, "You have no mail");
         }

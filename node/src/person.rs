@@ -245,5 +245,8 @@ fn account(change: &AccountChange) -> String {
             format!("token {:?} added {expires}", token.label)
         }
         AccountChange::RemoveToken(_) => "token removed".to_owned(),
+        AccountChange::SendLimits { recipients, bytes } => format!(
+            "may send to {recipients} recipients and {bytes} octets in an hour (0: the default)"
+        ),
     }
 }

@@ -38,6 +38,8 @@ pub(crate) async fn run(
             name,
             domains,
             without_second_factor,
+            send_recipients,
+            send_bytes,
         } => {
             let request = AccountSetRequest {
                 name: name.clone(),
@@ -45,6 +47,8 @@ pub(crate) async fn run(
                 // One name that no domain has: none.
                 domains: if domains == ["none"] { vec![] } else { domains },
                 without_second_factor,
+                send_recipients,
+                send_bytes,
                 ..AccountSetRequest::default()
             };
             let said = format!("Account {name} changed.");
@@ -260,6 +264,8 @@ fn as_json(account: &Shown) -> serde_json::Value {
         "signed_in_at": time(account.signed_in_at_ms),
         "signed_in_from": account.signed_in_from,
         "created_at": time(account.created_at_ms),
+        "send_recipients": account.send_recipients,
+        "send_bytes": account.send_bytes,
         "tokens": account.tokens.iter().map(token_json).collect::<Vec<_>>(),
     })
 }

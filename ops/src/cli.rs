@@ -955,6 +955,12 @@ pub(crate) enum Account {
         /// Ask for no codes any more, for who lost their device
         #[arg(long)]
         without_second_factor: bool,
+        /// Recipients that they may send to in an hour; 0: the default, 1000
+        #[arg(long, value_name = "N")]
+        send_recipients: Option<u64>,
+        /// Mail that they may hand in in an hour, such as 500M; 0: the default, 1G
+        #[arg(long, value_name = "SIZE", value_parser = octets)]
+        send_bytes: Option<u64>,
     },
     /// Give somebody a new password, and sign them out everywhere
     Password {

@@ -97,6 +97,14 @@ fn psinet_mail_for_a_machine_goes_to_the_machine_it_names() {
             (answer.code == 250).then_some(())
         });
     };
+    // Names that anybody can make up take no place.
+    let made_up = send(
+        sandbox.node("n2").smtp,
+        BOB,
+        "joe@no-such.example.test",
+        "?",
+    );
+    assert_eq!(made_up.code, 550);
     for number in 0..10 {
         give(&sandbox, joe, &format!("pc {number}"));
     }

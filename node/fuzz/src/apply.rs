@@ -438,7 +438,7 @@ fn person(choices: &mut Choices<'_>) -> String {
 }
 
 fn account_change(choices: &mut Choices<'_>) -> AccountChange {
-    match choices.below(10) {
+    match choices.below(11) {
         0 | 1 => AccountChange::Add {
             password: "hash".to_owned(),
             domains: vec![domain(choices)],
@@ -460,6 +460,10 @@ fn account_change(choices: &mut Choices<'_>) -> AccountChange {
             label: "backup".to_owned(),
             expires_at: None,
         }),
+        9 => AccountChange::SendLimits {
+            recipients: choices.below(5),
+            bytes: choices.below(5),
+        },
         _ => AccountChange::RemoveToken([choices.below(4) as u8; 16]),
     }
 }

@@ -27,6 +27,42 @@ pub const FAILURES_MAX: u32 = 5;
 pub const FAILURE_PERIOD: Duration = Duration::from_secs(15 * 60);
 pub const LOCK_TIME: Duration = Duration::from_secs(15 * 60);
 
+/// Recipients that one account may send to in an hour unless an operator says otherwise: an office's
+/// day, and few enough that a stolen password does not get the nodes onto every blocklist before
+/// somebody looks.
+pub const SEND_RECIPIENTS_DEFAULT: u64 = 1_000;
+
+/// Octets of mail that it may hand in in an hour: a stolen password must not fill the nodes' disks
+/// with mail that nobody takes.
+pub const SEND_BYTES_DEFAULT: u64 = 1_000_000_000;
+
+/// What an account may send in an hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendLimits {
+    pub recipients: u64,
+    pub bytes: u64,
+}
+
+impl Default for SendLimits {
+    fn default() -> Self {
+        Self {
+            recipients: SEND_RECIPIENTS_DEFAULT,
+            bytes: SEND_BYTES_DEFAULT,
+        }
+    }
+}
+
+impl SendLimits {
+    /// A zero stands for the default.
+    pub(crate) fn from_proto(limits: proto::SendLimits) -> Self {
+        let or = |value: u64, default| if value == 0 { default } else { value };
+        Self {
+            recipients: or(limits.recipients, SEND_RECIPIENTS_DEFAULT),
+            bytes: or(limits.bytes, SEND_BYTES_DEFAULT),
+        }
+    }
+}
+
 #[derive(Clone, PartialEq, Eq)]
 pub struct Account {
     pub name: String,
@@ -42,6 +78,7 @@ pub struct Account {
     pub signed_in_at: Option<Timestamp>,
     pub signed_in_from: String,
     pub tokens: Vec<AccessToken>,
+    pub send_limits: SendLimits,
 }
 
 /// A key for programs.
@@ -95,6 +132,11 @@ pub enum AccountChange {
     },
     AddToken(AccessToken),
     RemoveToken([u8; 16]),
+    /// Recipients and octets in an hour; 0: the default.
+    SendLimits {
+        recipients: u64,
+        bytes: u64,
+    },
 }
 
 impl Account {
@@ -121,6 +163,7 @@ impl Account {
                 .map(AccessToken::from_proto)
                 .collect::<Result<_, _>>()
                 .map_err(unreadable)?,
+            send_limits: SendLimits::from_proto(row.send_limits.unwrap_or_default()),
         })
     }
 
@@ -253,6 +296,10 @@ impl AccountChange {
             }),
             Self::AddToken(token) => Change::AddToken(token.to_proto()),
             Self::RemoveToken(id) => Change::RemoveToken(id.to_vec().into()),
+            Self::SendLimits { recipients, bytes } => Change::SendLimits(proto::SendLimits {
+                recipients: *recipients,
+                bytes: *bytes,
+            }),
         }
     }
 
@@ -278,6 +325,10 @@ impl AccountChange {
             },
             Change::AddToken(token) => Self::AddToken(AccessToken::from_proto(token)?),
             Change::RemoveToken(id) => Self::RemoveToken(exactly("token id", &id)?),
+            Change::SendLimits(limits) => Self::SendLimits {
+                recipients: limits.recipients,
+                bytes: limits.bytes,
+            },
         })
     }
 }

@@ -101,6 +101,8 @@ impl AccountChange {
             | Self::SignIn { .. }
             | Self::AddToken(_)
             | Self::RemoveToken(_) => 1,
+            // Who does not know a limit does not keep to it.
+            Self::SendLimits { .. } => 3,
         }
     }
 }

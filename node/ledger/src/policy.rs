@@ -125,6 +125,12 @@ impl Policy {
         self.hold.map(|hold| received_at.plus(hold))
     }
 
+    /// Whether a message of `len` bytes never has room, whatever is held.
+    #[must_use]
+    pub fn is_too_large(&self, len: u64) -> bool {
+        self.quota_bytes.is_some_and(|quota| len > quota)
+    }
+
     /// Whether a message of `len` bytes has room beside what is held already.
     #[must_use]
     pub fn has_room(&self, messages: u64, bytes: u64, len: u64) -> bool {

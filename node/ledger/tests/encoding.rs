@@ -470,6 +470,10 @@ fn commands() -> Vec<Command> {
             domains: vec![domain()],
         }),
         of_account(AccountChange::Remove),
+        of_account(AccountChange::SendLimits {
+            recipients: 3,
+            bytes: 4,
+        }),
         of_account(AccountChange::Password("$argon2id$".to_owned())),
         of_account(AccountChange::SecondFactor(Some(vec![1, 2, 3]))),
         of_account(AccountChange::SecondFactor(None)),

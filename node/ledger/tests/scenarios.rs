@@ -1158,6 +1158,10 @@ fn account_change(words: &[&str]) -> Option<AccountChange> {
             expires_at: None,
         }),
         ["token", id] => AccountChange::RemoveToken(padded(id)),
+        ["sends", recipients, bytes] => AccountChange::SendLimits {
+            recipients: recipients.parse().ok()?,
+            bytes: bytes.parse().ok()?,
+        },
         _ => return None,
     })
 }

@@ -105,6 +105,8 @@ impl Seal {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_ledger::account::SendLimits;
+
     use super::*;
 
     fn account() -> Account {
@@ -119,6 +121,7 @@ mod tests {
             signed_in_at: None,
             signed_in_from: String::new(),
             tokens: vec![],
+            send_limits: SendLimits::default(),
         }
     }
 

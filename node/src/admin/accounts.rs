@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use holdfast_ledger::account::{AccessToken, Account, AccountChange, Scopes, is_account_name};
-use holdfast_ledger::{Command, query};
+use holdfast_ledger::{Command, Refusal, query};
 use holdfast_proto::admin as wire;
 use tonic::Status;
 
-use super::{Admin, broken, domains};
+use super::{Admin, broken, domains, refused};
 use crate::accounts::{NewToken, PASSWORD_OCTETS_MAX, PASSWORD_OCTETS_MIN};
 use crate::replica::now;
 
@@ -65,6 +65,19 @@ pub(super) async fn set(
         changes.extend(hash.map(AccountChange::Password));
         if request.set_domains {
             changes.push(AccountChange::Domains(domains));
+        }
+        if let (Some(recipients), Some(bytes)) = (request.send_recipients, request.send_bytes) {
+            changes.push(AccountChange::SendLimits { recipients, bytes });
+        } else if request.send_recipients.is_some() || request.send_bytes.is_some() {
+            // The other one stays.
+            let known = query::account(&admin.cluster()?.view(), &name).map_err(broken)?;
+            let known = known
+                .ok_or_else(|| refused(&Refusal::UnknownAccount))?
+                .send_limits;
+            changes.push(AccountChange::SendLimits {
+                recipients: request.send_recipients.unwrap_or(known.recipients),
+                bytes: request.send_bytes.unwrap_or(known.bytes),
+            });
         }
         for (asked, change) in [
             (
@@ -158,6 +171,8 @@ fn account_to_wire(account: Account) -> wire::Account {
         signed_in_from: account.signed_in_from,
         created_at_ms: account.created_at.0,
         tokens: account.tokens.iter().map(token_to_wire).collect(),
+        send_recipients: account.send_limits.recipients,
+        send_bytes: account.send_limits.bytes,
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::destination::Destination;
-use crate::net::dns::Resolver;
+use crate::net::dns::{Exchangers, Resolver};
 use crate::replica::{Cluster, now, random_id};
 use crate::switchboard::Switchboard;
 
@@ -31,6 +31,9 @@ const OPENING_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long the cluster may take to note an answer. Without a quorum the message would not be
 /// accepted either.
 const NOTE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How long a sender waits while a name is looked up; after that its mail is taken.
+const LOOK_UP_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// How long a primary that did not answer is not asked again.
 const SILENCE_KEPT: Duration = Duration::from_secs(10);
@@ -138,6 +141,13 @@ impl Inquiry {
             answered.send_replace(Some(answer));
         });
         Ok(answer)
+    }
+
+    /// Whether the DNS says that there is no such host. One that cannot be looked up now may be.
+    pub(super) async fn is_no_host(&self, host: &Domain) -> bool {
+        let asked = self.resolver.exchangers(host.as_str());
+        let asked = timeout(LOOK_UP_TIME_MAX, asked).await;
+        matches!(asked, Ok(Ok(Exchangers::NoDomain)))
     }
 
     /// What the primary said of the address, and, if that is due, of one that nobody has.

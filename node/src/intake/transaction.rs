@@ -199,6 +199,11 @@ impl<'a> Transaction<'a> {
                 }
             }
             Ok(Some(record)) => {
+                // Anybody can make names up, and each takes one of the places that hosts have.
+                if record.name != *domain && self.shared.inquiry.is_no_host(domain).await {
+                    let text = format!("there is no host {domain}");
+                    return self.refuse("no_host", Reply::new(550, 1, 2, text));
+                }
                 if let Some(refusal) = self.room(domain) {
                     return self.refuse("quota", refusal);
                 }
@@ -317,7 +322,8 @@ impl<'a> Transaction<'a> {
         let policy = query::policy(&view, domain).ok()?;
         let held = query::charged(&view, domain).ok()?;
         let has_room = policy.has_room(held.messages, held.bytes, size);
-        (!has_room).then(|| full(policy.full_for_good))
+        let for_good = policy.full_for_good || policy.is_too_large(size);
+        (!has_room).then(|| full(for_good))
     }
 
     /// Content begins: our trace line first.

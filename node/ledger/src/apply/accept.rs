@@ -88,13 +88,10 @@ pub(super) fn accept(
     for (domain, share) in &shares {
         let policy = query::policy(kv, domain)?;
         let held = query::charged(kv, domain)?;
-        let has_room = policy.has_room(
-            held.messages.saturating_add(share - 1),
-            held.bytes,
-            envelope.body.len.saturating_mul(*share),
-        );
+        let len = envelope.body.len.saturating_mul(*share);
+        let has_room = policy.has_room(held.messages.saturating_add(share - 1), held.bytes, len);
         full |= !has_room;
-        full_for_good &= !has_room && policy.full_for_good;
+        full_for_good &= !has_room && (policy.full_for_good || policy.is_too_large(len));
     }
     if full {
         // For good only if that is what every domain of the message says: its sender tries again

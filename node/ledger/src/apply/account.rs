@@ -86,6 +86,12 @@ pub(super) fn change(
                 return refuse(refusal);
             }
         }
+        AccountChange::SendLimits { recipients, bytes } => {
+            row.send_limits = Some(proto::SendLimits {
+                recipients: *recipients,
+                bytes: *bytes,
+            });
+        }
         AccountChange::AddToken(token) => return add_token(kv, name, row, token),
         AccountChange::RemoveToken(id) => {
             let tokens = row.tokens.len();

@@ -38,7 +38,7 @@ pub use observe::SEEN_MAX;
 pub use recipients::RECIPIENTS_PER_COMMAND_MAX;
 pub use report::REPORT_KEPT;
 pub use review::REVIEW_MAX;
-pub use submit::{SENT_MAX, SENT_PERIOD};
+pub use submit::SENT_PERIOD;
 pub use usage::SWEEP_USAGE_MAX;
 
 use std::time::Duration;

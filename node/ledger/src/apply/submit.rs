@@ -12,9 +12,7 @@ use holdfast_proto::ledger as proto;
 use super::Logged;
 use crate::{Kv, KvError, KvRead, Refusal, query, row, tables};
 
-/// Recipients that one account may send to within [`SENT_PERIOD`]: an office's day in an hour, and few
-/// enough that a stolen password does not get the nodes onto every blocklist before somebody looks.
-pub const SENT_MAX: u64 = 1_000;
+/// What an account's limits are for.
 pub const SENT_PERIOD: Duration = Duration::from_secs(3600);
 
 /// What the account will have sent in this period, or why it may not send this.
@@ -41,11 +39,18 @@ pub(super) fn may_send(
     let period = when.at.0 / period_ms;
     let sent: Option<proto::SentRow> = row::get(kv, &tables::sent(account))?;
     let sent = sent.filter(|sent| sent.period == period);
-    let recipients = sent.map_or(0, |sent| sent.recipients) + envelope.recipients.len() as u64;
-    Ok(if recipients > SENT_MAX {
+    let sent = sent.unwrap_or_default();
+    let recipients = sent.recipients + envelope.recipients.len() as u64;
+    let bytes = sent.bytes.saturating_add(envelope.body.len);
+    let limits = known.send_limits;
+    Ok(if recipients > limits.recipients || bytes > limits.bytes {
         Err(Refusal::TooMuchSent)
     } else {
-        Ok(proto::SentRow { period, recipients })
+        Ok(proto::SentRow {
+            period,
+            recipients,
+            bytes,
+        })
     })
 }
 
