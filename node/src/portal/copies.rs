@@ -1,14 +1,16 @@
-//! On how many nodes a held message is.
+//! On how many nodes a held message is, and when its delivery is tried next: what only the other nodes
+//! know.
 //!
 //! A node has an entry of the log only with the bodies it needs. So who has the entry that accepted
 //! a message has the message, and one question to each node answers for all messages.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use holdfast_ledger::Seq;
+use holdfast_mail::{Domain, Timestamp};
 
 use super::page::count;
 use crate::replica::Cluster;
@@ -24,6 +26,8 @@ pub(super) struct Copies(Arc<ArcSwap<Sight>>);
 struct Sight {
     voters: usize,
     nodes: Vec<Reached>,
+    /// By domain, milliseconds of the Unix epoch.
+    tries: HashMap<String, u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -36,15 +40,26 @@ impl Copies {
     /// Asks as long as it is not dropped.
     pub(super) async fn keep(self, cluster: Cluster) {
         loop {
-            let standings = cluster.standings().await;
+            let standings = cluster.standings_and_tries().await;
             let voters = standings.iter().filter(|(place, ..)| place.voter).count();
+            let answers = standings
+                .iter()
+                .filter_map(|(_, standing, ..)| standing.as_ref().ok());
+            let tries = answers.flat_map(|standing| &standing.tries);
+            let tries = tries
+                .map(|next| (next.domain.clone(), next.at_ms))
+                .collect();
             let reached = standings.into_iter().filter_map(|(place, standing, ..)| {
                 let last_log = standing.ok()?.last_log?.index;
                 let region = place.region;
                 Some(Reached { region, last_log })
             });
             let nodes = reached.collect();
-            self.0.store(Arc::new(Sight { voters, nodes }));
+            self.0.store(Arc::new(Sight {
+                voters,
+                nodes,
+                tries,
+            }));
             tokio::time::sleep(ASK_EVERY).await;
         }
     }
@@ -53,6 +68,12 @@ impl Copies {
     /// answers.
     pub(super) fn of(&self, seq: Seq) -> String {
         words(&self.0.load(), seq)
+    }
+
+    /// How long until the domain's primary is tried again, as the node that delivers for it said.
+    pub(super) fn next_try(&self, domain: &Domain, now: Timestamp) -> Option<Duration> {
+        let at = Timestamp(*self.0.load().tries.get(domain.as_str())?);
+        (at > now).then(|| at.since(now))
     }
 }
 
@@ -85,6 +106,7 @@ mod tests {
         let mut sight = Sight {
             voters: 3,
             nodes: vec![node("eu", 10), node("eu", 10), node("us", 9)],
+            tries: HashMap::new(),
         };
         assert_eq!(words(&sight, Seq::new(9, 3)), "3 nodes in 2 regions");
         assert_eq!(words(&sight, Seq::new(10, 0)), "2 nodes");

@@ -105,9 +105,15 @@ pub(super) fn picture(portal: &Portal, record: &DomainRecord) -> Result<Picture,
                 String::new()
             };
             let then = if !policy.attended {
+                let next = match portal.copies.next_try(domain, crate::replica::now()) {
+                    Some(wait) if wait >= Duration::from_secs(1) => {
+                        format!("next in {}", span(wait))
+                    }
+                    _ => "next at any moment".to_owned(),
+                };
                 format!(
-                    "{primary} is tried again every few seconds, and all of it is delivered, in \
-                     order, as soon as it answers."
+                    "{primary} is tried again every few seconds, {next}, and all of it is \
+                     delivered, in order, as soon as it answers."
                 )
             } else if let Some(here) = query::attended(&view, domain)?.filter(|a| now < a.until) {
                 format!("It is delivered to {} now.", here.to)
