@@ -28,8 +28,10 @@ const FLOORS: &[&[&str]] = &[
         "zone",
     ],
     &[
-        "intake", "courier", "admin", "watch", "finger", "ondemand", "portal", "drill",
+        "intake", "courier", "watch", "finger", "ondemand", "portal", "drill", "acme",
     ],
+    // Tells what others have found and plan.
+    &["admin"],
     &["run"],
 ];
 

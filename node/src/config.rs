@@ -49,6 +49,8 @@ pub struct Config {
     #[serde(default)]
     pub submission: Submission,
     #[serde(default)]
+    pub acme: AcmeDoor,
+    #[serde(default)]
     pub dns: Dns,
     #[serde(default)]
     pub wan_profile: WanProfile,
@@ -74,7 +76,8 @@ pub struct Smtp {
     /// the cluster is a backup for.
     #[serde(default)]
     pub postmaster: Option<String>,
-    /// PEM files for STARTTLS and the portal; without them a self-signed certificate is used.
+    /// PEM files for STARTTLS and the portal; without them the certificate that the cluster has ordered
+    /// (`holdfast cluster acme`), or else a self-signed one.
     #[serde(default)]
     pub tls_cert: Option<PathBuf>,
     #[serde(default)]
@@ -143,6 +146,15 @@ pub struct Submission {
     /// Where it begins at once (RFC 8314); the port is 465. Absent: nowhere.
     #[serde(default)]
     pub listen_tls: Option<SocketAddr>,
+}
+
+/// Where authorities ask whether a certificate for this node's name may be given (RFC 8555 section 8.3).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcmeDoor {
+    /// Absent: the cluster can order no certificate for this node's name. Authorities come to port 80.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -885,6 +897,7 @@ address = "fra1.holdfast.example:7400"
             portal = { listen = "127.0.0.1:8443" }
             atrn = { listen = "127.0.0.1:3660" }
             submission = { listen = "127.0.0.1:5870", listen_tls = "127.0.0.1:4650" }
+            acme = { listen = "127.0.0.1:8080" }
             dns = { servers = ["127.0.0.1:53"] }
             limits = { connections_max = 7, connections_per_client_max = 6, message_bytes_max = 70000, disk_free_min_bytes = 5 }
             courier = { connections_max = 3 }

@@ -1,6 +1,7 @@
 //! What one Holdfast node does. Start at `ARCHITECTURE.md`.
 
 pub mod accounts;
+mod acme;
 pub mod admin;
 mod attendance;
 mod cast;

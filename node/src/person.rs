@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use holdfast_ledger::account::AccountChange;
+use holdfast_ledger::acme::AcmeChange;
 use holdfast_ledger::{Askers, Command, PlanChange, PolicyChange, Reply};
 use holdfast_mail::Timestamp;
 use tokio::time::Instant;
@@ -142,9 +143,27 @@ fn says(command: &Command) -> String {
             )
         }
         Command::Revoke { name } => format!("access of {name} revoked"),
+        Command::Acme { change } => acme(change),
         Command::Invite { .. } => "a node invited to join".to_owned(),
         Command::OfAccount { name, change } => format!("account {name}: {}", account(change)),
         other => other.verb().to_owned(),
+    }
+}
+
+fn acme(change: &AcmeChange) -> String {
+    match change {
+        AcmeChange::Use(directory) => {
+            format!("certificates for SMTP are ordered at {}", directory.url)
+        }
+        AcmeChange::Stop => {
+            "certificates for SMTP are ordered no more; account and key forgotten".to_owned()
+        }
+        // The leader's own.
+        AcmeChange::Try { .. }
+        | AcmeChange::Failed { .. }
+        | AcmeChange::Account { .. }
+        | AcmeChange::Answer { .. }
+        | AcmeChange::Issued(_) => "a certificate for SMTP ordered".to_owned(),
     }
 }
 

@@ -39,7 +39,7 @@ use crate::replica::{self, Cluster, Looking, StartError, Stores, membership};
 use crate::store::FlushTimes;
 use crate::switchboard::Switchboard;
 use crate::vitals::Board;
-use crate::{checkup, courier, drill, finger, intake, portal, reach, release};
+use crate::{acme, checkup, courier, drill, finger, intake, portal, reach, release};
 
 /// How long transactions in progress may take to finish when the node stops. Below the 90 s
 /// after which systemd kills.
@@ -121,6 +121,7 @@ struct Node {
     submission_listeners: Vec<(Door, Listener)>,
     finger_listener: Option<Listener>,
     atrn_listener: Option<Listener>,
+    acme_listener: Option<Listener>,
     portal_listener: Option<Listener>,
     admin_listener: Option<Listener>,
     doorkeeper: Arc<Doorkeeper>,
@@ -142,6 +143,7 @@ struct Rooms {
     intake: JoinHandle<()>,
     finger: Option<JoinHandle<()>>,
     ondemand: Option<JoinHandle<()>>,
+    acme: Option<JoinHandle<()>>,
     portal: Option<JoinHandle<()>>,
     courier: JoinHandle<()>,
 }
@@ -275,6 +277,7 @@ impl Node {
         let submission = submission.map(|listener| (Door::Submission { tls: false }, listener));
         let submissions = submissions.map(|listener| (Door::Submission { tls: true }, listener));
         let atrn_listener = optional("atrn", config.atrn.listen)?;
+        let acme_listener = optional("acme", config.acme.listen)?;
         let portal_listener = optional("portal", config.portal.listen)?;
         let admin_listener = config.admin.listen.map(bind).transpose()?;
         if let Some((name, address)) = handed.left() {
@@ -313,6 +316,7 @@ impl Node {
             submission_listeners: submission.into_iter().chain(submissions).collect(),
             finger_listener,
             atrn_listener,
+            acme_listener,
             portal_listener,
             admin_listener,
             doorkeeper,
@@ -333,6 +337,7 @@ impl Node {
         let mut interrupt = trap(SignalKind::interrupt())?;
         let mut hangup = trap(SignalKind::hangup())?;
 
+        let mut files = CertificateFiles::as_they_are(&self.config.load());
         let mut rooms = match replica::reopen(&self.replica_options())? {
             Some(stores) => Some(self.open(stores, None).await?),
             None => {
@@ -341,7 +346,6 @@ impl Node {
                 None
             }
         };
-        let mut files = CertificateFiles::as_they_are(&self.config.load());
         let mut look = tokio::time::interval(certificate_files::LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         observe::supervisor::started();
@@ -472,6 +476,11 @@ impl Node {
             Arc::new(resolver.clone()),
             courier_stop.clone(),
         ));
+        tokio::spawn(acme::run(
+            cluster.clone(),
+            Arc::new(resolver.clone()),
+            courier_stop.clone(),
+        ));
         let courier = courier::run(
             courier_options.clone(),
             cluster.clone(),
@@ -488,7 +497,10 @@ impl Node {
         });
 
         let (intake_stop, stopped) = watch::channel(false);
-        let intake_options = Arc::new(ArcSwap::from_pointee(intake_options(&config)?));
+        let intake_options = Arc::new(ArcSwap::from_pointee(intake_options(
+            &config,
+            Some(&cluster),
+        )?));
         let mut listeners = std::mem::take(&mut self.submission_listeners);
         let exchange = std::mem::take(&mut self.smtp_listeners).into_iter();
         listeners.extend(exchange.map(|listener| (Door::Exchange, listener)));
@@ -512,6 +524,11 @@ impl Node {
             .take()
             .map(|listener| tokio::spawn(finger::run(cluster.clone(), release.clone(), listener)));
 
+        let acme = self
+            .acme_listener
+            .take()
+            .map(|listener| tokio::spawn(acme::answer(cluster.clone(), listener)));
+
         let atrn_tls = intake_options.load().tls.clone();
         let atrn_tls = Arc::new(ArcSwap::from_pointee(atrn_tls));
         let ondemand = self.atrn_listener.take().map(|listener| {
@@ -525,7 +542,7 @@ impl Node {
             tokio::spawn(ondemand::run(room, listener, closing.clone()))
         });
 
-        let portal_tls = Arc::new(ArcSwap::from_pointee(web_server(&config)?));
+        let portal_tls = Arc::new(ArcSwap::from_pointee(web_server(&config, Some(&cluster))?));
         let board = Board::new(cluster.clone(), portal_tls.clone());
         self.metrics
             .register(|registry| registry.register_collector(Box::new(board)));
@@ -565,6 +582,7 @@ impl Node {
             intake,
             finger,
             ondemand,
+            acme,
             portal,
             courier,
         })
@@ -593,10 +611,12 @@ impl Node {
     /// Reads the file again: all of it takes effect that can, or, where it is at fault, nothing.
     fn reload(&self, rooms: Option<&Rooms>) {
         let old = self.config.load_full();
+        let cluster = rooms.map(|rooms| &rooms.cluster);
         let read = Config::read(&self.path).map_err(ServeError::from);
         let read = read.and_then(|new| {
             let config = old.reloaded(&new);
-            Ok((intake_options(&config)?, web_server(&config)?, new))
+            let intake = intake_options(&config, cluster)?;
+            Ok((intake, web_server(&config, cluster)?, new))
         });
         let (intake, web, new) = match read {
             Ok(read) => read,
@@ -625,13 +645,16 @@ impl Node {
         tracing::info!("the configuration was read again");
     }
 
-    /// Reads the certificate of SMTP and the portal again, if its files have changed.
+    /// Takes the certificate of SMTP and the portal again, if its files have changed, or the cluster has
+    /// ordered one.
     fn look_at(&self, files: &mut CertificateFiles, rooms: Option<&Rooms>) {
         let config = self.config.load();
-        let Some(stamp) = files.changed(&config) else {
+        let cluster = rooms.map(|rooms| &rooms.cluster);
+        let Some(stamp) = files.changed(&config, cluster) else {
             return;
         };
-        let read = intake_options(&config).and_then(|intake| Ok((intake, web_server(&config)?)));
+        let read = intake_options(&config, cluster)
+            .and_then(|intake| Ok((intake, web_server(&config, cluster)?)));
         match read {
             Ok((intake, web)) => {
                 if let Some(rooms) = rooms {
@@ -683,16 +706,23 @@ pub fn offline_options(config: &Config) -> replica::Options {
     replica_options(config, FlushTimes::default())
 }
 
-fn identity(config: &Config) -> Result<tls::Identity, ServeError> {
-    match (&config.smtp.tls_cert, &config.smtp.tls_key) {
-        (Some(cert), Some(key)) => tls::Identity::read(cert, key),
-        _ => tls::Identity::self_signed(&config.smtp.name),
+/// The files go first, then what the cluster has ordered.
+fn identity(config: &Config, cluster: Option<&Cluster>) -> Result<tls::Identity, ServeError> {
+    if let (Some(cert), Some(key)) = (&config.smtp.tls_cert, &config.smtp.tls_key) {
+        return tls::Identity::read(cert, key).map_err(|e| ServeError::Tls(e.to_string()));
     }
-    .map_err(|e| ServeError::Tls(e.to_string()))
+    if let Some((issued, _)) = certificate_files::ordered(config, cluster) {
+        match tls::Identity::parse(&issued.chain, &issued.key) {
+            Ok(identity) => return Ok(identity),
+            // The leader has looked at it before; a node without any would take no mail.
+            Err(error) => tracing::error!("the certificate in the ledger is not used: {error}"),
+        }
+    }
+    tls::Identity::self_signed(&config.smtp.name).map_err(|e| ServeError::Tls(e.to_string()))
 }
 
-fn web_server(config: &Config) -> Result<WebServer, ServeError> {
-    tls::web_server(identity(config)?).map_err(|e| ServeError::Tls(e.to_string()))
+fn web_server(config: &Config, cluster: Option<&Cluster>) -> Result<WebServer, ServeError> {
+    tls::web_server(identity(config, cluster)?).map_err(|e| ServeError::Tls(e.to_string()))
 }
 
 /// Looks at domains when another node asks.
@@ -725,8 +755,11 @@ impl replica::Lookout for Lookout {
 }
 
 /// What the intake takes from the file, certificates read.
-fn intake_options(config: &Config) -> Result<intake::Options, ServeError> {
-    let tls = tls::smtp_server(identity(config)?);
+fn intake_options(
+    config: &Config,
+    cluster: Option<&Cluster>,
+) -> Result<intake::Options, ServeError> {
+    let tls = tls::smtp_server(identity(config, cluster)?);
     Ok(intake::Options {
         name: config.smtp.name.clone(),
         // Checked when the file was read.
@@ -752,8 +785,8 @@ impl Rooms {
 
     /// Stops in reverse order of starting.
     async fn stop(self) {
-        if let Some(finger) = self.finger {
-            finger.abort();
+        for door in [self.finger, self.acme].into_iter().flatten() {
+            door.abort();
         }
         // Sessions under way end with the courier, which lets messages finish.
         if let Some(ondemand) = self.ondemand {

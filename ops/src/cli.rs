@@ -206,6 +206,10 @@ pub(crate) enum Cluster {
         #[arg(long)]
         dry_run: bool,
     },
+    /// One certificate for the names of all nodes, ordered from an authority and renewed by the cluster,
+    /// for STARTTLS and the portal
+    #[command(subcommand)]
+    Acme(Acme),
     /// Hand leadership to another node
     TransferLeader {
         /// Name or id [default: whoever is most up to date]
@@ -221,6 +225,39 @@ pub(crate) enum Cluster {
     /// cannot run in the cluster after that
     FinalizeUpgrade {
         /// Only say whether it would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Acme {
+    /// Order it by ACME (RFC 8555), now and whenever it is to be renewed or a node comes or goes. Each
+    /// node's name must lead to a node with [acme] listen on port 80. Typed again, an order that failed is
+    /// tried at once
+    Use {
+        /// The authority's directory, an https:// URL
+        #[arg(long, value_name = "URL")]
+        directory: String,
+        /// Where the authority may write to, such as mailto:ops@example.org; may be repeated
+        #[arg(long = "contact", value_name = "URL")]
+        contacts: Vec<String>,
+        /// You agree to the authority's terms of service, for all orders
+        #[arg(long, required = true)]
+        agree: bool,
+        /// PEM file with the only authorities that the directory's own certificate may be of [default:
+        /// those that the machine trusts]
+        #[arg(long, value_name = "FILE")]
+        ca_file: Option<PathBuf>,
+        /// Only say whether it would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// The certificate, the next order, and why the last one failed
+    Show,
+    /// Order no more, and forget the account and the certificate with its key
+    Stop {
+        /// Only say what would happen
         #[arg(long)]
         dry_run: bool,
     },

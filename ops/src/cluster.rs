@@ -13,7 +13,7 @@ use crate::client;
 use crate::failure::{Exit, Failure};
 use crate::maintenance;
 use crate::output::{self, Output};
-use crate::{snapshot, status};
+use crate::{acme, snapshot, status};
 
 pub(crate) async fn run(
     global: &Global,
@@ -140,6 +140,7 @@ pub(crate) async fn run(
                 output.line("Both certificate authorities are trusted.")?;
             }
         }
+        Cluster::Acme(command) => return acme::run(&mut client, command, output).await,
         Cluster::TransferLeader { node, dry_run } => {
             return maintenance::transfer(&mut client, node, dry_run, output).await;
         }

@@ -286,6 +286,7 @@ fn listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
         ("portal", config.portal.listen),
         ("finger", config.finger.listen),
         ("atrn", config.atrn.listen),
+        ("acme", config.acme.listen),
         ("submission", config.submission.listen),
         ("submission under TLS", config.submission.listen_tls),
         ("metrics", config.metrics.listen),
@@ -452,7 +453,7 @@ fn certificates(config: &Config) -> Vec<Check> {
                 Ok(Some(at)) => judge_certificate(
                     "of smtp.tls_cert",
                     at,
-                    "renew it; the node reads it again within a minute",
+                    "renew it; the node reads it again within seconds",
                 ),
                 Ok(None) => Check::fault(
                     "certificate",
@@ -468,8 +469,9 @@ fn certificates(config: &Config) -> Vec<Check> {
         }
         _ => checks.push(Check::warn(
             "certificate",
-            "smtp.tls_cert is not set: senders are shown a self-signed certificate",
-            "set smtp.tls_cert and smtp.tls_key: senders that check certificates keep their mail",
+            "smtp.tls_cert is not set: senders are shown a self-signed certificate, unless the cluster has ordered one",
+            "set smtp.tls_cert and smtp.tls_key, or have the cluster order one (holdfast cluster acme use): senders that \
+             check certificates keep their mail",
         )),
     }
     match Identity::read(&config.data_dir) {

@@ -7,6 +7,7 @@
 
 mod access;
 mod account;
+mod acme;
 mod audit;
 mod cli;
 mod client;

@@ -126,6 +126,18 @@ fn help_names_what_a_plan_offers_what_usage_prints_and_what_a_drill_rehearses() 
             &["--finish", "--dry-run", "typed again this follows it"],
         ),
         (
+            &["cluster", "acme", "use", "--help"],
+            &[
+                "--directory <URL>",
+                "--contact <URL>",
+                "--agree",
+                "--ca-file <FILE>",
+                "--dry-run",
+                "an order that failed is",
+            ],
+        ),
+        (&["cluster", "acme", "stop", "--help"], &["--dry-run"]),
+        (
             &["usage", "--help"],
             &["--month <YYYY-MM>", "--domain <DOMAIN>", "--csv"],
         ),
@@ -181,6 +193,14 @@ fn wrong_usage_exits_with_2() {
         &["dev", "clock", "advance", "5d"],
         &["dev", "clock", "--dir", "/tmp/x", "advance", "yesterday"],
         &["access", "grant", "ann"],
+        &[
+            "cluster",
+            "acme",
+            "use",
+            "--directory",
+            "https://ca.example",
+        ],
+        &["cluster", "acme", "use", "--agree"],
         &[
             "access", "grant", "ann", "--role", "root", "--out", "/tmp/x",
         ],
@@ -784,6 +804,70 @@ fn access_is_granted_used_and_revoked_and_the_audit_says_by_whom() {
     says(&ran, 0, "via n1");
     // Whoever runs this test.
     says(&ran, 0, "uid ");
+}
+
+#[test]
+fn a_certificate_is_asked_for_shown_with_its_failure_and_given_up() {
+    let node = Alone::start("acme");
+    let acme = |options: &[&str]| node.run(&[&["cluster", "acme"], options].concat());
+    let using = |more: &[&str]| acme(&[&["use", "--agree", "--directory"], more].concat());
+    says(&acme(&["show"]), 0, "No certificate is ordered by ACME.");
+    says(&acme(&["stop"]), 6, "see `cluster acme show`");
+    says(&using(&["http://ca.example"]), 2, "is no directory");
+    let directory = "https://localhost:1/dir";
+    says(
+        &using(&[directory, "--contact", "ops@example.org"]),
+        2,
+        "`ops@example.org` is no contact, such as mailto:",
+    );
+    let ran = using(&[directory, "--ca-file", "/nonexistent.pem"]);
+    says(&ran, 1, "fix: name a PEM file");
+    let empty = node.file.with_file_name("empty.pem");
+    std::fs::write(&empty, "").expect("written");
+    let ran = using(&[directory, "--ca-file", empty.to_str().expect("a path")]);
+    says(&ran, 2, "the authorities to trust cannot be read");
+    says(&using(&[directory, "--dry-run"]), 0, "Nothing was changed.");
+    says(&acme(&["show"]), 0, "No certificate is ordered by ACME.");
+
+    let ran = using(&[directory, "--contact", "mailto:ops@example.org"]);
+    says(
+        &ran,
+        0,
+        "A certificate for every node's name is ordered at https://localhost:1/dir.",
+    );
+    says(
+        &ran,
+        0,
+        "Each name must lead to a node that has [acme] listen on port 80",
+    );
+    let begun = std::time::Instant::now();
+    // Nobody is there.
+    let ran = loop {
+        let ran = acme(&["show"]);
+        if text(&ran.stderr).contains("failed: ") {
+            break ran;
+        }
+        assert!(begun.elapsed().as_secs() < 60, "{ran:?}");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    };
+    says(&ran, 0, "after 1 order that failed");
+    says(&ran, 0, "https://localhost:1/dir: ");
+    says(&ran, 0, "The certificate before stays in force.");
+    let ran = acme(&["show", "--json"]);
+    says(&ran, 0, "\"schema\":\"holdfast.cluster-acme/v1\"");
+    says(&ran, 0, "\"certificate\":null");
+    says(&ran, 0, "\"tries\":1");
+    says(&acme(&["stop", "--dry-run"]), 0, "Nothing was changed.");
+    let ran = acme(&["stop"]);
+    says(&ran, 0, "account, certificate and key are forgotten.");
+    says(&ran, 0, "self-signed certificates from now on");
+    let ran = node.run(&["audit"]);
+    says(
+        &ran,
+        0,
+        "certificates for SMTP are ordered at https://localhost:1/dir",
+    );
+    says(&ran, 0, "certificates for SMTP are ordered no more");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Real nodes under real kills. One binary, one test at a time: each has three nodes of its own,
 //! and two at once would take each other's time.
 
+mod acme;
 mod bounces;
 mod certificates;
 mod clocks;

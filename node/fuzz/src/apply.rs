@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
+use holdfast_ledger::acme::{AcmeChange, AcmeDirectory, AcmeIssued};
 use holdfast_ledger::drill::{DrillEvent, DrillKind, DrillPlan, DrillReport, DrillSchedule};
 use holdfast_ledger::{
     Askers, Batch, Command, Disposal, Effect, Member, MemoryKv, NETWORKS_MAX, Outcome, PlanChange,
@@ -138,7 +139,7 @@ fn batch(at: u64, commands: Vec<Command>) -> Batch {
 }
 
 /// Kinds of command to choose from.
-const KINDS: u64 = 55;
+const KINDS: u64 = 56;
 
 /// In a By no other is carried; its bytes would not even be read.
 fn command(choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
@@ -429,12 +430,52 @@ fn plain(kind: u64, choices: &mut Choices<'_>, now: u64, log: &Log) -> Command {
             name: person(choices),
         },
         54 => Command::Note,
+        55 => Command::Acme {
+            change: acme(choices),
+        },
         _ => Command::Sweep,
     }
 }
 
 fn person(choices: &mut Choices<'_>) -> String {
     ["ann", "joe", "No Name"][choices.below(3) as usize].to_owned()
+}
+
+fn acme(choices: &mut Choices<'_>) -> AcmeChange {
+    let url = ["https://ca.example", "https://b.example", "ftp://c.example"];
+    let directory = url[choices.below(3) as usize].to_owned();
+    match choices.below(8) {
+        0 | 1 => AcmeChange::Use(AcmeDirectory {
+            url: directory,
+            contacts: (0..choices.below(2))
+                .map(|_| "mailto:a@b".to_owned())
+                .collect(),
+            authorities: String::new(),
+        }),
+        2 => AcmeChange::Stop,
+        3 => AcmeChange::Try {
+            tries: choices.below(3) as u32,
+        },
+        4 => AcmeChange::Failed {
+            why: "no address".to_owned(),
+        },
+        5 => AcmeChange::Account {
+            directory,
+            credentials: vec![1; choices.below(2) as usize],
+        },
+        6 => AcmeChange::Answer {
+            token: ["abc", "def", "a/c"][choices.below(3) as usize].to_owned(),
+            key_authorization: "abc.key".to_owned(),
+        },
+        _ => AcmeChange::Issued(AcmeIssued {
+            directory,
+            chain: "chain".to_owned(),
+            key: "key".to_owned(),
+            names: (0..choices.below(3))
+                .map(|_| "mx.example".to_owned())
+                .collect(),
+        }),
+    }
 }
 
 fn account_change(choices: &mut Choices<'_>) -> AccountChange {

@@ -44,6 +44,10 @@ pub fn found_anew(kv: &mut dyn Kv, founding: Founding) -> Result<(), KvError> {
         tables::ROTATION,
         tables::TRUSTING,
         tables::GRANTS,
+        // The keys of the old cluster; and the new one may be a copy beside it, on trial.
+        tables::ACME,
+        tables::ACME_ANSWERS,
+        tables::ACME_ISSUED,
         tables::DRAINED,
         tables::ATTENDED,
     ] {

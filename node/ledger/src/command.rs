@@ -10,6 +10,7 @@ use prost::Message;
 
 use crate::access::Role;
 use crate::account::AccountChange;
+use crate::acme::AcmeChange;
 use crate::askers::Askers;
 use crate::drill::{self, DrillEvent, DrillPlan, DrillReport, DrillSchedule};
 use crate::plan::PlanChange;
@@ -289,6 +290,10 @@ pub enum Command {
     Revoke {
         name: String,
     },
+    /// Something about the certificate that is ordered for all nodes.
+    Acme {
+        change: AcmeChange,
+    },
     /// Nothing changes; in a By, the audit says what was done without the ledger.
     Note,
     /// Free a node of its duties, so that it can be stopped, or give them back.
@@ -496,6 +501,7 @@ impl Command {
             Self::TrustAuthority { .. } => "trust_authority",
             Self::Grant { .. } => "grant",
             Self::Revoke { .. } => "revoke",
+            Self::Acme { .. } => "acme",
             Self::Note => "note",
             Self::SetDrained { .. } => "set_drained",
             Self::RaiseLevel { .. } => "raise_level",
@@ -842,6 +848,9 @@ impl Command {
                 expires_at_ms: expires_at.0,
             }),
             Self::Revoke { name } => Verb::Revoke(proto::Revoke { name: name.clone() }),
+            Self::Acme { change } => Verb::Acme(proto::Acme {
+                change: Some(change.to_proto()),
+            }),
             Self::Note => Verb::Note(proto::Note {}),
             Self::SetDrained { node, drained } => Verb::SetDrained(proto::SetDrained {
                 node: node.0,
@@ -1117,6 +1126,9 @@ impl Command {
                 expires_at: Timestamp(grant.expires_at_ms),
             },
             Verb::Revoke(revoke) => Self::Revoke { name: revoke.name },
+            Verb::Acme(acme) => Self::Acme {
+                change: AcmeChange::from_proto(present("change", acme.change)?)?,
+            },
             Verb::Note(_) => Self::Note,
             Verb::SetDrained(set) => Self::SetDrained {
                 node: NodeId(set.node),

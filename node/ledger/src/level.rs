@@ -66,6 +66,7 @@ impl Command {
             | Self::TrustAuthority { .. }
             | Self::Grant { .. }
             | Self::Revoke { .. }
+            | Self::Acme { .. }
             | Self::Note => 3,
             // Whoever knows the level knows how to get there.
             Self::RaiseLevel { level, .. } => 2.max(*level),

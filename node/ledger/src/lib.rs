@@ -17,6 +17,7 @@
 
 mod access;
 pub mod account;
+pub mod acme;
 pub mod anew;
 mod apply;
 mod askers;

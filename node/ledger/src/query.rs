@@ -9,6 +9,7 @@ use holdfast_mail::{BodyRef, Domain, Envelope, MessageId, NodeId, Timestamp};
 use holdfast_proto::ledger as proto;
 
 use crate::account::{AccessToken, Account};
+use crate::acme::{AcmeDirectory, AcmeIssued};
 use crate::host;
 use crate::plan::plan_row;
 use crate::row::{self, unreadable};
@@ -258,6 +259,58 @@ fn grant_from(key: &[u8], value: &[u8]) -> Result<Granted, KvError> {
         granted_at: Timestamp(row.granted_at_ms),
         expires_at: Timestamp(row.expires_at_ms),
     })
+}
+
+/// How a certificate is ordered for all nodes.
+pub struct Acme {
+    pub directory: AcmeDirectory,
+    /// The account there, as the client library writes it. Holds a private key.
+    pub credentials: Option<Vec<u8>>,
+    pub since: Timestamp,
+    /// How often it was ordered since the last certificate; 0: that one came.
+    pub tries: u32,
+    /// When last; only if it was.
+    pub tried_at: Option<Timestamp>,
+    /// Why that failed; empty while it is under way.
+    pub why: String,
+}
+
+/// `None`: none is ordered.
+pub fn acme(kv: &dyn KvRead) -> Result<Option<Acme>, KvError> {
+    let Some(row) = row::get::<proto::AcmeRow>(kv, tables::ACME)? else {
+        return Ok(None);
+    };
+    let directory = wire::present("directory", row.directory);
+    Ok(Some(Acme {
+        directory: directory
+            .map(AcmeDirectory::from_proto)
+            .map_err(|e| unreadable(tables::ACME, e))?,
+        credentials: (!row.credentials.is_empty()).then(|| row.credentials.into()),
+        since: Timestamp(row.since_ms),
+        tries: row.tries,
+        tried_at: time(row.tried_at_ms),
+        why: row.why,
+    }))
+}
+
+/// What is said to an authority that asks for this token; `None`: it is no token of ours.
+pub fn acme_answer(kv: &dyn KvRead, token: &str) -> Result<Option<String>, KvError> {
+    let row: Option<proto::AcmeAnswerRow> = row::get(kv, &tables::acme_answer(token))?;
+    Ok(row.map(|row| row.key_authorization))
+}
+
+/// The certificate that was ordered, and when it came.
+pub fn ordered(kv: &dyn KvRead) -> Result<Option<(AcmeIssued, Timestamp)>, KvError> {
+    let row: Option<proto::AcmeIssuedRow> = row::get(kv, tables::ACME_ISSUED)?;
+    Ok(row.map(|row| {
+        let issued = AcmeIssued {
+            directory: row.directory,
+            chain: row.chain,
+            key: row.key,
+            names: row.names,
+        };
+        (issued, Timestamp(row.issued_at_ms))
+    }))
 }
 
 /// All members, by id.

@@ -192,6 +192,10 @@ pub enum Refusal {
     )]
     TooManyGranted,
     #[error(
+        "no certificate is ordered by ACME, or not from this directory any more; nothing was changed; see `cluster acme show`"
+    )]
+    NoAcme,
+    #[error(
         "too few nodes would be left that are not drained: with them stopped, no mail could be accepted; nothing was changed; give another node its duties back first, with `node undrain`"
     )]
     WouldStop,
@@ -331,6 +335,7 @@ impl Refusal {
             Self::AuthorityInUse => proto::Refusal::AuthorityInUse,
             Self::NotGranted => proto::Refusal::NotGranted,
             Self::TooManyGranted => proto::Refusal::TooManyGranted,
+            Self::NoAcme => proto::Refusal::NoAcme,
             Self::WouldStop => proto::Refusal::WouldStop,
             Self::NotFinalized => proto::Refusal::NotFinalized,
         }
@@ -380,6 +385,7 @@ impl Refusal {
             Ok(P::AuthorityInUse) => Self::AuthorityInUse,
             Ok(P::NotGranted) => Self::NotGranted,
             Ok(P::TooManyGranted) => Self::TooManyGranted,
+            Ok(P::NoAcme) => Self::NoAcme,
             Ok(P::WouldStop) => Self::WouldStop,
             Ok(P::NotFinalized) => Self::NotFinalized,
             Ok(P::Unspecified) | Err(_) => return Err(Undecodable::unknown("refusal")),

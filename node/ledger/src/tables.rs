@@ -44,6 +44,9 @@
 //! | 56   | rotation  |                   | `RotationRow` | RetireAuthority                        |
 //! | 57   | trusting  | node              | `TrustRow`   | RetireAuthority, or RemoveMember        |
 //! | 58   | grants    | name              | `GrantRow`   | Revoke                                  |
+//! | 59   | acme      |                   | `AcmeRow`    | it is stopped                           |
+//! | 5a   | acme answers | token          | `AcmeAnswerRow` | the order has ended, or is tried anew |
+//! | 5b   | acme issued |                 | `AcmeIssuedRow` | it is stopped                        |
 //! | 50   | level     |                   | `LevelRow`   | for ever                                |
 //! | 51   | drained   | node              | `DrainedRow` | SetDrained, or RemoveMember             |
 //!
@@ -99,6 +102,9 @@ pub(crate) const SCHEDULES: &[u8] = &[0x61];
 pub(crate) const ROTATION: &[u8] = &[0x56];
 pub(crate) const TRUSTING: &[u8] = &[0x57];
 pub(crate) const GRANTS: &[u8] = &[0x58];
+pub(crate) const ACME: &[u8] = &[0x59];
+pub(crate) const ACME_ANSWERS: &[u8] = &[0x5a];
+pub(crate) const ACME_ISSUED: &[u8] = &[0x5b];
 pub(crate) const LEVEL: &[u8] = &[0x50];
 pub(crate) const DRAINED: &[u8] = &[0x51];
 
@@ -127,6 +133,10 @@ pub(crate) fn grant(name: &str) -> Vec<u8> {
 
 pub(crate) fn grant_of(key: &[u8]) -> Result<&str, KvError> {
     account_of(key)
+}
+
+pub(crate) fn acme_answer(token: &str) -> Vec<u8> {
+    [ACME_ANSWERS, token.as_bytes()].concat()
 }
 
 pub(crate) fn drained(node: NodeId) -> Vec<u8> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::{env, fs};
 
 use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
+use holdfast_ledger::acme::{AcmeChange, AcmeDirectory, AcmeIssued};
 use holdfast_ledger::drill::{
     DrillEvent, DrillKind, DrillPlan, DrillReport, DrillSchedule, DrillVerdict,
 };
@@ -23,7 +24,7 @@ use holdfast_mail::{
 fn every_command_is_read_back_as_written() {
     let commands = commands();
     let verbs: BTreeSet<_> = commands.iter().map(Command::verb).collect();
-    assert_eq!(verbs.len(), 47, "each verb has an example");
+    assert_eq!(verbs.len(), 48, "each verb has an example");
     for command in &commands {
         assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(command));
     }
@@ -541,6 +542,30 @@ fn commands() -> Vec<Command> {
         Command::Revoke {
             name: "ann".to_owned(),
         },
+        acme(AcmeChange::Use(AcmeDirectory {
+            url: "https://ca.example/dir".to_owned(),
+            contacts: vec!["mailto:ann@example.org".to_owned()],
+            authorities: "PEM".to_owned(),
+        })),
+        acme(AcmeChange::Stop),
+        acme(AcmeChange::Try { tries: 2 }),
+        acme(AcmeChange::Failed {
+            why: "no address".to_owned(),
+        }),
+        acme(AcmeChange::Account {
+            directory: "https://ca.example/dir".to_owned(),
+            credentials: vec![1, 2],
+        }),
+        acme(AcmeChange::Answer {
+            token: "abc".to_owned(),
+            key_authorization: "abc.def".to_owned(),
+        }),
+        acme(AcmeChange::Issued(AcmeIssued {
+            directory: "https://ca.example/dir".to_owned(),
+            chain: "chain".to_owned(),
+            key: "key".to_owned(),
+            names: vec!["mx1.example".to_owned(), "mx2.example".to_owned()],
+        })),
         Command::Note,
         Command::SetDrained {
             node,
@@ -557,6 +582,10 @@ fn commands() -> Vec<Command> {
             command: Box::new(Command::Sweep),
         },
     ]
+}
+
+fn acme(change: AcmeChange) -> Command {
+    Command::Acme { change }
 }
 
 fn of_account(change: AccountChange) -> Command {
@@ -761,6 +790,7 @@ fn replies() -> Vec<Reply> {
             R::AuthorityInUse,
             R::NotGranted,
             R::TooManyGranted,
+            R::NoAcme,
             R::WouldStop,
             R::NotFinalized,
         ]

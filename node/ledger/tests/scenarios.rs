@@ -39,6 +39,7 @@
 //! subscribe DOMAIN [to PLAN|nothing] [steps N] [follow]
 //! offer AUTHORITY   retire AUTHORITY   trust AUTHORITY by NODE [used]
 //! grant NAME viewer|operator|admin   revoke NAME   note
+//! acme use URL [to CONTACT]   acme stop|failed|account|issued [URL]   acme try N   acme answer TOKEN
 //! sweep
 //! together                  the indented commands that follow are one entry of the log
 //! ? held|refused|aside|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE
@@ -47,7 +48,7 @@
 //! ? plans   ? quota DOMAIN   ? usage MONTH
 //! ? policy|health|reach|route DOMAIN   ? owed   ? reports   ? post   ? audit
 //! ? total   ? domains   ? held domains   ? members   ? bodies   ? cluster   ? now   ? marks
-//! ? invitations   ? rotation   ? grants   ? level   ? on duty
+//! ? invitations   ? rotation   ? grants   ? acme   ? level   ? on duty
 //! ```
 //!
 //! Entries are numbered from 1, one for each command (or `together`). After each, whatever the
@@ -64,6 +65,7 @@ use std::path::Path;
 use std::{env, fs};
 
 use holdfast_ledger::account::{AccessToken, AccountChange, Scopes};
+use holdfast_ledger::acme::{AcmeChange, AcmeDirectory, AcmeIssued};
 use holdfast_ledger::drill::{
     self, DrillEvent, DrillKind, DrillPlan, DrillReport, DrillSchedule, DrillVerdict,
 };
@@ -602,6 +604,9 @@ impl Stage {
             ("revoke", [name]) => Command::Revoke {
                 name: (*name).to_owned(),
             },
+            ("acme", [verb, rest @ ..]) => Command::Acme {
+                change: acme_change(verb, rest).expect(line),
+            },
             ("note", []) => Command::Note,
             ("by", [who, ..]) => Command::By {
                 who: (*who).to_owned(),
@@ -1038,6 +1043,35 @@ impl Stage {
                 .into_iter()
                 .map(|granted| format!("{} {}", granted.name, granted.role))
                 .collect(),
+            ["acme"] => {
+                let mut lines = Vec::new();
+                if let Some(acme) = query::acme(kv).unwrap() {
+                    let tried = acme.tried_at.map_or("never".to_owned(), since);
+                    lines.push(format!(
+                        "{} {:?} account {} tries {} at {tried} {}",
+                        acme.directory.url,
+                        acme.directory.contacts,
+                        yes_no(acme.credentials.is_some()),
+                        acme.tries,
+                        acme.why
+                    ));
+                }
+                // No query lists them; the table of tables.rs does.
+                for (key, _) in kv.scan(&[0x5a], &[], all).unwrap() {
+                    let token = String::from_utf8_lossy(&key[1..]).into_owned();
+                    let answer = query::acme_answer(kv, &token).unwrap().unwrap();
+                    lines.push(format!("{token} is answered {answer}"));
+                }
+                if let Some((issued, at)) = query::ordered(kv).unwrap() {
+                    let names = issued.names.join(" ");
+                    lines.push(format!(
+                        "issued by {} for {names} at {}",
+                        issued.directory,
+                        since(at)
+                    ));
+                }
+                lines
+            }
             ["now"] => vec![since(query::now(kv).unwrap())],
             // No query tells of marks or tokens; the tables of tables.rs do.
             ["marks"] => vec![kv.scan(&[0x33], &[], all).unwrap().len().to_string()],
@@ -1125,6 +1159,37 @@ fn record_line(record: &query::DomainRecord) -> String {
         primary.port,
         since(*created_at)
     )
+}
+
+fn acme_change(verb: &str, rest: &[&str]) -> Option<AcmeChange> {
+    let directory = |url: &str| url.to_owned();
+    Some(match (verb, rest) {
+        ("use", [url, contacts @ ..]) => AcmeChange::Use(AcmeDirectory {
+            url: directory(url),
+            contacts: contacts.iter().skip(1).map(|it| (*it).to_owned()).collect(),
+            authorities: String::new(),
+        }),
+        ("stop", []) => AcmeChange::Stop,
+        ("try", [tries]) => AcmeChange::Try {
+            tries: tries.parse().ok()?,
+        },
+        ("failed", why) => AcmeChange::Failed { why: why.join(" ") },
+        ("account", [url]) => AcmeChange::Account {
+            directory: directory(url),
+            credentials: vec![1],
+        },
+        ("answer", [token]) => AcmeChange::Answer {
+            token: (*token).to_owned(),
+            key_authorization: format!("{token}.key"),
+        },
+        ("issued", [url, names @ ..]) => AcmeChange::Issued(AcmeIssued {
+            directory: directory(url),
+            chain: "chain".to_owned(),
+            key: "key".to_owned(),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+        }),
+        _ => return None,
+    })
 }
 
 fn account_change(words: &[&str]) -> Option<AccountChange> {

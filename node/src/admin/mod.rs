@@ -3,6 +3,7 @@
 
 mod access;
 mod accounts;
+mod acme;
 mod callers;
 mod domains;
 mod drills;
@@ -214,6 +215,7 @@ fn refused(refusal: &Refusal) -> Status {
         Refusal::UnknownDomain
         | Refusal::UnknownNode
         | Refusal::NotGranted
+        | Refusal::NoAcme
         | Refusal::UnknownAccount
         | Refusal::UnknownPlan => Status::not_found(refusal.to_string()),
         Refusal::DomainExists | Refusal::AccountExists | Refusal::PlanExists => {
@@ -620,6 +622,16 @@ impl wire::admin_server::Admin for Admin {
         access::grant(self, request.into_inner())
             .await
             .map(Response::new)
+    }
+
+    async fn acme_set(&self, request: Request<wire::AcmeSetRequest>) -> Answer<wire::Empty> {
+        acme::set(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn acme_show(&self, _request: Request<wire::Empty>) -> Answer<wire::AcmeReply> {
+        acme::show(self).map(Response::new)
     }
 
     async fn access_revoke(&self, request: Request<wire::RevokeRequest>) -> Answer<wire::Empty> {

@@ -25,6 +25,7 @@ const NEEDED: &[(&str, Role)] = &[
     ("Accounts", Viewer),
     ("Audit", Viewer),
     ("Accesses", Viewer),
+    ("AcmeShow", Viewer),
     ("DrillList", Viewer),
     // Running what is there.
     ("TransferLeader", Operator),
@@ -54,6 +55,8 @@ const NEEDED: &[(&str, Role)] = &[
     ("Leave", Admin),
     ("NodeReplace", Admin),
     ("RotateCa", Admin),
+    // Whom the nodes believe, and who sees their names.
+    ("AcmeSet", Admin),
     // All mail is in it, and the cluster's keys.
     ("SnapshotSave", Admin),
     ("AccessGrant", Admin),

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use holdfast_mail::NodeId;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SanType,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
@@ -150,6 +150,19 @@ impl Authority {
         self.sign(request, params)
     }
 
+    /// Signs a server's request, for tests.
+    #[cfg(test)]
+    pub(crate) fn sign_server(
+        &self,
+        request: &[u8],
+        name: &str,
+    ) -> Result<Vec<u8>, AuthorityError> {
+        let mut params = CertificateParams::new(vec![name.to_owned()])?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        validity(&mut params, DAY);
+        self.sign(request, params)
+    }
+
     /// Signs the request of somebody who may use the operators' API. It is good for nothing that
     /// a node does: it names none, and serves nobody.
     pub fn sign_person(
@@ -183,6 +196,16 @@ pub fn request() -> Result<(Vec<u8>, Vec<u8>), AuthorityError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let request = CertificateParams::default().serialize_request(&key)?;
     Ok((key.serialize_der(), request.der().to_vec()))
+}
+
+/// A fresh key (PKCS #8, PEM) and a request (PKCS #10, DER) to have it certified for host names, and
+/// for no subject besides (RFC 8555 section 7.4).
+pub fn request_for(names: &[String]) -> Result<(String, Vec<u8>), AuthorityError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name = DistinguishedName::new();
+    let request = params.serialize_request(&key)?;
+    Ok((key.serialize_pem(), request.der().to_vec()))
 }
 
 /// The name in a node's certificate.

@@ -196,7 +196,7 @@ pub enum TlsError {
     Verifier(String),
     #[error("cannot read {path}: {why}")]
     File { path: String, why: String },
-    #[error("cannot make a certificate: {0}")]
+    #[error("cannot make or read a certificate: {0}")]
     Certificate(String),
     #[error(
         "this node's certificate in the folder `identity` of its data directory is damaged: {0}. No mail is lost. \
@@ -393,6 +393,21 @@ impl Identity {
         Ok(Self { chain, key })
     }
 
+    /// From the texts of PEM files.
+    pub fn parse(chain: &str, key: &str) -> Result<Self, TlsError> {
+        let unreadable = |error: rustls_pki_types::pem::Error| {
+            TlsError::Certificate(format!("it is no PEM: {error}"))
+        };
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(unreadable)?;
+        if chain.is_empty() {
+            return Err(TlsError::Certificate("there is none in it".into()));
+        }
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(unreadable)?;
+        Ok(Self { chain, key })
+    }
+
     /// Made now. Most senders encrypt without checking names, so this protects against listeners;
     /// a sender that checks, and a browser, needs a real certificate.
     pub fn self_signed(name: &str) -> Result<Self, TlsError> {
@@ -412,6 +427,13 @@ impl Identity {
             .iter()
             .filter_map(|certificate| ends(certificate))
             .min()
+    }
+
+    /// When the certificate itself ends, in seconds of Unix time. Of those above it some may have ended,
+    /// which only old clients look at.
+    #[must_use]
+    pub fn ends(&self) -> Option<i64> {
+        authority::expires(self.chain.first()?).ok()
     }
 
     /// The fingerprint of its public key.
@@ -506,6 +528,58 @@ pub async fn client(
     TlsConnector::from(Arc::new(config.with_no_client_auth()))
         .connect(name, stream)
         .await
+}
+
+/// Whose certificates a server may have.
+#[derive(Clone)]
+pub struct Authorities(Arc<RootCertStore>);
+
+impl Authorities {
+    /// Those that this machine trusts.
+    ///
+    /// # Errors
+    /// It trusts none.
+    pub fn of_machine() -> io::Result<Self> {
+        machine_roots().map(Self)
+    }
+
+    /// From the text of a PEM file, and no others.
+    ///
+    /// # Errors
+    /// There is none in it, or one that makes no sense.
+    pub fn parse(pem: &str) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            let certificate = certificate
+                .map_err(|error| TlsError::Certificate(format!("it is no PEM: {error}")))?;
+            roots.add(certificate)?;
+        }
+        if roots.is_empty() {
+            return Err(TlsError::Certificate("there is none in it".into()));
+        }
+        Ok(Self(Arc::new(roots)))
+    }
+}
+
+/// The client's side, to a server whose certificate is of one of `authorities` and good for `name`, a
+/// host name or an address.
+///
+/// # Errors
+/// The handshake fails, or the certificate is not one to trust.
+pub async fn client_of(
+    stream: TcpStream,
+    name: &str,
+    authorities: &Authorities,
+) -> io::Result<client::TlsStream<TcpStream>> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(authorities.0.clone())
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned())
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+    let connector = TlsConnector::from(Arc::new(config));
+    connector.connect(name, stream).await
 }
 
 /// What the machine trusts (`/etc/ssl/certs`, or where `SSL_CERT_FILE` points). Read once: it

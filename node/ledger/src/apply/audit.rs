@@ -80,6 +80,7 @@ fn about(command: &Command) -> Option<Option<&Domain>> {
         | Command::RetireAuthority { .. }
         | Command::Grant { .. }
         | Command::Revoke { .. }
+        | Command::Acme { .. }
         | Command::Note
         | Command::SetDrained { .. }
         | Command::RaiseLevel { .. } => Some(None),

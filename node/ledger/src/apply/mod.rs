@@ -3,6 +3,7 @@
 mod accept;
 mod access;
 mod account;
+mod acme;
 mod attend;
 mod audit;
 mod authority;
@@ -353,6 +354,7 @@ pub fn apply(
             access::grant(kv, name, &grant)
         }
         Command::Revoke { name } => access::revoke(kv, name),
+        Command::Acme { change } => acme::change(kv, when, change),
         Command::Note => Ok(Reply::Done),
         Command::SetDrained { node, drained } => {
             duty::set_drained(kv, when, *node, *drained, effects)
