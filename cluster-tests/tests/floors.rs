@@ -280,7 +280,9 @@ fn the_rules_catch_what_they_are_for() {
         assert_eq!(misplaced(path, &code(text)), [""; 0], "{path}: {text}");
     }
     assert!(hides_its_sentence("tracing::info!(%message, reply);"));
-    assert!(!hides_its_sentence("tracing::info!(msg = %message, reply);"));
+    assert!(!hides_its_sentence(
+        "tracing::info!(msg = %message, reply);"
+    ));
     assert!(names("let t = std::time::Instant::now();", "Instant"));
     assert!(!names("let operand = 1;", "rand"));
 }

@@ -262,6 +262,7 @@ impl wire::admin_server::Admin for Admin {
     type MailListStream = AnswerStream<wire::Mail>;
     type EventsStream = AnswerStream<wire::Event>;
     type RecipientsListStream = AnswerStream<wire::Recipients>;
+    type AuditStream = AnswerStream<wire::AuditList>;
     type KnownListStream = AnswerStream<wire::Knowns>;
 
     async fn status(&self, _request: Request<wire::Empty>) -> Answer<wire::StatusReply> {
@@ -632,8 +633,9 @@ impl wire::admin_server::Admin for Admin {
         access::list(self).map(Response::new)
     }
 
-    async fn audit(&self, _request: Request<wire::Empty>) -> Answer<wire::AuditList> {
-        mail::audit(self).map(Response::new)
+    async fn audit(&self, _request: Request<wire::Empty>) -> Answer<Self::AuditStream> {
+        let pages = mail::audit(self)?;
+        Ok(Response::new(stream(pages)))
     }
 
     async fn mail_show(&self, request: Request<wire::MailName>) -> Answer<wire::MailShown> {
