@@ -266,7 +266,7 @@ fn account(change: &AccountChange) -> String {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_mail::Domain;
+    use holdfast_mail::{Domain, Network};
 
     use super::*;
 
@@ -288,7 +288,8 @@ mod tests {
             who: "ann".to_owned(),
             from: String::new(),
         };
-        let networks = (0..=255).map(|third| format!("10.0.{third}.0/24").parse().unwrap());
+        let networks =
+            (0..=255).map(|third| Network::parse(&format!("10.0.{third}.0/24")).unwrap());
         let command = Command::SetAskers {
             domain: Domain::parse("example.org").unwrap(),
             askers: Askers::Networks(networks.collect()),
