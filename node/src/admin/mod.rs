@@ -394,6 +394,10 @@ impl wire::admin_server::Admin for Admin {
         let cluster = self.cluster()?;
         let request = request.into_inner();
         let node = find_node(&cluster, &request.node)?;
+        // Before anything is said of it in the audit; the leader looks again.
+        cluster
+            .must_not_rehearse()
+            .map_err(Status::failed_precondition)?;
         let (progress, out) = mpsc::channel(64);
         let caller = caller();
         tokio::spawn(async move {
