@@ -307,6 +307,18 @@ pub fn is_removed(kv: &dyn KvRead, node: NodeId) -> Result<bool, KvError> {
     row::exists(kv, &tables::removed(node))
 }
 
+/// The node of this name that was removed, if one was: the last of them.
+pub fn removed_as(kv: &dyn KvRead, name: &str) -> Result<Option<NodeId>, KvError> {
+    let mut found = None;
+    for (key, value) in kv.scan(tables::REMOVED, &[], usize::MAX)? {
+        let removed: proto::RemovedRow = row::decode(&key, &value)?;
+        if removed.name == name && !name.is_empty() {
+            found = Some(tables::removed_of(&key)?);
+        }
+    }
+    Ok(found)
+}
+
 pub fn domain(kv: &dyn KvRead, domain: &Domain) -> Result<Option<DomainRecord>, KvError> {
     let key = tables::domain(domain);
     match kv.get(&key)? {
