@@ -213,6 +213,19 @@ fn the_cluster_tests_do_not_link_the_product() {
 }
 
 #[test]
+fn no_field_of_a_log_line_is_called_as_its_sentence_is() {
+    let mut faults = Vec::new();
+    for (path, text) in ["node", "ops"].iter().flat_map(|root| sources(root)) {
+        if hides_its_sentence(&text) {
+            faults.push(format!(
+                "{path}: a field `message` hides the sentence in logs as JSON: call it msg"
+            ));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
 fn the_rules_catch_what_they_are_for() {
     for (room, text) in [
         ("store", "use crate::replica::Cluster;"),
@@ -268,6 +281,10 @@ fn the_rules_catch_what_they_are_for() {
     ] {
         assert_eq!(misplaced(path, &code(text)), [""; 0], "{path}: {text}");
     }
+    assert!(hides_its_sentence("tracing::info!(%message, reply);"));
+    assert!(!hides_its_sentence(
+        "tracing::info!(msg = %message, reply);"
+    ));
     assert!(names("let t = std::time::Instant::now();", "Instant"));
     assert!(!names("let operand = 1;", "rand"));
 }
@@ -333,6 +350,14 @@ fn misplaced(path: &str, code: &str) -> Vec<String> {
             format!("{path} names {name}, kept to {}: {why}", folders.join(", "))
         })
         .collect()
+}
+
+/// Whether a field of a log line takes the name of a variable `message`.
+fn hides_its_sentence(code: &str) -> bool {
+    ["%message", "?message"].iter().any(|field| {
+        code.match_indices(field)
+            .any(|(at, _)| code[..at].trim_end().ends_with(['(', ',']))
+    })
 }
 
 /// Whether `code` has `name` as whole words.

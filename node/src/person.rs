@@ -11,6 +11,13 @@ use tokio::time::Instant;
 use crate::cast;
 use crate::replica::{Cluster, ProposeError};
 
+/// Octets of what the audit tells of one command: the ledger refuses a command that says more
+/// (`TEXT_OCTETS_MAX` in `ledger/src/apply/audit.rs`), and no list of networks is worth that.
+const SAYS_OCTETS_MAX: usize = 1_000;
+
+/// What stands where the rest is left out.
+const CUT: &str = " …";
+
 /// How long an entry in the audit may wait for a quorum.
 const NOTE_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -45,7 +52,7 @@ impl Person {
         Command::By {
             who: self.who.clone(),
             from: self.from.clone(),
-            says,
+            says: shortened(says),
             command: Box::new(command),
         }
     }
@@ -61,6 +68,15 @@ impl Person {
             Err(error) => tracing::warn!("it may not be in the audit: {error}"),
         }
     }
+}
+
+/// Cut between two characters where it is too long.
+fn shortened(mut says: String) -> String {
+    if says.len() > SAYS_OCTETS_MAX {
+        says.truncate(says.floor_char_boundary(SAYS_OCTETS_MAX - CUT.len()));
+        says.push_str(CUT);
+    }
+    says
 }
 
 /// What the audit tells of a command. Whose domain it is stands beside it.
@@ -267,5 +283,48 @@ fn account(change: &AccountChange) -> String {
         AccountChange::SendLimits { recipients, bytes } => format!(
             "may send to {recipients} recipients and {bytes} octets in an hour (0: the default)"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_mail::{Domain, Network};
+
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_a_long_command_is_cut_between_two_characters() {
+        assert_eq!(shortened("short".to_owned()), "short");
+        let whole = "x".repeat(SAYS_OCTETS_MAX);
+        assert_eq!(shortened(whole.clone()), whole);
+        for lead in ["", "a"] {
+            let cut = shortened(lead.to_owned() + &"ü".repeat(SAYS_OCTETS_MAX));
+            assert!(cut.len() <= SAYS_OCTETS_MAX && cut.len() > SAYS_OCTETS_MAX - 8);
+            assert!(cut.ends_with("ü …"), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_networks_that_is_too_long_for_the_audit_is_given_all_the_same() {
+        let person = Person {
+            who: "ann".to_owned(),
+            from: String::new(),
+        };
+        let networks =
+            (0..=255).map(|third| Network::parse(&format!("10.0.{third}.0/24")).unwrap());
+        let command = Command::SetAskers {
+            domain: Domain::parse("example.org").unwrap(),
+            askers: Askers::Networks(networks.collect()),
+        };
+        let Command::By {
+            says,
+            command: given,
+            ..
+        } = person.gives(command.clone())
+        else {
+            panic!("somebody gives it");
+        };
+        assert!(says.len() <= SAYS_OCTETS_MAX && says.starts_with("asking for delivery: only ["));
+        assert_eq!(*given, command);
     }
 }

@@ -124,10 +124,29 @@ fn a_drill_ends_by_hand_and_by_itself_when_its_conductor_dies_and_never_adds_to_
     // By hand: long before its time.
     let running = sandbox.begin_asking(conductor, &run("10m"));
     wait_for_the_failure(&sandbox, conductor, 0);
-    // Another cannot begin meanwhile.
-    let second = sandbox.ask(conductor, &["drill", "run", "--kind", "primary-outage"]);
-    assert_eq!(second.status.code(), Some(5), "{second:?}");
-    sleep(Duration::from_secs(2));
+    // Another cannot begin meanwhile, and nobody is taken out.
+    for command in [
+        &["drill", "run", "--kind", "primary-outage"][..],
+        &["cluster", "leave", lost],
+        &["cluster", "leave", lost, "--dry-run"],
+        &["node", "drain", &leader],
+    ] {
+        let refused = sandbox.ask(conductor, command);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(5), "{command:?}: {said}");
+        assert!(said.contains("drill"), "{command:?}: {said}");
+    }
+    let status = sandbox.status_of(conductor).expect("a status");
+    let health = status["health"].as_str().expect("a text");
+    let told = format!("A drill is on, node-loss of {lost}");
+    assert!(health.contains(&told), "{health}");
+    // For longer than anybody pretends unasked.
+    sleep(Duration::from_secs(20));
+    assert!(
+        !sandbox.status_of(conductor).expect("a status")["healthy"]
+            .as_bool()
+            .expect("a word")
+    );
     // The node that is cut off can end it too.
     sandbox.must(lost, &["drill", "stop"]);
     let stopped = running.wait_with_output().expect("a drill");
@@ -135,9 +154,11 @@ fn a_drill_ends_by_hand_and_by_itself_when_its_conductor_dies_and_never_adds_to_
     let report: Value = serde_json::from_slice(&stopped.stdout).expect("a report");
     assert_eq!(report["state"], "stopped", "{report}");
     assert_eq!(report["report"]["lost"], 0, "{report}");
+    let told = sandbox.ask(&leader, &["audit"]).stdout;
+    assert!(String::from_utf8_lossy(&told).contains("drill node-loss stopped"));
 
-    // By itself: whoever conducts it dies.
-    let running = sandbox.begin_asking(conductor, &run("15s"));
+    // By itself, long before its time: whoever conducts it dies.
+    let running = sandbox.begin_asking(conductor, &run("10m"));
     wait_for_the_failure(&sandbox, &leader, 1);
     sandbox.kill(conductor);
     let broken = running.wait_with_output().expect("a drill");
@@ -148,17 +169,19 @@ fn a_drill_ends_by_hand_and_by_itself_when_its_conductor_dies_and_never_adds_to_
         (answer.code == 250).then_some(answer)
     });
     assert_eq!(answer.code, 250);
+    // It is not on any more, whoever was to tell of it.
+    let ended = || {
+        let shown = sandbox.ask(&leader, &["drill", "show"]).stdout;
+        let shown: Value = serde_json::from_slice(&shown).ok()?;
+        (shown["state"] == "unknown").then_some(())
+    };
+    wait_for("the end of the drill", SOON, ended);
     // With one node really lost there is no drill.
     let refused = sandbox.ask(&leader, &["drill", "run", "--kind", "primary-outage"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(5), "{said}");
     assert!(said.contains("does not answer"), "{said}");
-    // Back again, it conducts it no more, and says so.
+    // Back again, it conducts it no more.
     sandbox.restart(conductor);
     sandbox.wait_until_healthy(SOON);
-    wait_for("the end of the drill", SOON, || {
-        let shown: Value =
-            serde_json::from_slice(&sandbox.ask(&leader, &["drill", "show"]).stdout).ok()?;
-        (shown["state"] == "unknown").then_some(())
-    });
 }

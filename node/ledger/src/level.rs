@@ -12,6 +12,10 @@ use crate::{Command, Disposal, Undecodable};
 /// version that adds a command, so that two versions in a row run together.
 pub const NEWEST: u32 = 3;
 
+/// Since which level the name of a node that was removed is kept: state that an older version would
+/// not write is different on it.
+pub(crate) const REMOVED_NAMES: u32 = 3;
+
 impl Command {
     /// Since which level it exists. A new command gets the level that the next release brings, never
     /// one that was released: versions of that level do not know it, and would stop.

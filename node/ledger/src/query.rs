@@ -360,6 +360,18 @@ pub fn is_removed(kv: &dyn KvRead, node: NodeId) -> Result<bool, KvError> {
     row::exists(kv, &tables::removed(node))
 }
 
+/// The node of this name that was removed, if one was: the last of them.
+pub fn removed_as(kv: &dyn KvRead, name: &str) -> Result<Option<NodeId>, KvError> {
+    let mut found = None;
+    for (key, value) in kv.scan(tables::REMOVED, &[], usize::MAX)? {
+        let removed: proto::RemovedRow = row::decode(&key, &value)?;
+        if removed.name == name && !name.is_empty() {
+            found = Some(tables::removed_of(&key)?);
+        }
+    }
+    Ok(found)
+}
+
 pub fn domain(kv: &dyn KvRead, domain: &Domain) -> Result<Option<DomainRecord>, KvError> {
     let key = tables::domain(domain);
     match kv.get(&key)? {
@@ -880,11 +892,22 @@ pub fn reports(
 
 /// What was done by hand, oldest first.
 pub fn audit(kv: &dyn KvRead) -> Result<Vec<Audited>, KvError> {
-    kv.scan(tables::AUDIT, &[], usize::MAX)?
+    let all = audit_after(kv, None, usize::MAX)?;
+    Ok(all.into_iter().map(|(_, audited)| audited).collect())
+}
+
+/// The same by pages.
+pub fn audit_after(
+    kv: &dyn KvRead,
+    after: Option<Seq>,
+    limit: usize,
+) -> Result<Vec<(Seq, Audited)>, KvError> {
+    let from = after.map_or_else(Vec::new, |seq| tables::after(tables::audit(seq)));
+    kv.scan(tables::AUDIT, &from, limit)?
         .iter()
         .map(|(key, value)| {
             let row: proto::AuditRow = row::decode(key, value)?;
-            Ok(Audited {
+            let audited = Audited {
                 at: Timestamp(row.at_ms),
                 by: row.by,
                 from: row.from,
@@ -895,7 +918,8 @@ pub fn audit(kv: &dyn KvRead) -> Result<Vec<Audited>, KvError> {
                     .iter()
                     .map(|id| wire::message_id(id).map_err(|e| unreadable(key, e)))
                     .collect::<Result<_, _>>()?,
-            })
+            };
+            Ok((tables::seq_of(key)?, audited))
         })
         .collect()
 }

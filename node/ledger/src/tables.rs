@@ -123,6 +123,12 @@ pub(crate) fn removed(node: NodeId) -> Vec<u8> {
     [REMOVED, &node.0.to_be_bytes()].concat()
 }
 
+pub(crate) fn removed_of(key: &[u8]) -> Result<NodeId, KvError> {
+    key.last_chunk()
+        .map(|bytes| NodeId(u64::from_be_bytes(*bytes)))
+        .ok_or_else(|| unreadable(key))
+}
+
 pub(crate) fn trusting(node: NodeId) -> Vec<u8> {
     [TRUSTING, &node.0.to_be_bytes()].concat()
 }

@@ -42,7 +42,7 @@
 //! acme use URL [to CONTACT]   acme stop|failed|account|issued [URL]   acme try N   acme answer TOKEN
 //! sweep
 //! together                  the indented commands that follow are one entry of the log
-//! ? held|refused|aside|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE
+//! ? held|refused|aside|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE|as NAME
 //! ? recipients DOMAIN   ? takes ADDRESS   ? standing ADDRESS   ? known DOMAIN
 //! ? askers DOMAIN from CLIENT
 //! ? plans   ? quota DOMAIN   ? usage MONTH
@@ -1011,6 +1011,11 @@ impl Stage {
                 .iter()
                 .map(|member| format!("{} {}", member.id, member.name))
                 .collect(),
+            ["removed", "as", name] => vec![
+                query::removed_as(kv, name)
+                    .unwrap()
+                    .map_or_else(|| "nobody".to_owned(), |node| node.to_string()),
+            ],
             ["removed", id] => vec![yes_no(query::is_removed(kv, node(id)).unwrap())],
             ["bodies"] => query::bodies(kv, None, all)
                 .unwrap()

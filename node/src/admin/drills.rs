@@ -10,9 +10,10 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tonic::Status;
 
+use super::callers::caller;
 use super::{Admin, broken};
 use crate::cast::{self, NoDrill, Wish, cast, kind_name};
-use crate::replica::{Cluster, now, random_id};
+use crate::replica::{Cluster, DRILL_LEASE, now, random_id};
 
 /// How often a drill that is watched is looked at besides.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -95,8 +96,7 @@ impl Admin {
     /// Ends the failure at every node that answers.
     pub(super) async fn stop_drill(&self) -> Result<wire::Drill, Status> {
         let cluster = self.cluster()?;
-        let all = drills(&cluster.view()).map_err(broken)?;
-        let open = all.into_iter().find(|drill| drill.is_under_way(now()));
+        let open = cluster.drill_under_way().map_err(broken)?;
         let drill =
             open.ok_or_else(|| Status::not_found("no drill is under way; nothing was changed"))?;
         let members = cluster.members();
@@ -109,12 +109,14 @@ impl Admin {
             .zip(done)
             .filter_map(|(member, done)| Some(format!("{}: {}", member.name, done.err()?)))
             .collect();
+        let stopped = format!("drill {} stopped", kind_name(drill.plan.kind()));
+        caller().notes(&cluster, stopped).await;
         if !failed.is_empty() {
             return Err(Status::unavailable(format!(
-                "not every node was reached ({}). Each ends its part by itself, {} s after the drill began at the \
-                 latest",
+                "not every node was reached ({}). Each ends its part by itself, {} s after it heard last from the \
+                 node that conducts the drill",
                 failed.join("; "),
-                drill.plan.duration_ms / 1000 + 30
+                DRILL_LEASE.as_secs()
             )));
         }
         Ok(told(&cluster, drill))
@@ -196,7 +198,7 @@ fn planned(cluster: &Cluster, plan: &DrillPlan) -> wire::Drill {
     }
 }
 
-fn told(cluster: &Cluster, drill: Drill) -> wire::Drill {
+pub(super) fn told(cluster: &Cluster, drill: Drill) -> wire::Drill {
     let under_way = drill.is_under_way(now());
     let mut events = drill.events;
     // Each is told by itself; what happened first may have been noted last.

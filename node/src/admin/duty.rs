@@ -81,8 +81,14 @@ async fn drain_it(
         .into_iter()
         .map(|(place, standing, ..)| Seen::new(cluster, &place, standing.is_ok()))
         .collect();
-    let left = may_stop(&members, node).map_err(Status::failed_precondition)?;
     let is_drained = cluster.drained_since(node).is_some();
+    if !is_drained {
+        // First: what looks dead in a drill need not be brought back.
+        cluster
+            .must_not_rehearse()
+            .map_err(Status::failed_precondition)?;
+    }
+    let left = may_stop(&members, node).map_err(Status::failed_precondition)?;
     if dry_run {
         let says = match is_drained {
             true => format!("{name} is drained already"),

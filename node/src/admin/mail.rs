@@ -393,19 +393,67 @@ fn about(domain: &Domain, envelope: &Envelope) -> wire::Mail {
     }
 }
 
-pub(super) fn audit(admin: &Admin) -> Result<wire::AuditList, Status> {
-    let entries = query::audit(&admin.cluster()?.view()).map_err(broken)?;
-    Ok(wire::AuditList {
-        entries: entries
-            .into_iter()
-            .map(|entry| wire::Audited {
-                at_ms: entry.at.0,
-                by: entry.by,
-                from: entry.from,
-                what: entry.what,
-                domain: entry.domain,
-                ids: entry.messages.iter().map(ToString::to_string).collect(),
-            })
-            .collect(),
-    })
+/// Entries sent at a time. One is 13 KB at the most, with the ids of all messages of a command, and an
+/// answer of gRPC 4 MiB.
+const AUDIT_PAGE: usize = 100;
+
+pub(super) fn audit(
+    admin: &Admin,
+) -> Result<mpsc::Receiver<Result<wire::AuditList, Status>>, Status> {
+    let view = admin.cluster()?.view();
+    let (out, pages) = mpsc::channel(4);
+    tokio::spawn(async move {
+        let mut after = None;
+        loop {
+            let page = match query::audit_after(&view, after, AUDIT_PAGE).map_err(broken) {
+                Ok(page) => page,
+                Err(status) => {
+                    let _gone = out.send(Err(status)).await;
+                    return;
+                }
+            };
+            let full = page.len() == AUDIT_PAGE;
+            after = page.last().map(|(seq, _)| *seq);
+            let entries = page.into_iter().map(|(_, entry)| audited(entry)).collect();
+            if out.send(Ok(wire::AuditList { entries })).await.is_err() || !full {
+                return;
+            }
+        }
+    });
+    Ok(pages)
+}
+
+fn audited(entry: query::Audited) -> wire::Audited {
+    wire::Audited {
+        at_ms: entry.at.0,
+        by: entry.by,
+        from: entry.from,
+        what: entry.what,
+        domain: entry.domain,
+        ids: entry.messages.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+
+    #[test]
+    fn the_largest_page_of_the_audit_fits_into_an_answer() {
+        let text = || "x".repeat(1_000);
+        let id = MessageId::new(Timestamp(u64::MAX), u128::MAX);
+        let largest = query::Audited {
+            at: Timestamp(u64::MAX),
+            by: text(),
+            from: text(),
+            what: text(),
+            domain: "x".repeat(255),
+            messages: vec![id; DISPOSE_MAX],
+        };
+        let entries = vec![audited(largest); AUDIT_PAGE];
+        let page = wire::AuditList { entries };
+        assert!(page.encoded_len() < 4 << 20, "{}", page.encoded_len());
+    }
 }

@@ -264,6 +264,7 @@ impl wire::admin_server::Admin for Admin {
     type MailListStream = AnswerStream<wire::Mail>;
     type EventsStream = AnswerStream<wire::Event>;
     type RecipientsListStream = AnswerStream<wire::Recipients>;
+    type AuditStream = AnswerStream<wire::AuditList>;
     type KnownListStream = AnswerStream<wire::Knowns>;
 
     async fn status(&self, _request: Request<wire::Empty>) -> Answer<wire::StatusReply> {
@@ -395,6 +396,10 @@ impl wire::admin_server::Admin for Admin {
         let cluster = self.cluster()?;
         let request = request.into_inner();
         let node = find_node(&cluster, &request.node)?;
+        // Before anything is said of it in the audit; the leader looks again.
+        cluster
+            .must_not_rehearse()
+            .map_err(Status::failed_precondition)?;
         let (progress, out) = mpsc::channel(64);
         let caller = caller();
         tokio::spawn(async move {
@@ -644,8 +649,9 @@ impl wire::admin_server::Admin for Admin {
         access::list(self).map(Response::new)
     }
 
-    async fn audit(&self, _request: Request<wire::Empty>) -> Answer<wire::AuditList> {
-        mail::audit(self).map(Response::new)
+    async fn audit(&self, _request: Request<wire::Empty>) -> Answer<Self::AuditStream> {
+        let pages = mail::audit(self)?;
+        Ok(Response::new(stream(pages)))
     }
 
     async fn mail_show(&self, request: Request<wire::MailName>) -> Answer<wire::MailShown> {

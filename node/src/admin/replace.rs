@@ -23,6 +23,20 @@ impl Admin {
         })?;
         let dead = find_dead(&cluster, &request.dead)?;
         let (progress, out) = mpsc::channel(64);
+        if replace::is_done(&cluster, dead, new).map_err(broken)? {
+            let done = wire::Progress {
+                step: format!(
+                    "{} is no member any more, and {} votes: nothing is left to do",
+                    request.dead, request.with
+                ),
+                done: true,
+                node_id: new.0,
+                ..wire::Progress::default()
+            };
+            // There is room for it.
+            let _gone = progress.try_send(Ok(done));
+            return Ok(out);
+        }
         callers::spawn(async move {
             let (from, to) = (request.dead.clone(), request.with.clone());
             let dry_run = request.dry_run;
@@ -55,21 +69,21 @@ impl Admin {
     }
 }
 
-/// A member; or by its id one that was removed, so that the command may be typed again.
+/// A member; or one that was removed, so that the command may be typed again.
 fn find_dead(cluster: &Cluster, text: &str) -> Result<NodeId, Status> {
     let unknown = match find_node(cluster, text) {
         Ok(node) => return Ok(node),
         Err(unknown) => unknown,
     };
+    let view = cluster.view();
     if let Ok(id) = text.parse()
-        && query::is_removed(&cluster.view(), NodeId(id)).map_err(broken)?
+        && query::is_removed(&view, NodeId(id)).map_err(broken)?
     {
         return Ok(NodeId(id));
     }
-    Err(Status::not_found(format!(
-        "{}. If it was replaced before, nothing is left to do",
-        unknown.message()
-    )))
+    query::removed_as(&view, text)
+        .map_err(broken)?
+        .ok_or(unknown)
 }
 
 async fn tell(

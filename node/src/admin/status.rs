@@ -96,6 +96,10 @@ pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Statu
             last_reply: oldest.map(|held| held.last_reply).unwrap_or_default(),
         });
     }
+    let drill = cluster.drill_under_way().map_err(broken)?;
+    let rehearsed = drill.map_or_else(String::new, |drill| {
+        rehearsed(&drills::told(cluster, drill))
+    });
     let rotation = query::rotation(&view).map_err(broken)?;
     let certificates = rotation::health(rotation.as_ref(), &nodes, crate::world::now());
     Ok(wire::StatusReply {
@@ -106,10 +110,11 @@ pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Statu
         quorum,
         nodes_may_fail: tolerance.nodes,
         regions_may_fail: tolerance.regions,
-        health: [health(quorum, &nodes, tolerance), certificates]
-            .join(" ")
-            .trim_end()
-            .to_owned(),
+        health: [health(quorum, &nodes, tolerance), rehearsed, certificates]
+            .into_iter()
+            .filter(|sentence| !sentence.is_empty())
+            .collect::<Vec<_>>()
+            .join(" "),
         rotation: rotation.as_ref().map(rotation::to_wire),
         nodes,
         held_messages: total.messages,
@@ -236,6 +241,18 @@ fn health(quorum: bool, nodes: &[wire::NodeStatus], tolerance: Tolerance) -> Str
     }
 }
 
+/// That a drill is on: what is not well may be pretended.
+fn rehearsed(drill: &wire::Drill) -> String {
+    let whom = match drill.nodes.is_empty() {
+        true => String::new(),
+        false => format!(" of {}", drill.nodes.join(", ")),
+    };
+    format!(
+        "A drill is on, {}{whom}: what fails may only pretend to (holdfast drill stop ends it).",
+        drill.kind
+    )
+}
+
 /// What would be if `node` left.
 pub(super) async fn without(cluster: &Cluster, node: NodeId) -> Result<String, Status> {
     let now = status(cluster).await?;
@@ -272,6 +289,21 @@ mod tests {
             role: "voter".into(),
             ..wire::NodeStatus::default()
         }
+    }
+
+    #[test]
+    fn a_drill_that_is_on_is_told_with_whom_it_takes() {
+        let drill = |nodes: &[&str]| wire::Drill {
+            kind: "node-loss".into(),
+            nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
+            ..wire::Drill::default()
+        };
+        let told = rehearsed(&drill(&["n2", "n3"]));
+        assert!(
+            told.starts_with("A drill is on, node-loss of n2, n3: "),
+            "{told}"
+        );
+        assert!(rehearsed(&drill(&[])).starts_with("A drill is on, node-loss: "));
     }
 
     #[test]

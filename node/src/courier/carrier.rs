@@ -119,7 +119,7 @@ impl Carrier {
             if let Some(job) = desk.take() {
                 let seq = job.held.seq;
                 let message = job.held.message;
-                tracing::info!(%message, domain = %desk.domain(), reply, "no server takes it");
+                tracing::info!(msg = %message, domain = %desk.domain(), reply, "no server takes it");
                 let refuse = |recipient: &u32| Settled {
                     message,
                     recipient: *recipient,
@@ -345,7 +345,7 @@ impl Carrier {
             })
             .map_or("", |result| result.reply.as_str());
         tracing::info!(
-            %message,
+            msg = %message,
             domain = %self.desk.domain(),
             primary = %connection.address(),
             tls = connection.is_encrypted(),

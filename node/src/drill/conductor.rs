@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use holdfast_ledger::drill::{DRILL_DOMAIN, Drill, DrillEvent, DrillKind, DrillReport};
 use holdfast_ledger::{Command, Disposal, PolicyChange, Primary, Reply, query};
-use holdfast_mail::{Address, Domain, NodeId};
+use holdfast_mail::{Address, Domain, MessageId, NodeId};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::canary::Flock;
 use super::tally::{Course, Tally};
 use crate::cast;
 use crate::net::dns::Resolver;
-use crate::replica::{Cluster, now, random_id};
+use crate::replica::{Cluster, DRILL_LEASE, now, random_id};
 
 /// Canaries must fly before anything fails: what does not work on a good day proves nothing.
 const WARM_UP_TIME_MAX: Duration = Duration::from_secs(20);
@@ -37,6 +38,9 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(90);
 
 /// How long entries may take that tell of the drill.
 const TELL_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// How often members are asked to go on: several times while they would by themselves.
+const RENEW_EVERY: Duration = Duration::from_secs(3);
 
 /// How often a member is asked to pretend, or to stop it.
 const ASKS: u32 = 5;
@@ -211,11 +215,14 @@ impl Conductor {
             .partition(|(node, _)| fails(node));
         let injected = Instant::now();
         for nodes in [&stay, &lost] {
-            if let Err(why) = self.rehearse(nodes, lasts).await {
+            if let Err(why) = self.rehearse(nodes, lasts.min(DRILL_LEASE)).await {
                 self.course.stopped = Some(format!("the failure could not be pretended: {why}"));
                 return;
             }
         }
+        let all = stay.iter().chain(&lost).map(|(node, _)| *node).collect();
+        let renewing = renew(self.cluster.clone(), self.drill.id, all, injected + lasts);
+        let _renewing = AbortOnDropHandle::new(tokio::spawn(renewing));
         self.course.injected = Some(self.elapsed());
         self.tell(self.begins(&lost));
         let mut silences = vec![0_u32; stay.len()];
@@ -401,6 +408,26 @@ impl Conductor {
                 tracing::warn!(drill = %id, "an event of the drill was not noted: {error}");
             }
         });
+    }
+}
+
+/// Has every member go on pretending until then.
+async fn renew(cluster: Cluster, drill: MessageId, nodes: Vec<NodeId>, until: Instant) {
+    loop {
+        sleep(RENEW_EVERY).await;
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        let asks = nodes.iter().map(|node| {
+            let asked = cluster.rehearse_at(*node, drill, left.min(DRILL_LEASE));
+            async move { (*node, asked.await) }
+        });
+        for (node, done) in futures::future::join_all(asks).await {
+            if let Err(why) = done {
+                tracing::info!(%node, %drill, "it may end its part of the drill early: {why}");
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!   BeginDrill ─► the conductor, a node that does not fail
 //!                   │ canaries to every mail exchanger of ours, and to whoever delivers
-//!                   │ Rehearse to every member: pretend, for so long
+//!                   │ Rehearse to every member, again and again: pretend, for some seconds
 //!                   │ looks who leads, who delivers, who keeps silent
 //!                   │ Rehearse: no more            (each would have stopped by itself)
 //!                   ▼ Receipts of every member
@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The failure is pretended by the nodes themselves (`replica/rehearsal.rs`). If the conductor is lost
-//! they end it in time, and another node notes that.
+//! they end it within seconds, and the leader notes that.
 
 mod canary;
 mod conductor;
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use holdfast_ledger::drill::{Drill, DrillReport, DrillSchedule, DrillVerdict, drills, schedules};
 use holdfast_ledger::{Command, Effect, KvError, Reply};
-use holdfast_mail::MessageId;
+use holdfast_mail::{MessageId, NodeId};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -101,7 +101,9 @@ impl Room {
                 } else {
                     self.note_lost(drill);
                 }
-            } else if !drill.is_under_way(now()) && self.is_leader() {
+            } else if self.is_leader()
+                && (!drill.is_under_way(now()) || self.is_forsaken(drill).await)
+            {
                 self.note_lost(drill);
             }
         }
@@ -118,6 +120,18 @@ impl Room {
 
     fn is_leader(&self) -> bool {
         self.cluster.leader() == Some(self.cluster.me().id) && self.cluster.has_quorum()
+    }
+
+    /// Whether nobody conducts it any more: this node was not asked to go on, or to stop, and the
+    /// conductor does not answer.
+    async fn is_forsaken(&self, drill: &Drill) -> bool {
+        self.cluster.rehearsal().is_done_with(drill.id) && {
+            let standings = self.cluster.standings().await;
+            let conductor = NodeId(drill.plan.conductor);
+            !standings
+                .iter()
+                .any(|(place, standing, ..)| place.id == conductor && standing.is_ok())
+        }
     }
 
     fn conduct(&mut self, drill: Drill) {

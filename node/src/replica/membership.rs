@@ -581,6 +581,7 @@ pub(crate) async fn promote_here(cluster: &Cluster, node: NodeId) -> Result<(), 
 
 pub(crate) async fn remove_here(cluster: &Cluster, node: NodeId) -> Result<(), NotDone> {
     must_lead(cluster)?;
+    cluster.must_not_rehearse().map_err(NotDone::Refused)?;
     let raft = &cluster.0.raft;
     let all = voters(cluster);
     let learner = raft.learner_ids().any(|id| id == node.0);

@@ -64,7 +64,7 @@ pub use handle::{Cluster, Place, ProposeError, Stands};
 pub use identity::{Identity, IdentityError};
 pub use knock::{Ear, KNOCKS_MAX, Knock};
 pub use lookout::{Looking, Lookout};
-pub use rehearsal::Rehearsal;
+pub use rehearsal::{DRILL_LEASE, Rehearsal};
 pub use state_hash::StateHash;
 pub use tally::Tally;
 pub use trace::Seen;

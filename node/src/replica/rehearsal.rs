@@ -1,7 +1,8 @@
 //! What this node pretends while a drill lasts.
 //!
 //! Kept in memory only, and over by this node's own clock: whatever becomes of the operator, of the
-//! node that conducts the drill or of the network, nothing has to be undone. A restart ends it too.
+//! node that conducts the drill or of the network, nothing has to be undone. It is a lease of seconds
+//! that the conductor renews until the drill's time is over. A restart ends it too.
 //! Nothing here touches a disk, a database or mail: requests of others are left unanswered, and the
 //! rooms above ask whether they are to be silent.
 
@@ -9,16 +10,22 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use holdfast_ledger::drill::{DRILL_TIME_MAX, Drill, DrillKind, drills};
+use holdfast_ledger::KvError;
+use holdfast_ledger::drill::{Drill, DrillKind, drills};
 use holdfast_mail::{MessageId, NodeId};
 use holdfast_proto::cluster as wire;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::clock::now;
 use super::handle::Cluster;
 
 /// Receipts that are kept: those of the longest drill at the highest rate, each ten times.
 const RECEIPTS_MAX: usize = 1_000_000;
+
+/// How long a node pretends after it heard from the conductor last: a few renewals may be lost on the
+/// way, and a conductor that died leaves nobody cut off for longer.
+pub const DRILL_LEASE: Duration = Duration::from_secs(15);
 
 /// How long another node may take to say that it does.
 const ASK_TIME_MAX: Duration = Duration::from_secs(3);
@@ -57,6 +64,8 @@ impl Act {
 pub struct Rehearsal {
     me: NodeId,
     act: watch::Sender<Option<Arc<Act>>>,
+    /// The drill that was ended last: a renewal that was under way does not begin it again.
+    ended: Mutex<Option<MessageId>>,
     /// Canaries that came to this node, of the last drill.
     receipts: Mutex<(Option<MessageId>, Vec<wire::Receipt>)>,
     /// Where this node takes canaries.
@@ -68,6 +77,7 @@ impl Rehearsal {
         Self {
             me,
             act: watch::Sender::new(None),
+            ended: Mutex::default(),
             receipts: Mutex::default(),
             sink: OnceLock::new(),
         }
@@ -81,6 +91,14 @@ impl Rehearsal {
     #[must_use]
     pub fn is_on(&self, drill: MessageId) -> bool {
         self.act().is_some_and(|act| act.drill == drill)
+    }
+
+    /// Whether this node pretends nothing more for `drill`: it was ended, or nobody renewed it.
+    #[must_use]
+    pub fn is_done_with(&self, drill: MessageId) -> bool {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let act = self.act.borrow().clone();
+        *ended == Some(drill) || act.is_some_and(|act| act.drill == drill && !act.is_on())
     }
 
     /// Whether this node is to look as if it were down.
@@ -118,44 +136,61 @@ impl Rehearsal {
     /// Returns at once, or, where `peer` is not to reach this node, once it may again. A request is
     /// then too late: it was lost, as on a line that is cut.
     pub(super) async fn hears(&self, peer: NodeId) -> Result<(), tonic::Status> {
-        let parts = |act: &Arc<Act>| act.is_on() && act.parts(self.me, peer);
-        let Some(act) = self.act().filter(parts) else {
-            return Ok(());
-        };
+        let parts = |act: &Arc<Act>| act.parts(self.me, peer);
         let mut changes = self.act.subscribe();
-        let mended = changes.wait_for(|act| !act.as_ref().is_some_and(parts));
-        tokio::select! {
-            () = sleep_until(act.until) => {}
-            _ = mended => {}
+        let mut was_lost = false;
+        while let Some(act) = self.act().filter(parts) {
+            was_lost = true;
+            // A renewal, or the end.
+            let changed = changes.wait_for(|now| {
+                let is_same = |now: &Arc<Act>| Arc::ptr_eq(now, &act);
+                !now.as_ref().is_some_and(is_same)
+            });
+            tokio::select! {
+                () = sleep_until(act.until) => {}
+                _ = changed => {}
+            }
         }
-        Err(tonic::Status::unavailable("lost in a drill"))
+        match was_lost {
+            true => Err(tonic::Status::unavailable("lost in a drill")),
+            false => Ok(()),
+        }
     }
 
-    fn begin(&self, drill: &Drill, lasts: Duration) {
+    /// Begins to pretend, or goes on. False: it was ended.
+    fn begin(&self, drill: &Drill, lasts: Duration) -> bool {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if *ended == Some(drill.id) {
+            return false;
+        }
         let act = Act {
             drill: drill.id,
             kind: drill.plan.kind(),
             nodes: drill.plan.nodes.iter().map(|node| NodeId(*node)).collect(),
-            until: Instant::now() + lasts.min(DRILL_TIME_MAX),
+            until: Instant::now() + lasts.min(DRILL_LEASE),
         };
-        tracing::warn!(
-            drill = %act.drill,
-            kind = act.kind.as_str_name(),
-            seconds = lasts.as_secs(),
-            "a drill: this node pretends a failure"
-        );
+        if !self.is_on(drill.id) {
+            tracing::warn!(
+                drill = %act.drill,
+                kind = act.kind.as_str_name(),
+                "a drill: this node pretends a failure"
+            );
+        }
         self.act.send_replace(Some(Arc::new(act)));
+        true
     }
 
     fn end(&self, drill: MessageId) {
-        let ended = self.act.send_if_modified(|act| {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        *ended = Some(drill);
+        let was_on = self.act.send_if_modified(|act| {
             let is_it = act.as_ref().is_some_and(|act| act.drill == drill);
             if is_it {
                 *act = None;
             }
             is_it
         });
-        if ended {
+        if was_on {
             tracing::info!(%drill, "the drill's failure is over");
         }
     }
@@ -196,7 +231,35 @@ impl Cluster {
         &self.0.rehearsal
     }
 
-    /// Pretends what the ledger says of `drill`; a node that knows nothing of it does not.
+    /// The drill that is on, if one is.
+    ///
+    /// # Errors
+    /// The rows cannot be read.
+    pub fn drill_under_way(&self) -> Result<Option<Drill>, KvError> {
+        let all = drills(&self.view())?;
+        Ok(all.into_iter().find(|drill| drill.is_under_way(now())))
+    }
+
+    /// Why nobody may be taken out of the cluster, if a drill is on: a node may only look dead, and
+    /// what is measured would not be the drill's failure.
+    ///
+    /// # Errors
+    /// As an operator reads it.
+    pub(crate) fn must_not_rehearse(&self) -> Result<(), String> {
+        match self.drill_under_way() {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => Err(
+                "a drill is under way: a node may only look dead, and one that is taken out besides would be a real \
+                 failure on top of it; nothing was changed\nfix: wait until the drill is over, or: holdfast drill \
+                 stop; and then see which nodes answer"
+                    .into(),
+            ),
+            Err(error) => Err(error.0),
+        }
+    }
+
+    /// Pretends what the ledger says of `drill`, for so long and no longer than [`DRILL_LEASE`]; a node
+    /// that knows nothing of it does not.
     ///
     /// # Errors
     /// Why not.
@@ -213,14 +276,15 @@ impl Cluster {
         let known = drills(&self.view()).map_err(|error| error.0)?;
         let known = known.iter().find(|known| known.id == drill);
         let known = known.ok_or("this node does not know the drill yet")?;
-        if known.report.is_some() || caller.0 != known.plan.conductor {
-            return Err("the drill has ended, or another node conducts it".to_owned());
+        let is_conductor = caller.0 == known.plan.conductor;
+        let goes_on = is_conductor && known.is_under_way(now());
+        match goes_on && self.rehearsal().begin(known, lasts) {
+            true => Ok(()),
+            false => Err("the drill has ended, or another node conducts it".to_owned()),
         }
-        self.rehearsal().begin(known, lasts);
-        Ok(())
     }
 
-    /// Asks a member to pretend what the drill says for so long; zero: no more.
+    /// Asks a member to pretend what the drill says for so long, or to go on; zero: no more.
     ///
     /// # Errors
     /// Why it does not.
@@ -310,7 +374,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_node_that_is_lost_hears_nobody_and_is_heard_by_nobody_until_its_time_is_over() {
+    async fn a_node_that_is_lost_hears_nobody_until_whoever_conducts_the_drill_is_not_heard_either()
+    {
         let lost = drill(DrillKind::NodeLoss, &[2]);
         let (one, two) = (Rehearsal::new(NodeId(1)), Rehearsal::new(NodeId(2)));
         one.begin(&lost, 60 * SECOND);
@@ -319,10 +384,35 @@ mod tests {
         assert!(is_heard(&one, 3).await);
         assert!(two.is_dead() && !one.is_dead());
         two.dies().await;
-        let late = two.hears(NodeId(3)).await.unwrap_err();
-        assert_eq!(late.message(), "lost in a drill");
+        // It is renewed for a while, and then the conductor dies.
+        let began = Instant::now();
+        let renewed = async {
+            for _ in 0..4 {
+                tokio::time::sleep(DRILL_LEASE / 2).await;
+                one.begin(&lost, 60 * SECOND);
+                two.begin(&lost, 60 * SECOND);
+            }
+        };
+        let (late, ()) = tokio::join!(two.hears(NodeId(3)), renewed);
+        assert_eq!(late.unwrap_err().message(), "lost in a drill");
+        assert_eq!(began.elapsed().as_secs(), (DRILL_LEASE * 3).as_secs());
         // Nobody had to end it.
         assert!(is_heard(&one, 2).await && is_heard(&two, 1).await && !two.is_dead());
+        assert!(two.is_done_with(lost.id));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drill_that_was_ended_is_not_begun_again_by_a_renewal_that_was_under_way() {
+        let lost = drill(DrillKind::NodeLoss, &[2]);
+        let two = Rehearsal::new(NodeId(2));
+        assert!(two.begin(&lost, SECOND) && !two.is_done_with(lost.id));
+        two.end(lost.id);
+        assert!(!two.begin(&lost, SECOND) && !two.is_dead() && two.is_done_with(lost.id));
+        let next = Drill {
+            id: MessageId::new(Timestamp(2), 2),
+            ..lost
+        };
+        assert!(two.begin(&next, SECOND) && two.is_dead());
     }
 
     #[tokio::test(start_paused = true)]

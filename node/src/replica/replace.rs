@@ -6,14 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use holdfast_ledger::drill::drills;
 use holdfast_ledger::{Member, query};
 use holdfast_mail::NodeId;
 use openraft::ChangeMembers;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::clock;
 use super::handle::Cluster;
 use super::membership::{
     CATCH_UP_TIME_MAX, MembershipError, NotDone, Step, at_leader, lock, must_lead, promote_here,
@@ -170,14 +168,7 @@ async fn refusal(cluster: &Cluster, dead: NodeId, new: NodeId) -> Result<(), Str
         known.map_or_else(|| format!("node {node}"), |member| member.name.clone())
     };
     // One that plays dead in a drill comes back.
-    let drills = drills(&cluster.view()).map_err(|error| error.0)?;
-    if drills.iter().any(|drill| drill.is_under_way(clock::now())) {
-        return Err(
-            "a drill is under way, and a node may only look dead; nothing was changed\nfix: holdfast drill stop, \
-             and see whether the node answers"
-                .into(),
-        );
-    }
+    cluster.must_not_rehearse()?;
     for member in &members {
         cluster.0.peers.learn(member.id.0, &member.cluster_address);
     }
@@ -217,6 +208,18 @@ async fn answers(cluster: &Cluster, node: NodeId) -> Result<(), String> {
 fn is_gone(cluster: &Cluster, node: NodeId) -> Result<bool, holdfast_ledger::KvError> {
     let sits = voters(cluster).contains(&node.0);
     Ok(!sits && query::is_removed(&cluster.view(), node)?)
+}
+
+/// Whether it was done before.
+///
+/// # Errors
+/// The rows cannot be read.
+pub fn is_done(
+    cluster: &Cluster,
+    dead: NodeId,
+    new: NodeId,
+) -> Result<bool, holdfast_ledger::KvError> {
+    Ok(dead != new && voters(cluster).contains(&new.0) && is_gone(cluster, dead)?)
 }
 
 /// The region that gets a majority of the voters where none had one.

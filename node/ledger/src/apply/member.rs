@@ -7,7 +7,7 @@ use holdfast_mail::{NodeId, Timestamp, mutant};
 use holdfast_proto::ledger as proto;
 
 use super::{Logged, TOKENS_MAX, duty, lease, post, refuse};
-use crate::{Effect, Kv, KvError, Member, Refusal, Reply, query, row, tables, wire};
+use crate::{Effect, Kv, KvError, Member, Refusal, Reply, level, query, row, tables, wire};
 
 pub(super) fn bootstrap(
     kv: &mut dyn Kv,
@@ -108,18 +108,25 @@ pub(super) fn remove(
         return Ok(Reply::Done);
     }
     let members = query::members(kv)?;
-    if members.iter().all(|member| member.id != node) {
+    let Some(member) = members.iter().find(|member| member.id == node) else {
         return refuse(Refusal::UnknownNode);
-    }
+    };
     if members.len() == 1 {
         return refuse(Refusal::LastMember);
     }
+    let keeps_name = query::level(kv)? >= level::REMOVED_NAMES;
     lease::end_all_of(kv, node, effects)?;
     post::end_of(kv, node)?;
     kv.delete(&tables::member(node));
     kv.delete(&tables::trusting(node));
     kv.delete(&tables::drained(node));
-    let removed = proto::RemovedRow { at_ms: when.at.0 };
+    let removed = proto::RemovedRow {
+        at_ms: when.at.0,
+        name: match keeps_name {
+            true => member.name.clone(),
+            false => String::new(),
+        },
+    };
     row::put(kv, &tables::removed(node), &removed);
     effects.push(Effect::MembersChanged);
     Ok(Reply::Done)

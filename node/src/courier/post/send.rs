@@ -54,13 +54,13 @@ impl Letter {
         });
         match fate {
             ReportFate::Delivered => {
-                tracing::info!(%message, %domain, reply, "a sender was told");
+                tracing::info!(msg = %message, %domain, reply, "a sender was told");
             }
             ReportFate::Deferred => {
-                tracing::info!(%message, %domain, reply, "a sender is told later");
+                tracing::info!(msg = %message, %domain, reply, "a sender is told later");
             }
             ReportFate::Dropped => tracing::warn!(
-                %message, %domain, reply,
+                msg = %message, %domain, reply,
                 "a notification was dropped: no server takes it, and it has no sender to be told"
             ),
         }
