@@ -335,7 +335,17 @@ impl Sandbox {
 
     /// Makes every write and sync of a running node fail.
     pub fn fail_disk(&mut self, name: &str) {
+        // Not in the middle of a sync: Linux may call one done that met the failure half-way, and what
+        // the node then acknowledges is gone. Disks that lie so are another fault.
+        self.pause(name);
+        wait_for(&format!("{name} to stand still"), DEATH_TIME_MAX, || {
+            let threads = fs::read_dir(format!("/proc/{}/task", self.pid(name))).ok()?;
+            let is_still =
+                |thread: fs::DirEntry| state_of(&thread.path()).is_none_or(|it| it == "T");
+            threads.flatten().all(is_still).then_some(())
+        });
         self.machine(name).disk.cut_power();
+        self.resume(name);
         self.dark.insert(name.to_owned());
     }
 

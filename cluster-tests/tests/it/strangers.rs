@@ -148,3 +148,43 @@ fn a_node_of_another_cluster_is_refused() {
         assert!(takes_mail(&run.sandbox, &run.load, "n2"));
     });
 }
+
+/// Somebody puts a machine back to an older state of its disk, or the disk lied when it said that
+/// entries were on it: what the node acknowledged since is gone there.
+#[test]
+fn a_node_put_back_to_an_older_disk_is_noticed_and_holds_nobody_up() {
+    let _alone = alone();
+    apart(|| {
+        let mut run = Run::start();
+        let leader = run.leader();
+        let names = run.sandbox.names();
+        let victim = names.iter().find(|name| **name != leader);
+        let victim = victim.expect("a follower").clone();
+        let data = run.sandbox.node(&victim).data_dir.clone();
+        let older = data.with_extension("older");
+        let copy = |from: &std::path::Path, to: &std::path::Path| {
+            let copied = std::process::Command::new("cp")
+                .arg("-a")
+                .args([from, to])
+                .status();
+            assert!(copied.expect("cp").success());
+        };
+        run.kill(&victim);
+        copy(&data, &older);
+        run.restart(&victim);
+        run.sandbox.wait_until_healthy(TIME_MAX);
+        for _ in 0..5 {
+            assert!(takes_mail(&run.sandbox, &run.load, &victim));
+        }
+        run.kill(&victim);
+        std::fs::remove_dir_all(&data).expect("removed");
+        copy(&older, &data);
+        run.restart(&victim);
+        wait_for("the news that it lost entries", TIME_MAX, || {
+            let log = run.sandbox.log(&leader);
+            log.contains("lost entries of the log").then_some(())
+        });
+        // The others have all of it, and go on.
+        assert!(takes_mail(&run.sandbox, &run.load, &leader));
+    });
+}

@@ -30,6 +30,10 @@ const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
 /// one request; then the leader asks again. Longer than the gate's own patience.
 const APPEND_TIME_MAX: Duration = Duration::from_secs(20);
 
+/// How long a follower is left alone that lost what it had acknowledged: openraft would ask it for the
+/// same again at once, for ever.
+const LOST_PAUSE: Duration = Duration::from_secs(1);
+
 /// Makes connections for openraft.
 pub(crate) struct Network {
     pub(crate) peers: Arc<Peers>,
@@ -40,6 +44,10 @@ pub(crate) struct Connection {
     peers: Arc<Peers>,
     target: u64,
     purpose: Purpose,
+    /// The last entry that the follower said it has.
+    stored: Option<u64>,
+    /// An operator was told that it lost some.
+    told: bool,
 }
 
 impl Network {
@@ -49,6 +57,8 @@ impl Network {
             peers: self.peers.clone(),
             target,
             purpose,
+            stored: None,
+            told: false,
         }
     }
 }
@@ -80,6 +90,28 @@ impl Connection {
                 self.target
             )))
         })
+    }
+
+    /// The follower has no entry at `prev`. Before it has said what it has, that is how a leader finds
+    /// out; afterwards its disk lied when it said that entries were on it.
+    async fn lacks(&mut self, prev: Option<u64>) {
+        let (Some(prev), Some(stored)) = (prev, self.stored) else {
+            return;
+        };
+        if prev > stored {
+            return;
+        }
+        if !self.told {
+            self.told = true;
+            tracing::error!(
+                node = self.target,
+                "the node lost entries of the log that it had acknowledged up to {stored}: its disk says \
+                 that data is on it which is not. It can take part no more, and whatever only a \
+                 minority besides has is in danger. Do not restart other nodes; replace this one: \
+                 holdfast node replace, with another disk"
+            );
+        }
+        tokio::time::sleep(LOST_PAUSE).await;
     }
 
     fn failed(&self, status: &Status) -> RPCError<Types> {
@@ -117,6 +149,8 @@ impl RaftNetworkV2<Types> for Connection {
         } else {
             APPEND_TIME_MAX
         };
+        let prev = rpc.prev_log_id.as_ref().map(|id| id.index);
+        let last = rpc.entries.last().map(|entry| entry.log_id.index).or(prev);
         let request = wire::AppendRequest {
             envelope: self.peers.envelope(self.target),
             vote: Some(codec::vote_to_wire(&rpc.vote)),
@@ -138,12 +172,19 @@ impl RaftNetworkV2<Types> for Connection {
             .heard(self.target, Timestamp(reply.clock_ms));
         use wire::append_reply::Outcome;
         match reply.outcome {
-            Some(Outcome::Success(_)) => Ok(AppendEntriesResponse::Success),
+            Some(Outcome::Success(_)) => {
+                self.stored = self.stored.max(last);
+                Ok(AppendEntriesResponse::Success)
+            }
             Some(Outcome::Partial(id)) => {
                 let id = (id != wire::LogId::default()).then(|| codec::log_id(&id));
+                self.stored = self.stored.max(id.as_ref().map(|id| id.index));
                 Ok(AppendEntriesResponse::PartialSuccess(id))
             }
-            Some(Outcome::Conflict(_)) => Ok(AppendEntriesResponse::Conflict),
+            Some(Outcome::Conflict(_)) => {
+                self.lacks(prev).await;
+                Ok(AppendEntriesResponse::Conflict)
+            }
             Some(Outcome::HigherVote(v)) => Ok(AppendEntriesResponse::HigherVote(codec::vote(&v))),
             None => Err(RPCError::Network(NetworkError::from_string(
                 "an append reply without outcome",
