@@ -83,11 +83,17 @@ pub(crate) async fn run(
 }
 
 fn read(file: &Path) -> Result<String, Failure> {
-    fs::read_to_string(file).map_err(|error| {
-        let what = "nothing was changed";
-        Failure::new(what, format!("{}: {error}", file.display()))
+    let unfit = |why: String| {
+        let why = format!("{}: {why}", file.display());
+        Failure::new("nothing was changed", why)
             .fix("name a PEM file with the authority's certificates with --ca-file")
-    })
+    };
+    let text = fs::read_to_string(file).map_err(|error| unfit(error.to_string()))?;
+    // Without one, all that the machine trusts would do.
+    if !text.contains("-----BEGIN CERTIFICATE-----") {
+        return Err(unfit("there is no certificate in it".to_owned()));
+    }
+    Ok(text)
 }
 
 async fn set(client: &mut Client, failed: &str, asked: AcmeSetRequest) -> Result<(), Failure> {

@@ -822,10 +822,16 @@ fn a_certificate_is_asked_for_shown_with_its_failure_and_given_up() {
     );
     let ran = using(&[directory, "--ca-file", "/nonexistent.pem"]);
     says(&ran, 1, "fix: name a PEM file");
-    let empty = node.file.with_file_name("empty.pem");
-    std::fs::write(&empty, "").expect("written");
-    let ran = using(&[directory, "--ca-file", empty.to_str().expect("a path")]);
-    says(&ran, 2, "the authorities to trust cannot be read");
+    let file = node.file.with_file_name("ca.pem");
+    let begin = "-----BEGIN CERTIFICATE-----";
+    for (content, exit, why) in [
+        ("", 1, "there is no certificate in it"),
+        (begin, 2, "the authorities to trust cannot be read"),
+    ] {
+        std::fs::write(&file, content).expect("written");
+        let ran = using(&[directory, "--ca-file", file.to_str().expect("a path")]);
+        says(&ran, exit, why);
+    }
     says(&using(&[directory, "--dry-run"]), 0, "Nothing was changed.");
     says(&acme(&["show"]), 0, "No certificate is ordered by ACME.");
 

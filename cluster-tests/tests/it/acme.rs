@@ -8,12 +8,18 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use holdfast_cluster_tests::harness::{Sandbox, apart, free_port, wait_for};
-use holdfast_cluster_tests::story::Zone;
+use holdfast_cluster_tests::story::{Zone, pass};
 use serde_json::Value;
 
 use crate::alone;
 
 const TIME_MAX: Duration = Duration::from_secs(90);
+
+/// The leader looks every five seconds whether an order is due.
+const LOOKED_AT_TWICE: Duration = Duration::from_secs(12);
+
+/// Of a certificate: a renewal after forty minutes.
+const LIFE: Duration = Duration::from_secs(3600);
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
@@ -65,6 +71,7 @@ impl Pebble {
             "privateKey": key,
             "httpPort": door,
             "tlsPort": free_port(),
+            "certificateValidityPeriod": LIFE.as_secs(),
         }});
         fs::write(path("pebble.json"), config.to_string()).expect("written");
         let log = File::create(path("pebble.log")).expect("a log");
@@ -226,6 +233,13 @@ fn one_certificate_is_ordered_for_all_nodes_and_any_of_them_answers_the_authorit
                 "{told}"
             );
         }
+
+        // It is not ordered anew before the time has come, and then it is.
+        pass(&sandbox, "30m");
+        std::thread::sleep(LOOKED_AT_TWICE);
+        assert_eq!(shown(sandbox.node("n1").smtp), first);
+        pass(&sandbox, "15m");
+        let first = shared(&sandbox, &sandbox.names(), &first);
 
         // Without its leader the cluster knows as much, and shows it still.
         let leader = sandbox.leader().expect("a leader");

@@ -275,6 +275,14 @@ pub struct Acme {
     pub why: String,
 }
 
+impl Acme {
+    /// An order was begun, and what it came to is not known yet.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.tries > 0 && self.why.is_empty()
+    }
+}
+
 /// `None`: none is ordered.
 pub fn acme(kv: &dyn KvRead) -> Result<Option<Acme>, KvError> {
     let Some(row) = row::get::<proto::AcmeRow>(kv, tables::ACME)? else {

@@ -108,7 +108,7 @@ async fn look_up(cluster: Cluster, token: String) -> Result<Option<String>, KvEr
     loop {
         let view = cluster.view();
         let found = query::acme_answer(&view, &token)?;
-        let under_way = query::acme(&view)?.is_some_and(|acme| acme.tries > 0);
+        let under_way = query::acme(&view)?.is_some_and(|acme| acme.is_under_way());
         drop(view);
         if found.is_some() || !under_way || Instant::now() >= until {
             return Ok(found);

@@ -25,8 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::net::dns::Resolver;
 use crate::net::tls::Identity;
-use crate::replica::Cluster;
-use crate::world;
+use crate::replica::{Cluster, now};
 
 pub(crate) use challenge::run as answer;
 
@@ -71,7 +70,7 @@ pub(crate) async fn run(cluster: Cluster, resolver: Arc<Resolver>, stop: Cancell
                 continue;
             }
         };
-        if plan.due_at > world::now() {
+        if plan.due_at > now() {
             continue;
         }
         tokio::select! {
@@ -248,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_certificate_is_renewed_when_a_third_of_its_life_is_left_or_other_names_are_wanted() {
-        let (now, names) = (world::now(), ["mx1.example".to_owned()]);
+        let (now, names) = (now(), ["mx1.example".to_owned()]);
         let of =
             |issued: AcmeIssued, names: &[String]| due_at(&acme(0, 0), Some(&(issued, now)), names);
         let renewed = of(issued(DAY * 90), &names).since(now);
