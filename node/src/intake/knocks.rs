@@ -273,6 +273,6 @@ mod tests {
             knocks.believes(client, &domain, Timestamp(u64::from(number)));
         }
         assert!(knocks.senders.len() <= SENDERS_MAX);
-        assert_eq!(knocks.take_news(Timestamp(0)).len(), KNOCKS_MAX);
+        assert_eq!(knocks.news.len(), KNOCKS_MAX);
     }
 }
