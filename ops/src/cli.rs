@@ -12,7 +12,7 @@ use crate::output::Format;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the answer is that something is unhealthy; \
-4 no node answered; 5 refused by a safety check; 6 not found.";
+4 no node answered; 5 refused by a safety check; 6 not found; 7 the node was removed from its cluster.";
 
 /// A backup MX that loses nothing: several nodes hold the mail while a primary is down.
 #[derive(Debug, Parser)]

@@ -16,6 +16,8 @@ pub(crate) enum Exit {
     /// A safety check said no; nothing was changed.
     Refused = 5,
     NotFound = 6,
+    /// Of `serve`: the node was removed from its cluster, and to start it again would be in vain.
+    Removed = 7,
 }
 
 impl From<Exit> for ExitCode {

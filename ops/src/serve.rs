@@ -1,5 +1,7 @@
 //! `holdfast serve`: one node, in the foreground.
 
+use holdfast_node::run::ServeError;
+
 use crate::cli::{Global, Serve};
 use crate::failure::{Exit, Failure};
 
@@ -11,6 +13,9 @@ pub(crate) async fn run(global: &Global, args: Serve) -> Result<Exit, Failure> {
     }
     match holdfast_node::run::serve(file).await {
         Ok(()) => Ok(Exit::Done),
+        Err(error @ ServeError::Removed(_)) => Err(Failure::new("the node stopped", error)
+            .exit(Exit::Removed)
+            .fix("its sockets would start it again: systemctl stop 'holdfast*.socket' holdfast.service")),
         Err(error) => Err(Failure::new("the node stopped", error)),
     }
 }
