@@ -278,7 +278,7 @@ fn judge_flushes(dir: &Path, times: Vec<Duration>) -> Check {
     }
 }
 
-/// Every address that the file has the node listen on.
+/// Every address that the file has the node listen on, by the name of its unit where it has one.
 fn listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
     let mut all: Vec<_> = config.smtp.listen.iter().map(|at| ("smtp", *at)).collect();
     all.push(("cluster", config.cluster.listen));
@@ -288,8 +288,9 @@ fn listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
         ("atrn", config.atrn.listen),
         ("acme", config.acme.listen),
         ("submission", config.submission.listen),
-        ("submission under TLS", config.submission.listen_tls),
+        ("submissions", config.submission.listen_tls),
         ("metrics", config.metrics.listen),
+        ("admin", config.admin.listen),
     ];
     all.extend(others.into_iter().filter_map(|(of, at)| Some((of, at?))));
     all
@@ -619,6 +620,47 @@ mod tests {
         let measured = flushes(&std::env::temp_dir()).unwrap();
         assert_eq!(measured.len(), WRITES);
         assert!(measured.is_sorted());
+    }
+
+    #[test]
+    fn every_address_is_looked_at_and_named_as_its_unit() {
+        let text = r#"
+            data_dir = "/var/lib/holdfast"
+            name = "n1"
+            region = "eu"
+            [smtp]
+            listen = ["127.0.0.1:1"]
+            name = "mx1.example"
+            [cluster]
+            listen = "127.0.0.1:2"
+            address = "127.0.0.1:2"
+            [portal]
+            listen = "127.0.0.1:3"
+            [finger]
+            listen = "127.0.0.1:4"
+            [atrn]
+            listen = "127.0.0.1:5"
+            [acme]
+            listen = "127.0.0.1:6"
+            [submission]
+            listen = "127.0.0.1:7"
+            listen_tls = "127.0.0.1:8"
+            [metrics]
+            listen = "127.0.0.1:9"
+            [admin]
+            listen = "127.0.0.1:10"
+        "#;
+        let config = Config::parse(text, Path::new("/etc/holdfast/holdfast.toml")).unwrap();
+        let listeners = listeners(&config);
+        assert_eq!(listeners.len(), 10);
+        let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+        for entry in std::fs::read_dir(units).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let of = name.strip_prefix("holdfast-");
+            if let Some(of) = of.and_then(|rest| rest.strip_suffix(".socket")) {
+                assert!(listeners.iter().any(|(known, _)| *known == of), "{of}");
+            }
+        }
     }
 
     #[test]
