@@ -64,13 +64,13 @@ async fn save(global: &Global, file: &Path, output: Output) -> Result<(), Failur
     if file.exists() {
         return Err(not_written(std::io::ErrorKind::AlreadyExists.into()));
     }
-    let part = with_suffix(file, ".part");
+    let part = Part(with_suffix(file, ".part"));
     let mut out = File::options()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .open(&part)
+        .open(&part.0)
         .map_err(not_written)?;
     let begun = client.snapshot_save(client::request(Empty {})).await;
     let mut pieces = begun
@@ -85,9 +85,19 @@ async fn save(global: &Global, file: &Path, output: Output) -> Result<(), Failur
     }
     out.sync_all().map_err(not_written)?;
     // What was cut short on its way has no end.
-    let contents = checked(&part)?;
-    fs::rename(&part, file).map_err(not_written)?;
+    let contents = checked(&part.0)?;
+    fs::rename(&part.0, file).map_err(not_written)?;
     told(file, &contents, output)
+}
+
+/// A copy that is not whole yet: nobody is to take it for one.
+struct Part(PathBuf);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Once it is whole it has another name.
+        let _gone = fs::remove_file(&self.0);
+    }
 }
 
 pub(crate) async fn recover(
