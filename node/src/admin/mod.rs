@@ -282,6 +282,7 @@ impl wire::admin_server::Admin for Admin {
         _request: Request<wire::Empty>,
     ) -> Answer<Self::SnapshotSaveStream> {
         let cluster = self.cluster()?;
+        snapshot::is_sound_here(&cluster)?;
         caller()
             .notes(&cluster, "a copy of everything taken".to_owned())
             .await;

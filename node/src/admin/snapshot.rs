@@ -11,6 +11,18 @@ use crate::replica::Cluster;
 /// Octets of one piece.
 const PIECE_BYTES: usize = 256 << 10;
 
+/// A node that is cut off, or has yet to catch up, does not have what the others took meanwhile: a copy
+/// of it would pass for one of everything.
+pub(super) fn is_sound_here(cluster: &Cluster) -> Result<(), Status> {
+    if cluster.has_quorum() && cluster.is_current() {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(
+        "this node hears no leader or has yet to catch up, so its copy might lack mail that was accepted\n\
+         fix: ask another node (--node); or stop this one and take what it has: holdfast snapshot save --stopped",
+    ))
+}
+
 pub(super) fn save(cluster: Cluster) -> mpsc::Receiver<Result<wire::Piece, Status>> {
     let (pieces, out) = mpsc::channel(8);
     tokio::spawn(async move {
