@@ -440,6 +440,12 @@ pub fn accounts(
         .collect()
 }
 
+/// The hash of the secret that goes with an invitation, if it was given and is not used yet.
+pub fn invitation(kv: &dyn KvRead, token_id: &[u8; 16]) -> Result<Option<Vec<u8>>, KvError> {
+    let row: Option<proto::TokenRow> = row::get(kv, &tables::token(token_id))?;
+    Ok(row.map(|row| row.secret_hash.to_vec()))
+}
+
 /// A token and whose it is.
 pub fn access_token(
     kv: &dyn KvRead,

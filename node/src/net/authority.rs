@@ -229,6 +229,13 @@ pub fn sign(
     authority.sign_node(request, node, cluster_id)
 }
 
+/// Whether that is a request that could be signed (PKCS #10, DER).
+pub fn check_request(request: &[u8]) -> Result<(), AuthorityError> {
+    let der = CertificateSigningRequestDer::from(request.to_vec());
+    CertificateSigningRequestParams::from_der(&der)?;
+    Ok(())
+}
+
 /// SHA-256 of a certificate's public key (its SubjectPublicKeyInfo): what a join token pins.
 pub fn fingerprint(certificate: &[u8]) -> Result<[u8; 32], AuthorityError> {
     let (_, certificate) = X509Certificate::from_der(certificate)

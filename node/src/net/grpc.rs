@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_rustls::{TlsConnector, server};
 use tonic::transport::server::Connected;
@@ -32,6 +32,13 @@ const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Handshakes at a time; each costs about a millisecond of CPU, and anybody may start one.
 const HANDSHAKES_MAX: usize = 64;
+
+/// Connections to the cluster's port from callers without a certificate: each is a node that is about to
+/// join, or somebody who should not be there.
+const STRANGERS_MAX: usize = 8;
+
+/// After that a stranger has joined, or is cut off.
+const STRANGER_TIME_MAX: Duration = Duration::from_secs(90);
 
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -58,6 +65,13 @@ pub struct Conn<S = server::TlsStream<TcpStream>> {
     stream: S,
     info: ConnectInfo,
     outdated: Arc<AtomicBool>,
+    stranger: Option<Stranger>,
+}
+
+/// Somebody without a certificate: their place, and until when they have it.
+struct Stranger {
+    until: Instant,
+    _place: OwnedSemaphorePermit,
 }
 
 #[cfg(test)]
@@ -67,6 +81,7 @@ impl<S> Conn<S> {
             stream,
             info,
             outdated: Arc::default(),
+            stranger: None,
         }
     }
 }
@@ -89,6 +104,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Conn<S> {
         // connects again at once.
         if self.outdated.load(Ordering::Relaxed) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        // Looked at with every ping's answer, too.
+        if let Some(stranger) = &self.stranger
+            && Instant::now() >= stranger.until
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
@@ -216,6 +237,7 @@ fn incoming(
     let (ready, mut accepted) = mpsc::channel(16);
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
         loop {
             let Ok(place) = places.clone().acquire_owned().await else {
                 return;
@@ -228,6 +250,7 @@ fn incoming(
                 continue;
             }
             let (tls, ready, admits) = (tls.clone(), ready.clone(), admits.clone());
+            let strangers = strangers.clone();
             tokio::spawn(async move {
                 match tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)).await {
                     Ok(Ok((stream, outdated))) => {
@@ -235,10 +258,20 @@ fn incoming(
                             admits.refused(address, "its certificate is a node's");
                             return;
                         };
+                        let is_known = info.peer.is_some() || info.certificate.is_some();
+                        let place = (!is_known).then(|| strangers.try_acquire_owned());
+                        let Ok(place) = place.transpose() else {
+                            admits.refused(address, "too many callers have no certificate");
+                            return;
+                        };
                         let conn = Conn {
                             stream,
                             info,
                             outdated,
+                            stranger: place.map(|place| Stranger {
+                                until: Instant::now() + STRANGER_TIME_MAX,
+                                _place: place,
+                            }),
                         };
                         let _stopping = ready.send(Ok(conn)).await;
                     }

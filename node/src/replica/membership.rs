@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use holdfast_ledger::{Command, Member, Refusal, Reply, query};
+use holdfast_ledger::{Command, Member, Reply, query};
 use holdfast_mail::NodeId;
 use holdfast_proto::cluster as wire;
 use openraft::ChangeMembers;
 use prost::Message;
 use tokio::time::Instant;
-use tonic::Status;
 
 use super::handle::{Cluster, ProposeError};
 use super::types::Seat;
@@ -26,7 +25,7 @@ use crate::net::{authority, grpc};
 const TOKEN_PREFIX: &str = "holdfast1.";
 
 /// How long a membership step may take before the operator is told that it did not happen.
-const STEP_TIME_MAX: Duration = Duration::from_secs(30);
+pub(super) const STEP_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// How long a learner may take to catch up. It fetches every held body, so this is a matter of
 /// bandwidth; the operator may interrupt and resume.
@@ -100,7 +99,7 @@ pub async fn invite(
     ))
 }
 
-fn hash(secret: &[u8]) -> [u8; 32] {
+pub(super) fn hash(secret: &[u8]) -> [u8; 32] {
     *blake3::hash(secret).as_bytes()
 }
 
@@ -118,72 +117,6 @@ async fn propose(cluster: &Cluster, command: Command) -> Result<Reply, Membershi
             "{why}; it may or may not have happened: look at the status before trying again"
         ))),
     }
-}
-
-/// Answers a join request: checks and consumes the token, allocates an id, signs the
-/// certificate. Any member can.
-pub(crate) async fn admit(
-    cluster: &Cluster,
-    request: wire::JoinRequest,
-) -> Result<wire::JoinReply, Status> {
-    let token_id: [u8; 16] = request.token_id[..]
-        .try_into()
-        .map_err(|_| Status::invalid_argument("a token id has 16 bytes"))?;
-    let known = query::cluster(&cluster.view()).map_err(|e| Status::internal(e.0))?;
-    let known = known.ok_or_else(|| Status::unavailable("this node is still catching up"))?;
-    let (level, theirs) = (cluster.level(), request.level.max(1));
-    if theirs < level {
-        return Err(Status::failed_precondition(format!(
-            "the node's version of Holdfast knows the feature levels up to {theirs}, and this cluster uses level \
-             {level}: install the version that the other nodes run; the invitation is still good"
-        )));
-    }
-    let member = Member {
-        id: NodeId(0),
-        name: request.name,
-        region: request.region,
-        cluster_address: request.cluster_address,
-        smtp_name: request.smtp_name,
-        smtp_address: request.smtp_address,
-    };
-    let deadline = Instant::now() + STEP_TIME_MAX;
-    let command = Command::Redeem {
-        token_id,
-        secret_hash: hash(&request.secret),
-        member: member.clone(),
-    };
-    let reply = cluster.propose(command, deadline).await;
-    let node = match reply {
-        Ok(Reply::Member(node)) => node,
-        Ok(Reply::Refused(Refusal::BadToken)) => {
-            return Err(Status::permission_denied(Refusal::BadToken.to_string()));
-        }
-        Ok(Reply::Refused(Refusal::TryAgain)) => {
-            return Err(Status::unavailable(Refusal::TryAgain.to_string()));
-        }
-        Ok(Reply::Refused(refusal)) => {
-            return Err(Status::failed_precondition(refusal.to_string()));
-        }
-        Ok(other) => return Err(Status::internal(format!("{other:?}"))),
-        Err(error) => return Err(Status::unavailable(error.to_string())),
-    };
-    let certificate = authority::sign(
-        &known.ca_certificate,
-        &known.ca_key,
-        &request.certificate_request,
-        node,
-        known.id,
-    )
-    .map_err(|e| Status::invalid_argument(e.to_string()))?;
-    tracing::info!(%node, name = member.name, region = member.region, "a node joined");
-    let members = cluster.members().iter().map(member_to_wire).collect();
-    Ok(wire::JoinReply {
-        cluster_id: known.id.to_vec().into(),
-        node_id: node.0,
-        certificate: certificate.into(),
-        ca_certificate: known.ca_certificate.into(),
-        members,
-    })
 }
 
 pub(crate) fn member_to_wire(member: &Member) -> wire::Member {

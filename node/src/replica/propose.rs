@@ -29,6 +29,18 @@ use crate::world::select;
 /// and must not hold up the state machine for long.
 const BATCH_COMMANDS_MAX: usize = 256;
 
+/// Bytes of the commands in one batch, unless it is a single one. Senders choose how long an envelope
+/// is, and an entry that does not fit into one message to a follower would hold up the log for ever.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// The longest command, bytes: several times an envelope with as many and as long recipients as SMTP
+/// takes. With one entry as long as that, a message to a follower is still below
+/// `MESSAGE_BYTES_MAX`.
+const COMMAND_BYTES_MAX: usize = 4 << 20;
+
+/// The longest batch that enters the log, bytes: one command, and what is around it.
+const ENTRY_BYTES_MAX: usize = COMMAND_BYTES_MAX + 1024;
+
 /// Batches under way at a time: enough to overlap a slow round trip with the next fsync, few
 /// enough that commands gather.
 const BATCHES_IN_FLIGHT_MAX: usize = 4;
@@ -48,7 +60,14 @@ const WITHDRAWN: u8 = 2;
 
 /// A command on its way.
 pub(crate) struct Waiting {
-    command: Command,
+    /// The command.
+    bytes: Bytes,
+    /// Its effect is not the same when it is applied twice.
+    once_only: bool,
+    /// It has a batch of its own.
+    alone: bool,
+    /// It brings a message. A refusal of one try may come before another try of it is accepted.
+    mail: bool,
     deadline: Instant,
     /// QUEUED until the batcher takes it; WITHDRAWN when its proposer gave up before.
     stage: Arc<AtomicU8>,
@@ -68,14 +87,14 @@ pub(crate) async fn submit(
     deadline: Instant,
 ) -> Result<Reply, ProposeError> {
     let (reply, answer) = oneshot::channel();
-    let stage = Arc::new(AtomicU8::new(QUEUED));
-    let waiting = Waiting {
-        command,
-        deadline,
-        stage: stage.clone(),
-        reply,
-        ambiguous: false,
-    };
+    let waiting = Waiting::new(&command, deadline, reply);
+    if waiting.bytes.len() > COMMAND_BYTES_MAX {
+        return Err(ProposeError::NotProposed(format!(
+            "the command is {} bytes long, and {COMMAND_BYTES_MAX} are the most: make it smaller",
+            waiting.bytes.len()
+        )));
+    }
+    let stage = Arc::clone(&waiting.stage);
     let stopped = || ProposeError::NotProposed("this node is stopping".into());
     match tokio::time::timeout_at(deadline, queue.send(waiting)).await {
         Ok(sent) => sent.map_err(|_| stopped())?,
@@ -97,6 +116,39 @@ pub(crate) async fn submit(
             } else {
                 ProposeError::Unknown("the node stopped while the command was under way".into())
             })
+        }
+    }
+}
+
+impl Waiting {
+    fn new(
+        command: &Command,
+        deadline: Instant,
+        reply: oneshot::Sender<Result<Reply, ProposeError>>,
+    ) -> Self {
+        Self {
+            bytes: command.encode().into(),
+            once_only: once_only(command),
+            alone: travels_alone(command),
+            mail: matches!(command, Command::Accept { .. } | Command::Submit { .. }),
+            deadline,
+            stage: Arc::new(AtomicU8::new(QUEUED)),
+            reply,
+            ambiguous: false,
+        }
+    }
+}
+
+impl Waiting {
+    /// What the reply to the last of several tries means. One before it may be on its way into the log
+    /// yet: to say that the message was refused, and have it accepted then, would deliver mail
+    /// that its sender keeps. Whoever hears that it is unknown cancels it first.
+    fn judged(&self, reply: Reply) -> Result<Reply, ProposeError> {
+        match reply {
+            Reply::Refused(why) if self.ambiguous && self.mail => Err(ProposeError::Unknown(
+                format!("{why}, and an earlier try may be committed yet"),
+            )),
+            reply => Ok(reply),
         }
     }
 }
@@ -136,17 +188,7 @@ pub(crate) async fn run(cluster: Arc<Inner>, mut queue: mpsc::Receiver<Waiting>)
                 Err(_) => break,
             }
         }
-        let mut batch: Vec<Waiting> = Vec::new();
-        while let Some(waiting) = next.front() {
-            let alone = travels_alone(&waiting.command);
-            if alone && !batch.is_empty() {
-                break;
-            }
-            batch.extend(next.pop_front());
-            if alone || batch.len() >= BATCH_COMMANDS_MAX {
-                break;
-            }
-        }
+        let mut batch = first_batch(&mut next);
         batch.retain(|waiting| {
             waiting
                 .stage
@@ -161,6 +203,25 @@ pub(crate) async fn run(cluster: Arc<Inner>, mut queue: mpsc::Receiver<Waiting>)
     }
 }
 
+/// Takes from the front what travels together.
+fn first_batch(next: &mut VecDeque<Waiting>) -> Vec<Waiting> {
+    let mut batch: Vec<Waiting> = Vec::new();
+    let mut bytes = 0;
+    while let Some(waiting) = next.front() {
+        bytes += waiting.bytes.len();
+        let full = batch.len() >= BATCH_COMMANDS_MAX || bytes > BATCH_BYTES_MAX;
+        let alone = waiting.alone;
+        if !batch.is_empty() && (full || alone) {
+            break;
+        }
+        batch.extend(next.pop_front());
+        if alone {
+            break;
+        }
+    }
+    batch
+}
+
 /// One try's outcome.
 enum Try {
     Done(Vec<Reply>),
@@ -173,13 +234,8 @@ enum Try {
 /// Tries a batch until it is answered or everyone in it gave up.
 async fn carry(cluster: &Arc<Inner>, mut batch: Vec<Waiting>) {
     while !batch.is_empty() {
-        let proposal = Proposal::new(Batch {
-            at: clock::now(),
-            commands: batch
-                .iter()
-                .map(|waiting| waiting.command.clone())
-                .collect(),
-        });
+        let commands = batch.iter().map(|waiting| waiting.bytes.clone());
+        let proposal = Proposal::of(clock::now(), commands.collect());
         let outcome = match &proposal {
             Ok(proposal) => attempt(cluster, proposal).await,
             Err(error) => {
@@ -192,7 +248,8 @@ async fn carry(cluster: &Arc<Inner>, mut batch: Vec<Waiting>) {
         let (why, unknown) = match outcome {
             Try::Done(replies) if replies.len() == batch.len() => {
                 for (waiting, reply) in batch.drain(..).zip(replies) {
-                    let _gone = waiting.reply.send(Ok(reply));
+                    let judged = waiting.judged(reply);
+                    let _gone = waiting.reply.send(judged);
                 }
                 return;
             }
@@ -210,7 +267,7 @@ async fn carry(cluster: &Arc<Inner>, mut batch: Vec<Waiting>) {
         for mut waiting in batch {
             waiting.ambiguous |= unknown;
             let over = now >= waiting.deadline;
-            if waiting.ambiguous && (over || once_only(&waiting.command)) {
+            if waiting.ambiguous && (over || waiting.once_only) {
                 let _gone = waiting.reply.send(Err(ProposeError::Unknown(why.clone())));
             } else if over {
                 let _gone = waiting
@@ -297,6 +354,13 @@ async fn forward(cluster: &Arc<Inner>, proposal: &Proposal, leader: u64) -> Try 
 
 /// Proposes on this node, which leads; `sender` is the node the commands came from.
 async fn lead(cluster: &Arc<Inner>, mut proposal: Proposal, sender: u64) -> Try {
+    // Whoever forwarded it: followers would refuse the entry, and all that comes after it.
+    if proposal.bytes.len() > ENTRY_BYTES_MAX {
+        return Try::Not(format!(
+            "the batch is {} bytes long, and {ENTRY_BYTES_MAX} are the most",
+            proposal.bytes.len()
+        ));
+    }
     let stamp = proposal.batch.at;
     if let Some(at) = cluster.peers.clock.correction(stamp, NodeId(sender)) {
         let commands = proposal.batch.commands.clone();
@@ -380,4 +444,92 @@ fn decode_replies(bytes: Bytes) -> Option<Vec<Reply>> {
         .iter()
         .map(|bytes| Reply::decode(bytes).ok())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_mail::Domain;
+
+    use super::*;
+
+    fn waiting(command: &Command) -> Waiting {
+        let (reply, _) = oneshot::channel();
+        Waiting::new(command, Instant::now(), reply)
+    }
+
+    fn long(bytes: usize) -> Command {
+        Command::SetDomain {
+            domain: Domain::parse("example.org").unwrap(),
+            primary: holdfast_ledger::Primary {
+                host: "h".repeat(bytes),
+                port: 25,
+            },
+            must_be_new: false,
+            must_exist: false,
+        }
+    }
+
+    /// A thousand recipients with long ORCPT each, from fifty sessions at once.
+    #[tokio::test]
+    async fn no_batch_is_longer_than_a_message_to_a_follower_however_long_its_commands_are() {
+        let mut next: VecDeque<Waiting> = (0..256).map(|_| waiting(&long(600_000))).collect();
+        let mut count = 0;
+        while !next.is_empty() {
+            let batch = first_batch(&mut next);
+            count += batch.len();
+            assert!(!batch.is_empty());
+            let commands = batch.iter().map(|waiting| waiting.bytes.clone());
+            let proposal = Proposal::of(clock::now(), commands.collect()).unwrap();
+            assert!(proposal.bytes.len() <= BATCH_BYTES_MAX + 1024);
+        }
+        assert_eq!(count, 256);
+    }
+
+    #[tokio::test]
+    async fn short_commands_travel_together_up_to_a_number() {
+        let mut next: VecDeque<Waiting> = (0..300).map(|_| waiting(&long(10))).collect();
+        assert_eq!(first_batch(&mut next).len(), BATCH_COMMANDS_MAX);
+        assert_eq!(first_batch(&mut next).len(), 300 - BATCH_COMMANDS_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_long_command_travels_alone_and_one_that_is_too_long_not_at_all() {
+        let mut next: VecDeque<Waiting> = [long(10), long(COMMAND_BYTES_MAX - 100), long(10)]
+            .iter()
+            .map(waiting)
+            .collect();
+        assert_eq!(first_batch(&mut next).len(), 1);
+        let batch = first_batch(&mut next);
+        let commands = batch.iter().map(|waiting| waiting.bytes.clone());
+        let proposal = Proposal::of(clock::now(), commands.collect()).unwrap();
+        assert!(batch.len() == 1 && proposal.bytes.len() <= ENTRY_BYTES_MAX);
+        let (queue, _receiver) = queue();
+        let refused = submit(&queue, long(COMMAND_BYTES_MAX), Instant::now()).await;
+        assert!(
+            matches!(refused, Err(ProposeError::NotProposed(_))),
+            "{refused:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn mail_that_was_refused_after_a_try_in_doubt_is_in_doubt() {
+        let full = || Reply::Refused(holdfast_ledger::Refusal::FullForNow);
+        let (mut message, other) = (waiting(&long(1)), waiting(&long(1)));
+        message.mail = true;
+        assert_eq!(message.judged(full()).ok(), Some(full()));
+        message.ambiguous = true;
+        let judged = message.judged(full());
+        assert!(
+            matches!(judged, Err(ProposeError::Unknown(_))),
+            "{judged:?}"
+        );
+        assert_eq!(message.judged(Reply::Done).ok(), Some(Reply::Done));
+        assert!(!other.mail && other.judged(full()).is_ok());
+    }
+
+    /// An append request holds as much as is replicated at once, or a single entry, and its frame.
+    #[test]
+    fn the_longest_entry_fits_into_a_message() {
+        assert!(ENTRY_BYTES_MAX + (1 << 20) < super::super::peers::MESSAGE_BYTES_MAX);
+    }
 }

@@ -19,6 +19,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::admission::{self, JOIN_BYTES_MAX};
+use super::doorman::Doorman;
 use super::handle::{Cluster, Inner};
 use super::peers::MESSAGE_BYTES_MAX;
 use super::snapshot::{SnapshotFile, Snapshots};
@@ -30,6 +32,9 @@ use crate::world;
 
 /// Metadata key on the refusal of a removed node.
 pub(crate) const REMOVED: &str = "holdfast-removed";
+
+/// Requests under way on one connection: several for each message that comes in anywhere.
+const STREAMS_MAX: u32 = 4096;
 
 /// Entries and bodies that a snapshot's live messages need are fetched this many at a time.
 const FETCHES_MAX: usize = 8;
@@ -55,18 +60,25 @@ impl Service {
             .initial_connection_window_size(16 << 20)
             .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(std::time::Duration::from_secs(20)))
-            .add_service(
+            .max_concurrent_streams(STREAMS_MAX)
+            .add_service(Doorman::before(
                 wire::raft_server::RaftServer::new(self.clone())
                     .max_decoding_message_size(MESSAGE_BYTES_MAX),
-            )
-            .add_service(
+                None,
+            ))
+            .add_service(Doorman::before(
                 wire::bodies_server::BodiesServer::new(self.clone())
                     .max_decoding_message_size(MESSAGE_BYTES_MAX),
-            )
-            .add_service(
-                wire::members_server::MembersServer::new(self)
+                None,
+            ))
+            .add_service(Doorman::before(
+                wire::members_server::MembersServer::new(self.clone())
                     .max_decoding_message_size(MESSAGE_BYTES_MAX),
-            )
+                Some(
+                    wire::members_server::MembersServer::new(self)
+                        .max_decoding_message_size(JOIN_BYTES_MAX),
+                ),
+            ))
     }
 
     /// Who sent this, once it is certain; otherwise why it is refused.
@@ -401,7 +413,7 @@ impl wire::members_server::Members for Service {
 
     async fn join(&self, request: Request<wire::JoinRequest>) -> Reply<wire::JoinReply> {
         let cluster = Cluster(self.cluster.clone());
-        membership::admit(&cluster, request.into_inner())
+        admission::admit(&cluster, request.into_inner())
             .await
             .map(Response::new)
     }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_ledger::{Batch, Reply};
+use holdfast_mail::Timestamp;
+use holdfast_proto::ledger as proto;
 use openraft::impls::leader_id_adv;
+use prost::Message;
 
 /// A batch of commands as one log entry: decoded once, and the bytes that lie in the log.
 #[derive(Clone)]
@@ -58,6 +61,16 @@ impl Proposal {
     /// none may enter a log.
     pub(crate) fn new(batch: Batch) -> Result<Self, super::codec::Undecodable> {
         super::codec::proposal(Bytes::from(batch.encode()))
+    }
+
+    /// The same of commands that are encoded already.
+    pub(crate) fn of(
+        at: Timestamp,
+        commands: Vec<Bytes>,
+    ) -> Result<Self, super::codec::Undecodable> {
+        let at_ms = at.0;
+        let batch = proto::Batch { at_ms, commands };
+        super::codec::proposal(Bytes::from(batch.encode_to_vec()))
     }
 }
 
