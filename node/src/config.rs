@@ -34,6 +34,10 @@ pub struct Config {
     /// the feature levels up to this one.
     #[serde(default)]
     pub sandbox_level: Option<u32>,
+    /// Only in a sandbox, beside `sandbox_clock`: after so many log entries the state is written down,
+    /// and the log before it given back.
+    #[serde(default)]
+    pub sandbox_snapshot_every: Option<u64>,
     pub smtp: Smtp,
     pub cluster: Cluster,
     #[serde(default)]
@@ -164,6 +168,9 @@ pub struct Dns {
     #[serde(default)]
     pub servers: Vec<SocketAddr>,
 }
+
+/// Entries of the log between two snapshots of the state. The state is small; bodies are not in it.
+pub const SNAPSHOT_EVERY: u64 = 20_000;
 
 /// How far apart the nodes are; sets every Raft timer at once, so that they always fit together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -337,12 +344,26 @@ impl Config {
     fn check(&self) -> Result<(), Fault> {
         label("name", &self.name)?;
         label("region", &self.region)?;
-        if let Some(level) = self.sandbox_level {
+        for (key, value, least, most) in [
+            (
+                "sandbox_level",
+                self.sandbox_level.map(u64::from),
+                1,
+                u64::from(NEWEST),
+            ),
+            (
+                "sandbox_snapshot_every",
+                self.sandbox_snapshot_every,
+                2,
+                SNAPSHOT_EVERY,
+            ),
+        ] {
+            let Some(value) = value else { continue };
             if self.sandbox_clock.is_none() {
                 let why = "is for sandboxes, which have a sandbox_clock; remove it";
-                return Err(Fault::new("sandbox_level", why));
+                return Err(Fault::new(key, why));
             }
-            between("sandbox_level", level.into(), 1, NEWEST.into())?;
+            between(key, value, least, most)?;
         }
         host_name("smtp.name", &self.smtp.name)?;
         if let Some(address) = &self.smtp.public_address {
@@ -925,6 +946,9 @@ address = "fra1.holdfast.example:7400"
         let both = with("sandbox_clock = \"clock\"\nsandbox_level = 1").unwrap();
         assert_eq!(both.sandbox_level, Some(1));
         assert!(with("sandbox_clock = \"clock\"\nsandbox_level = 99").is_err());
+        assert!(with("sandbox_snapshot_every = 50").is_err());
+        let often = with("sandbox_clock = \"clock\"\nsandbox_snapshot_every = 50").unwrap();
+        assert_eq!(often.sandbox_snapshot_every, Some(50));
     }
 
     #[test]

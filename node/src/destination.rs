@@ -13,7 +13,7 @@ use holdfast_smtp::login::Login;
 use crate::dial::{self, CONNECT_TIMEOUT, NoSession, SMTP_PORT, Way, literal};
 use crate::net::dns::Resolver;
 use crate::net::tls::Trust;
-use crate::replica::{Cluster, now, random_id};
+use crate::replica::{Cluster, random_id};
 use crate::switchboard::Switchboard;
 use crate::talk::deliver::{Connection, Dialing, Security};
 
@@ -82,6 +82,8 @@ impl Unreachable {
 /// Where mail goes now.
 enum Place {
     Host(String, u16),
+    /// Where somebody is signed in.
+    SignedIn(SocketAddr),
     /// By the domain's MX records.
     Exchangers,
     /// The machine that has the domain's name.
@@ -101,7 +103,14 @@ impl Destination {
         let route = self.route()?;
         let (cluster, resolver) = (&self.cluster, &self.resolver);
         let way = match place {
-            // An address that somebody configured, or signed in from, is what they mean.
+            // An address that somebody configured is what they mean. One that somebody signed in from is
+            // whatever stands before this node: a proxy, or a machine inside.
+            Place::SignedIn(to) => Way {
+                private: route.private,
+                hosts: vec![to.ip().to_string()],
+                port: to.port(),
+                ranked: false,
+            },
             Place::Host(host, port) => Way {
                 private: route.private || literal(&host).is_some(),
                 hosts: vec![host],
@@ -192,7 +201,7 @@ impl Destination {
             };
         };
         let attended = query::attended(&view, &self.domain)?;
-        let attended = attended.filter(|attended| now() < attended.until);
+        let attended = attended.filter(|attended| self.cluster.time() < attended.until);
         match attended.as_ref().and_then(|attended| attended.over) {
             Some(node) if node == self.cluster.me().id => return Ok(Place::Turned),
             Some(_) => return Ok(Place::TurnedElsewhere),
@@ -200,7 +209,7 @@ impl Destination {
         }
         if query::policy(&view, &self.domain)?.attended {
             let to = attended.ok_or(Unreachable::NobodySignedIn)?.to;
-            return Ok(Place::Host(to.ip().to_string(), to.port()));
+            return Ok(Place::SignedIn(to));
         }
         if query::route(&view, &self.domain)?.by_mx {
             return Ok(Place::Exchangers);
@@ -214,11 +223,14 @@ impl Destination {
         Ok(self.domain.as_str() != DRILL_DOMAIN && query::is_strangers(&view, &self.domain)?)
     }
 
-    /// Whether a message may go out over a connection that is open: not to a machine that nobody
-    /// is signed in at any more.
-    pub(super) fn is_open(&self) -> bool {
-        self.place()
-            .is_ok_and(|place| !matches!(place, Place::TurnedElsewhere))
+    /// Whether a message may go out over a connection that is open to `address`: not to a machine that
+    /// nobody is signed in at any more, though somebody may be at another.
+    pub(super) fn is_open(&self, address: SocketAddr) -> bool {
+        match self.place() {
+            Ok(Place::SignedIn(to)) => to == address,
+            Ok(Place::TurnedElsewhere) | Err(_) => false,
+            Ok(_) => true,
+        }
     }
 
     /// Whether mail goes over a connection to another node now, which alone can deliver.

@@ -690,6 +690,9 @@ fn replica_options(config: &Config, flush_times: FlushTimes) -> replica::Options
             smtp_address: config.smtp.public_address.clone().unwrap_or(listen),
         },
         profile: config.wan_profile,
+        snapshot_every: config
+            .sandbox_snapshot_every
+            .unwrap_or(crate::config::SNAPSHOT_EVERY),
         disk_free_min: config.limits.disk_free_min_bytes,
         fatal: Arc::new(move |why| {
             // Whatever was not acknowledged is not lost: its sender still has it.

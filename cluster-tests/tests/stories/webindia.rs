@@ -19,6 +19,12 @@ fn webindia_customers_sign_in_where_they_are_and_get_their_mail_while_they_stay(
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
     let policy = ["--deliver", "signed-in", "--hold", "5d"];
     sandbox.must("n1", &[&["domain", "set", DOMAIN], &policy[..]].concat());
+    // Everything is on one machine here.
+    let route = ["domain", "route", DOMAIN];
+    sandbox.must(
+        "n1",
+        &[&route[..], &["--private-addresses", "allow"]].concat(),
+    );
     let bobs = senders.address().to_string();
     sandbox.must("n1", &["domain", "add", SENDERS, "--primary", &bobs]);
     add_account(&sandbox);

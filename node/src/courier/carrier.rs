@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_ledger::{Outcome as Settled, Verdict, query};
+use holdfast_ledger::{Outcome as Settled, Seq, Verdict, query};
 use holdfast_mail::{Envelope, MessageId, retry};
 use holdfast_proto::cluster::Happening;
 use holdfast_smtp::client::{Fate, Mail, Outcome};
@@ -100,10 +100,7 @@ impl Carrier {
                     return Ended::Quit;
                 }
                 Next::Job(job) => {
-                    let seq = job.held.seq;
-                    let failed = self.carry(&mut connection, job).await;
-                    desk.disengage(seq);
-                    if failed {
+                    if self.carry(&mut connection, job).await {
                         return Ended::Lost;
                     }
                 }
@@ -148,7 +145,7 @@ impl Carrier {
 
     async fn next(&self, connection: &mut Connection) -> Next {
         let work = self.desk.work.notified();
-        if let Some(job) = self.desk.take() {
+        if let Some(job) = self.desk.take_for(connection.address()) {
             return Next::Job(job);
         }
         tokio::select! {
@@ -170,12 +167,12 @@ impl Carrier {
         match desk.row(seq) {
             Ok(Some(row)) => job.held = row,
             Ok(None) => {
-                desk.settle([(seq, After::Done)]);
+                self.put_back(seq, After::Done);
                 return false;
             }
             Err(error) => {
                 tracing::error!(msg = %job.held.message, %error, "held mail cannot be read");
-                desk.settle([(seq, self.retry(&job, false))]);
+                self.put_back(seq, self.retry(&job, false));
                 return false;
             }
         }
@@ -183,12 +180,12 @@ impl Carrier {
             Ok(Some(envelope)) => Arc::new(envelope),
             // Removed since the row was read.
             Ok(None) => {
-                desk.settle([(seq, After::Done)]);
+                self.put_back(seq, After::Done);
                 return false;
             }
             Err(error) => {
                 tracing::error!(msg = %job.held.message, %error, "an envelope cannot be read");
-                desk.settle([(seq, self.retry(&job, false))]);
+                self.put_back(seq, self.retry(&job, false));
                 return false;
             }
         };
@@ -228,17 +225,25 @@ impl Carrier {
         };
         let failed = attempt.connection_failed;
         if attempt.outcomes.is_empty() {
-            desk.settle([(seq, after)]);
+            self.put_back(seq, after);
         } else {
             let report = Report {
                 row: job.held,
                 outcomes: attempt.outcomes,
                 after,
             };
+            // Before it can be settled, and taken by another worker.
+            desk.disengage(seq);
             // The recorder is gone only with the round.
             let _ = self.reports.send(report).await;
         }
         failed
+    }
+
+    /// There is nothing to record.
+    fn put_back(&self, seq: Seq, after: After) {
+        self.desk.disengage(seq);
+        self.desk.settle([(seq, after)]);
     }
 
     /// One transaction for as many recipients as the primary takes at once, then the next.

@@ -1,5 +1,6 @@
 //! What the workers of one domain share: its queue, its window, and the lease they work under.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -128,11 +129,16 @@ impl Desk {
         board.not_before = None;
     }
 
-    /// The next message, for a worker that has a session.
-    pub(super) fn take(&self) -> Option<Job> {
-        if !self.destination.is_open() {
+    /// The next message, for a worker that has a session with the machine at `address`.
+    pub(super) fn take_for(&self, address: SocketAddr) -> Option<Job> {
+        if !self.destination.is_open(address) {
             return None;
         }
+        self.take()
+    }
+
+    /// The next message.
+    pub(super) fn take(&self) -> Option<Job> {
         let mut board = self.board();
         let now = Instant::now();
         if board.not_before.is_some_and(|at| at > now) || !self.lease.is_live() {

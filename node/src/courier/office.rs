@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdfast_ledger::query::{self, held_domains};
 use holdfast_ledger::{Command, Effect, KvError, Reply};
-use holdfast_mail::{Domain, Timestamp};
+use holdfast_mail::Domain;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::task::JoinSet;
@@ -245,7 +245,9 @@ impl Office {
         let held = !query::held(&view, domain, None, 1)?.is_empty();
         // Over a customer's connection only the node that has it delivers, and at once.
         let attended = query::attended(&view, domain)?;
-        let over = attended.filter(|a| clock() < a.until).and_then(|a| a.over);
+        let over = attended
+            .filter(|a| self.cluster.time() < a.until)
+            .and_then(|a| a.over);
         let rank = match over {
             Some(node) if node == me => rank.map(|_| 0),
             Some(_) => None,
@@ -263,7 +265,7 @@ impl Office {
             rank,
             lease: query::lease(&view, domain)?,
             me,
-            clock: clock(),
+            clock: self.cluster.time(),
             domain,
         };
         let decision = self.plan.decide(sight, Instant::now());
@@ -506,9 +508,4 @@ async fn release(desk: &Desk) {
     if let Ok(Err(why)) = proposed {
         tracing::debug!(domain = %desk.domain(), %why, "the lease was left to end by itself");
     }
-}
-
-/// This node's clock. Only a hint when to ask: leases begin and end by logged time.
-pub(super) fn clock() -> Timestamp {
-    crate::replica::now()
 }

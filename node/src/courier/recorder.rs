@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use holdfast_ledger::query::Held;
-use holdfast_ledger::{Command, Outcome, Refusal, Reply, Verdict};
+use holdfast_ledger::{Command, Outcome, REPLY_TEXT_OCTETS_MAX, Refusal, Reply, Verdict};
 use holdfast_mail::MessageId;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -29,6 +29,14 @@ const BATCH_WAIT: Duration = Duration::from_millis(20);
 /// Messages in a batch that had to wait for an earlier one.
 const BATCH_MESSAGES_MAX: usize = 256;
 
+/// Bytes of one proposal, about: every answer of a primary may be as long as [`REPLY_TEXT_OCTETS_MAX`],
+/// for a thousand recipients of each message. Far below the longest command, a single message's is
+/// about half of it.
+const PROPOSAL_BYTES_MAX: usize = 1 << 20;
+
+/// Of an outcome besides its reply, about.
+const OUTCOME_BYTES: usize = 40;
+
 /// Batches on their way at a time: enough to fill a link between continents.
 const BATCHES_MAX: usize = 4;
 
@@ -42,6 +50,10 @@ const PROPOSE_AGAIN: Duration = Duration::from_millis(200);
 /// How long to go on after the lease is lost. It may be nobody else's yet, and every outcome
 /// still recorded is a message that does not arrive twice; the epoch fences the others.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long until the view must show what was recorded. A node that is further behind than that is no
+/// good to deliver; and a row that somebody changed meanwhile may never look as expected.
+const VIEW_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How often to look whether the view has caught up, at first and at most.
 const VIEW_POLL: Duration = Duration::from_millis(2);
@@ -88,24 +100,30 @@ pub(super) async fn run(desk: Arc<Desk>, mut reports: mpsc::Receiver<Report>) {
 
 async fn record(desk: &Desk, mut batch: Vec<Report>) {
     let tried = tried(&batch);
-    let outcomes = batch
-        .iter_mut()
-        .flat_map(|report| std::mem::take(&mut report.outcomes))
-        .collect();
-    let command = Command::Settle {
-        domain: desk.domain().clone(),
-        node: desk.me(),
-        epoch: desk.lease.epoch,
-        outcomes,
-    };
-    if !commit(desk, command).await {
-        desk.counters.unrecorded.inc_by(batch.len() as u64);
-        desk.lease.lose();
-        return;
+    for outcomes in proposals(&mut batch) {
+        let command = Command::Settle {
+            domain: desk.domain().clone(),
+            node: desk.me(),
+            epoch: desk.lease.epoch,
+            outcomes,
+        };
+        if !commit(desk, command).await {
+            desk.counters.unrecorded.inc_by(batch.len() as u64);
+            desk.lease.lose();
+            return;
+        }
     }
     failpoint::reach("recorded");
-    if let Some(last) = batch.last() {
-        await_view(desk, &last.row).await;
+    if let Some(last) = batch.last()
+        && !is_shown(desk, &last.row).await
+    {
+        // Under the next lease rows are read anew, once the view shows all that was before it.
+        tracing::warn!(
+            domain = %desk.domain(),
+            "this node is far behind with what it recorded: it gives up delivering for a moment"
+        );
+        desk.lease.lose();
+        return;
     }
     fate::note_tried(desk.cluster(), desk.domain(), tried);
     desk.settle(
@@ -113,6 +131,30 @@ async fn record(desk: &Desk, mut batch: Vec<Report>) {
             .into_iter()
             .map(|report| (report.row.seq, report.after)),
     );
+}
+
+/// The outcomes in the order of the messages, in pieces that a proposal has room for.
+fn proposals(batch: &mut [Report]) -> Vec<Vec<Outcome>> {
+    let mut pieces: Vec<Vec<Outcome>> = Vec::new();
+    let mut bytes = 0;
+    for report in batch {
+        let outcomes = std::mem::take(&mut report.outcomes);
+        let len: usize = outcomes
+            .iter()
+            .map(|outcome| OUTCOME_BYTES + outcome.reply.len().min(REPLY_TEXT_OCTETS_MAX))
+            .sum();
+        match pieces.last_mut() {
+            Some(piece) if bytes + len <= PROPOSAL_BYTES_MAX => {
+                bytes += len;
+                piece.extend(outcomes);
+            }
+            _ => {
+                bytes = len;
+                pieces.push(outcomes);
+            }
+        }
+    }
+    pieces
 }
 
 /// The messages, and which of their recipients were refused.
@@ -159,22 +201,98 @@ async fn commit(desk: &Desk, command: Command) -> bool {
     }
 }
 
-/// Returns once this node has applied the batch that `row` was part of. A row with a recorded
-/// outcome is gone, has fewer recipients or more attempts.
-async fn await_view(desk: &Desk, row: &Held) {
+/// Whether this node comes to have applied, in time, what was recorded of the message that `row` is.
+async fn is_shown(desk: &Desk, row: &Held) -> bool {
+    let until = Instant::now() + VIEW_TIME_MAX;
     let mut pause = VIEW_POLL;
-    loop {
+    while Instant::now() < until {
         match desk.row(row.seq) {
-            Ok(Some(now))
-                if now.pending.len() >= row.pending.len() && now.attempts <= row.attempts => {}
-            Ok(_) => return,
+            Ok(Some(now)) if is_as_taken(row, &now) => {}
+            Ok(_) => return true,
             Err(error) => {
                 tracing::error!(domain = %desk.domain(), %error, "held mail cannot be listed");
             }
         }
-        // A replica that is stopped never catches up; the round ends with the lease, and this
-        // with the round.
         sleep(pause).await;
         pause = (pause * 2).min(VIEW_POLL_MAX);
+    }
+    false
+}
+
+/// Whether nothing has been recorded of the row yet, by what is there now: all for whom it was taken are
+/// still to be delivered to, and no attempt has been counted. Others may have come back into the
+/// queue meanwhile, and have brought their attempts along.
+fn is_as_taken(taken: &Held, now: &Held) -> bool {
+    let waits = |recipient: &u32| now.pending.contains(recipient);
+    let grown = now.pending.len() > taken.pending.len();
+    taken.pending.iter().all(waits) && (now.attempts <= taken.attempts || grown)
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_ledger::Seq;
+
+    use super::*;
+
+    fn row(pending: &[u32], attempts: u32) -> Held {
+        Held {
+            seq: Seq(7),
+            message: MessageId(7),
+            pending: pending.to_vec(),
+            attempts,
+            last_reply: String::new(),
+            retry_at: None,
+            delay_told: false,
+            kept_back: false,
+            discard_at: None,
+        }
+    }
+
+    #[test]
+    fn a_row_shows_what_was_recorded_whoever_else_came_back_into_it() {
+        let taken = row(&[0, 2], 3);
+        for (now, as_taken) in [
+            (row(&[0, 2], 3), true),
+            // Somebody had refused mail tried again before the outcome was applied…
+            (row(&[0, 1, 2], 3), true),
+            (row(&[0, 1, 2], 9), true),
+            // …or after: 0 was delivered, and 1 is back.
+            (row(&[1, 2], 3), false),
+            (row(&[1], 3), false),
+            (row(&[2], 3), false),
+            (row(&[0, 2], 4), false),
+        ] {
+            assert_eq!(is_as_taken(&taken, &now), as_taken, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn long_answers_for_many_recipients_go_into_several_proposals_in_order() {
+        let report = |message: u128| Report {
+            row: row(&[0], 0),
+            outcomes: (0..1000)
+                .map(|recipient| Outcome {
+                    message: MessageId(message),
+                    recipient,
+                    verdict: Verdict::Deferred,
+                    reply: "4".repeat(REPLY_TEXT_OCTETS_MAX),
+                })
+                .collect(),
+            after: After::Done,
+        };
+        let mut batch: Vec<Report> = (0..64).map(report).collect();
+        let pieces = proposals(&mut batch);
+        let all: Vec<u128> = pieces.iter().flatten().map(|o| o.message.0).collect();
+        assert_eq!(all.len(), 64_000);
+        assert!(all.is_sorted());
+        for outcomes in pieces {
+            let command = Command::Settle {
+                domain: holdfast_mail::Domain::parse("example.org").unwrap(),
+                node: holdfast_mail::NodeId(1),
+                epoch: u64::MAX,
+                outcomes,
+            };
+            assert!(command.encode().len() < PROPOSAL_BYTES_MAX * 2);
+        }
     }
 }

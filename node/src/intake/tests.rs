@@ -43,6 +43,7 @@ impl House {
             data_dir: dir.path().to_owned(),
             member,
             profile: WanProfile::Lan,
+            snapshot_every: crate::config::SNAPSHOT_EVERY,
             disk_free_min: 0,
             fatal: Arc::new(|why| panic!("{why}")),
             flush_times: crate::store::FlushTimes::default(),

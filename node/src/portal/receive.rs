@@ -23,6 +23,7 @@ use super::page::{Frame, Problem, count};
 use super::{Portal, overview, told};
 use crate::accounts::Seal;
 use crate::attendance::{Attendance, NotThere, RENEW_EVERY};
+use crate::dial::is_public;
 use crate::replica::{Served, now};
 
 /// How often the page says how many wait, if that changed.
@@ -45,6 +46,16 @@ pub(super) async fn receive(
 ) -> Result<Response, Problem> {
     let record = posted.who.domain(&portal, &name)?;
     let to = SocketAddr::new(posted.who.client.0.to_canonical(), record.primary.port);
+    let route = query::route(&portal.cluster.view(), &record.name)?;
+    if !route.private && !is_public(to.ip()) {
+        return Err(Problem::Wrong(format!(
+            "You are signed in from {}, an address inside a network, which may be another machine's where mail is \
+             delivered from. Nothing was changed. Sign in from the machine that receives the mail, and not through a \
+             proxy; or have the operator allow it: domain route {} --private-addresses allow",
+            to.ip(),
+            record.name
+        )));
+    }
     let cluster = portal.cluster.clone();
     let account = &posted.who.session.account.name;
     let session = Attendance::begin(cluster, record.name.clone(), account, to, None);

@@ -58,22 +58,33 @@ impl Clock {
         }
     }
 
+    /// The time by the log: the latest in it, and what has passed since that was applied here. This
+    /// node's clock, until something is.
+    pub(crate) fn time(&self) -> Timestamp {
+        let logged = self.lock().logged;
+        logged.map_or_else(now, |(at, since)| at.plus(since.elapsed()))
+    }
+
     /// How far the clocks that were heard of within the last minute are ahead of this node's,
     /// milliseconds.
     pub(crate) fn others(&self) -> Vec<(NodeId, i64)> {
         self.lock().ahead_of(now())
     }
 
+    /// Whether the clocks agree that it is later than the log knows: they were set forward.
+    pub(crate) fn is_ahead_of_the_log(&self) -> bool {
+        let own = now();
+        let heard = self.lock();
+        let expected = heard.expected(own);
+        expected.is_some_and(|expected| {
+            heard.agreed(own).0 > shifted(own, expected).0.saturating_add(SKEW_MAX_MS)
+        })
+    }
+
     /// The stamp to log instead of `stamp`, which `node` made, if that is far off.
     pub(crate) fn correction(&self, stamp: Timestamp, node: NodeId) -> Option<Timestamp> {
-        let own = now();
         let mut heard = self.lock();
-        let others = heard.ahead_of(own).into_iter().map(|(_, ahead)| ahead);
-        let others: Vec<i64> = others.collect();
-        let expected = heard
-            .logged
-            .map(|(at, since)| difference(at.plus(since.elapsed()), own));
-        let agreed = shifted(own, median(others, expected));
+        let agreed = heard.agreed(now());
         if agreed.0.abs_diff(stamp.0) <= SKEW_MAX_MS {
             return None;
         }
@@ -96,6 +107,18 @@ impl Clock {
 }
 
 impl Heard {
+    /// What most clocks say, by one that says `own`.
+    fn agreed(&self, own: Timestamp) -> Timestamp {
+        let others = self.ahead_of(own).into_iter().map(|(_, ahead)| ahead);
+        shifted(own, median(others.collect(), self.expected(own)))
+    }
+
+    /// How far the log's time is ahead of `own` by now, milliseconds.
+    fn expected(&self, own: Timestamp) -> Option<i64> {
+        self.logged
+            .map(|(at, since)| difference(at.plus(since.elapsed()), own))
+    }
+
     /// How far the clocks that were heard of within the last minute are ahead of `own` by now,
     /// milliseconds.
     fn ahead_of(&self, own: Timestamp) -> Vec<(NodeId, i64)> {
@@ -185,6 +208,22 @@ mod tests {
     use super::*;
 
     const YEAR: i64 = 365 * 24 * 3600 * 1000;
+
+    #[tokio::test]
+    async fn the_log_is_told_when_the_clocks_were_set_forward_and_not_when_one_was() {
+        let clock = Clock::default();
+        let fair = now();
+        assert!(!clock.is_ahead_of_the_log(), "nothing was logged");
+        clock.logged(fair);
+        assert!(!clock.is_ahead_of_the_log());
+        assert!(clock.time().0.abs_diff(fair.0) < 1_000);
+        clock.heard(2, fair.plus(Duration::from_secs(86_400)));
+        clock.heard(3, fair);
+        assert!(!clock.is_ahead_of_the_log(), "one is wrong");
+        let clock = Clock::default();
+        clock.logged(shifted(fair, -86_400_000));
+        assert!(clock.is_ahead_of_the_log());
+    }
 
     #[test]
     fn one_wild_clock_of_three_has_no_say() {

@@ -105,6 +105,13 @@ impl Cluster {
         propose::submit(&self.0.proposals, command, deadline).await
     }
 
+    /// The cluster's time, as far as this node has heard of it: what decides when a lease, or
+    /// somebody's being there, ends. Its own clock may be wrong.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.0.peers.clock.time()
+    }
+
     /// What this node has applied, as one consistent view. It may lag behind the leader.
     #[must_use]
     pub fn view(&self) -> View {

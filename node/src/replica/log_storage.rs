@@ -204,6 +204,21 @@ impl RaftLogReader<Types> for LogStorage {
                 }
                 let upto = end.min(next.saturating_add(APPLY_CHUNK));
                 let entries = log.read(next, upto, REPLICATE_BYTES_MAX)?;
+                let indexes = entries.iter().map(|entry| entry.log_id.index);
+                // openraft would take a shorter stream for all of it, and what is missing for applied.
+                let last = || {
+                    log.store
+                        .log_bounds()
+                        .map(|bounds| bounds.map(|(_, last)| last))
+                };
+                if !indexes.eq((next..).take(entries.len()))
+                    || entries.is_empty() && last()? >= Some(next)
+                {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!("entry {next} of the log, or one behind it, is missing"),
+                    ));
+                }
                 let Some(last) = entries.last() else {
                     return Ok(None);
                 };

@@ -512,6 +512,7 @@ mod tests {
             data_dir: dir.join("data"),
             member: member(1),
             profile: crate::replica::WanProfile::Lan,
+            snapshot_every: crate::config::SNAPSHOT_EVERY,
             disk_free_min: 0,
             fatal: Arc::new(|why| panic!("{why}")),
             flush_times: crate::store::FlushTimes::default(),

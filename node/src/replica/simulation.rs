@@ -199,6 +199,7 @@ fn options(host: usize, dir: &Path, fatal: &Arc<Mutex<Option<String>>>) -> super
         data_dir: dir.to_owned(),
         member: member(host, NodeId(0)),
         profile: WanProfile::Lan,
+        snapshot_every: crate::config::SNAPSHOT_EVERY,
         disk_free_min: 0,
         fatal: Arc::new(move |why| {
             lock(&fatal).get_or_insert(why);
@@ -361,7 +362,7 @@ async fn propose(cluster: &Cluster, command: Command) -> Result<Reply, ProposeEr
         .await
 }
 
-/// What `membership::admit` does, without a call.
+/// What `admission::admit` does, without a call.
 async fn admit(cluster: &Cluster, host: usize) -> Identity {
     let secret = [u8::try_from(host).unwrap(); 32];
     let token_id = [secret[0]; 16];

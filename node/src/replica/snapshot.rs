@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use holdfast_proto::cluster as wire;
@@ -50,6 +50,8 @@ pub(crate) type Row = (Vec<u8>, Vec<u8>);
 #[derive(Clone)]
 pub(crate) struct Snapshots {
     dir: PathBuf,
+    /// One at a time becomes the current one: openraft builds a snapshot while another comes in.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Snapshots {
@@ -62,7 +64,10 @@ impl Snapshots {
                 std::fs::remove_file(path)?;
             }
         }
-        Ok(Self { dir })
+        Ok(Self {
+            dir,
+            turn: Arc::default(),
+        })
     }
 
     /// An empty file for a snapshot that arrives. It goes with its last clone, unless adopted.
@@ -123,12 +128,26 @@ impl Snapshots {
         self.adopt(&path)
     }
 
-    /// Makes a complete, synced file at `path` the current snapshot, durably.
+    /// Makes a complete, synced file at `path` the current snapshot, durably, and gives that file:
+    /// whatever becomes the current one next, its rows are those. One that is newer stays; the log
+    /// before it may be gone.
     pub(crate) fn adopt(&self, path: &Path) -> io::Result<SnapshotFile> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = SnapshotFile::open(path)?;
+        let of = |meta: SnapshotMeta| meta.last_log_id.map(|id| id.index);
+        // One that cannot be read is replaced.
+        let current = self.current().ok().flatten();
+        if current.and_then(|(meta, _)| of(meta)) > of(file.meta()?) {
+            std::fs::remove_file(path)?;
+            return Ok(file);
+        }
         let current = self.dir.join("current");
         std::fs::rename(path, &current)?;
         File::open(&self.dir)?.sync_all()?;
-        SnapshotFile::open(&current)
+        Ok(SnapshotFile {
+            path: current,
+            ..file
+        })
     }
 }
 
@@ -322,6 +341,35 @@ mod tests {
         }
     }
 
+    /// openraft builds one while another is installed.
+    #[test]
+    fn a_build_that_ends_late_takes_the_place_of_no_newer_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(dir.path().join("s")).unwrap();
+        let row = |text: &str| vec![(text.as_bytes().to_vec(), vec![])];
+        let of = |index| {
+            let mut meta = meta();
+            meta.last_log_id = meta.last_log_id.map(|id| openraft::LogId { index, ..id });
+            meta
+        };
+        let build = |index, text| {
+            let rows = row(text).into_iter().map(Ok);
+            snapshots.build(&of(index), rows).unwrap()
+        };
+        let newer = build(50, "newer");
+        let late = build(42, "late");
+        let rows = |file: &SnapshotFile| -> Vec<Row> {
+            file.rows().unwrap().1.collect::<io::Result<_>>().unwrap()
+        };
+        assert_eq!(rows(&late), row("late"), "its own rows go with its meta");
+        let (meta, current) = snapshots.current().unwrap().unwrap();
+        assert_eq!((meta, rows(&current)), (of(50), row("newer")));
+        let newest = build(51, "newest");
+        assert_eq!(rows(&newer), row("newer"), "as opened");
+        assert_eq!(snapshots.current().unwrap().unwrap().0, of(51));
+        assert_eq!(rows(&newest), row("newest"));
+    }
+
     #[test]
     fn a_snapshot_is_read_back_as_written() {
         let dir = tempfile::tempdir().unwrap();
@@ -347,7 +395,9 @@ mod tests {
         assert_eq!(files(), 1, "somebody still reads it");
         drop(other);
         assert_eq!(files(), 0);
+        let whole = snapshots.build(&meta(), std::iter::empty()).unwrap();
         let adopted = snapshots.stage("incoming-2").unwrap();
+        adopted.append(&whole.read_at(0, 1 << 16).unwrap()).unwrap();
         snapshots.adopt(adopted.path()).unwrap();
         drop(adopted);
         assert_eq!(files(), 1, "it is the current snapshot now");

@@ -162,6 +162,7 @@ impl Alone {
                 smtp_address: "127.0.0.1:25".into(),
             },
             profile: WanProfile::Lan,
+            snapshot_every: crate::config::SNAPSHOT_EVERY,
             disk_free_min: 0,
             fatal: Arc::new(|why| panic!("{why}")),
             flush_times: crate::store::FlushTimes::default(),

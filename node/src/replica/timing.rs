@@ -7,13 +7,6 @@
 use crate::config::WanProfile;
 use openraft::{Config, SnapshotPolicy, StepDownPolicy};
 
-/// Entries between two snapshots of the state. The state is small; bodies are not in it.
-const SNAPSHOT_EVERY: u64 = 20_000;
-
-/// Entries kept behind a snapshot, for followers that lag: a short absence is caught up from
-/// the log, without sending the whole state.
-const LOG_KEPT: u64 = 10_000;
-
 impl WanProfile {
     /// Milliseconds: heartbeat interval, shortest and longest election time-out.
     fn millis(self) -> (u64, u64, u64) {
@@ -30,7 +23,9 @@ impl WanProfile {
         std::time::Duration::from_millis(self.millis().2)
     }
 
-    pub(crate) fn raft_config(self) -> Config {
+    /// After `snapshot_every` entries the state is written down. Half as many are kept behind it, for
+    /// followers that lag: a short absence is caught up from the log, without sending the whole state.
+    pub(crate) fn raft_config(self, snapshot_every: u64) -> Config {
         let (heartbeat_interval, election_timeout_min, election_timeout_max) = self.millis();
         Config {
             cluster_name: "holdfast".into(),
@@ -44,8 +39,8 @@ impl WanProfile {
             enable_leader_restore: Some(false),
             removed_leader_step_down: StepDownPolicy::After(election_timeout_min),
             max_payload_entries: 128,
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
-            max_in_snapshot_log_to_keep: LOG_KEPT,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
+            max_in_snapshot_log_to_keep: snapshot_every / 2,
             purge_batch_size: 1024,
             replication_lag_threshold: 200,
             ..Config::default()

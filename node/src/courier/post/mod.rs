@@ -30,7 +30,6 @@ use super::Options;
 use super::counters::Counters;
 use super::fate;
 use super::lease::Lease;
-use super::office::clock;
 use super::plan::{self, LEASE_TTL, RANK_DELAY, RENEW_INTERVAL};
 use crate::net::dns::Resolver;
 use crate::replica::Cluster;
@@ -141,7 +140,7 @@ impl Post {
             }
             return Ok(());
         }
-        if let Some(found) = self.reviewer.due(&cluster.view())? {
+        if let Some(found) = self.reviewer.due(&cluster.view(), cluster.time())? {
             self.reviews = found;
         }
         let (owed, due) = (self.owed()?, self.due()?);
@@ -177,7 +176,7 @@ impl Post {
     /// What is to be written now.
     fn owed(&self) -> Result<Vec<Owed>, KvError> {
         let view = self.desk.cluster.view();
-        let now = clock();
+        let now = self.desk.cluster.time();
         let mut found = Vec::new();
         let mut after = None;
         loop {
@@ -195,7 +194,7 @@ impl Post {
     /// What is to be sent now.
     fn due(&self) -> Result<Vec<PendingReport>, KvError> {
         let view = self.desk.cluster.view();
-        let now = clock();
+        let now = self.desk.cluster.time();
         let mut found = Vec::new();
         let mut after = None;
         loop {
@@ -227,7 +226,7 @@ impl Post {
             .map_or(0, |lease| lease.epoch);
         if epoch == 0 {
             self.lease = None;
-            if held.is_some_and(|held| held.node != me && held.until > clock()) {
+            if held.is_some_and(|held| held.node != me && held.until > cluster.time()) {
                 self.unattended = None;
                 return Ok(false);
             }

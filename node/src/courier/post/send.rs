@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep};
 
 use super::super::carrier::Guarded;
 use super::super::lease::Lease;
-use super::super::office::clock;
 use super::{Desk, route};
 use crate::history;
 use crate::talk::deliver::Connection;
@@ -73,7 +72,7 @@ impl Letter {
 
     /// It waits, unless it has waited long enough.
     fn put_off(&self, desk: &Desk, domain: &Domain, reply: &str) -> ReportOutcome {
-        let fate = if self.report.give_up_at <= clock() {
+        let fate = if self.report.give_up_at <= desk.cluster.time() {
             ReportFate::Dropped
         } else {
             ReportFate::Deferred
@@ -145,7 +144,7 @@ async fn record(desk: &Desk, lease: &Lease, outcomes: Vec<ReportOutcome>) {
     }
     desk.await_view(|view| {
         let before = last.0.checked_sub(1).map(Seq);
-        let now = clock();
+        let now = desk.cluster.time();
         Ok(!query::reports(view, before, 1)?
             .iter()
             .any(|report| report.seq == last && report.next_at <= now))

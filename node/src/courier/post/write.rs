@@ -6,7 +6,6 @@ use holdfast_ledger::{Command, query};
 use holdfast_mail::dsn::{self, Report, Returned, Told};
 use holdfast_mail::{Envelope, MessageId, Recipient, ReversePath};
 
-use super::super::office::clock;
 use super::Desk;
 use crate::replica::{BodyWriter, random_id};
 
@@ -42,7 +41,7 @@ pub(super) async fn write(desk: &Desk, owed: &Owed, epoch: u64) -> Result<Option
             (Vec::new(), false)
         }
     };
-    let now = clock();
+    let now = cluster.time();
     let id = MessageId::new(now, random_id());
     let reporting = &cluster.me().smtp_name;
     let report = Report {
