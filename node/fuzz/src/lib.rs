@@ -38,7 +38,7 @@ pub const TARGETS: &[Target] = &[
         name: "session",
         run: session,
         words: server::WORDS,
-        rounds: 150_000,
+        rounds: 130_000,
     },
     Target {
         name: "identity",
