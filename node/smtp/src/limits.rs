@@ -31,8 +31,8 @@ pub const ERRORS_MAX: usize = 20;
 /// trying.
 pub const REFUSED_RECIPIENTS_MAX: usize = 100;
 
-/// Commands that carry no mail (NOOP, RSET, HELO, VRFY, HELP, ETRN …), between one message and
-/// the next. Each costs little; a connection that lives on them takes another sender's place.
+/// Commands that carry no mail (NOOP, RSET, HELO, VRFY, HELP, ETRN …, chunks of nothing, and MAIL
+/// or content that was refused), between one message and the next. Each costs little; a connection that lives on them takes another sender's place.
 pub const IDLE_COMMANDS_MAX: usize = 100;
 
 /// Pieces of content handed to the shell, bytes: what one session holds in memory beside its
