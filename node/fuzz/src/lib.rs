@@ -43,7 +43,7 @@ pub const TARGETS: &[Target] = &[
         name: "session",
         run: session,
         words: server::WORDS,
-        rounds: 130_000,
+        rounds: 120_000,
     },
     Target {
         name: "identity",
@@ -85,7 +85,7 @@ pub const TARGETS: &[Target] = &[
         name: "dsn",
         run: dsn,
         words: dsn::WORDS,
-        rounds: 100_000,
+        rounds: 70_000,
     },
     Target {
         name: "entries",
