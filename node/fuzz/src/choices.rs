@@ -32,6 +32,13 @@ impl<'a> Choices<'a> {
         number % end
     }
 
+    /// Up to `count` bytes as they are.
+    pub fn bytes(&mut self, count: usize) -> &'a [u8] {
+        let (bytes, rest) = self.0.split_at(count.min(self.0.len()));
+        self.0 = rest;
+        bytes
+    }
+
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.0.is_empty()

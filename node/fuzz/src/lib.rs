@@ -8,8 +8,11 @@
 mod apply;
 mod bdat;
 mod choices;
+mod dsn;
 mod entries;
+mod finger;
 mod identity;
+mod mime;
 mod play;
 mod primary;
 mod random;
@@ -22,7 +25,9 @@ mod words;
 pub use apply::apply;
 pub use bdat::bdat;
 pub use choices::Choices;
+pub use dsn::dsn;
 pub use entries::entries;
+pub use finger::finger;
 pub use identity::identity;
 pub use play::{Target, play, seed, times};
 pub use primary::primary;
@@ -38,7 +43,7 @@ pub const TARGETS: &[Target] = &[
         name: "session",
         run: session,
         words: server::WORDS,
-        rounds: 150_000,
+        rounds: 120_000,
     },
     Target {
         name: "identity",
@@ -69,6 +74,18 @@ pub const TARGETS: &[Target] = &[
         run: words,
         words: words::WORDS,
         rounds: 400_000,
+    },
+    Target {
+        name: "finger",
+        run: finger,
+        words: finger::WORDS,
+        rounds: 600_000,
+    },
+    Target {
+        name: "dsn",
+        run: dsn,
+        words: dsn::WORDS,
+        rounds: 70_000,
     },
     Target {
         name: "entries",

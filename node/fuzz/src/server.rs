@@ -24,6 +24,18 @@ pub(crate) const WORDS: &[&[u8]] = &[
     b"HELP\r\n",
     b"ETRN example.org\r\n",
     b"ETRN @example.org\r\n",
+    b"ETRN #queue\r\n",
+    b"AUTH PLAIN AGFubgBzM2NyZXQ=\r\n",
+    b"AUTH PLAIN\r\n",
+    b"AUTH LOGIN\r\n",
+    b"AUTH LOGIN YW5u\r\n",
+    b"AUTH PLAIN =\r\n",
+    b"AGFubgBzM2NyZXQ=\r\n",
+    b"YW5u\r\n",
+    b"czNjcmV0\r\n",
+    b"*\r\n",
+    b"ATRN\r\n",
+    b"ATRN a.example,b.example\r\n",
     b"STARTTLS\r\n",
     b"QUIT\r\n",
     b"GET / HTTP/1.1\r\n",
@@ -58,11 +70,16 @@ pub(crate) enum Event {
     Refused(u16),
     Reset,
     Tls,
+    Turned,
 }
 
 /// A session, its desk, and the diary.
 pub(crate) struct Server {
     session: Session,
+    service: Service,
+    secure: bool,
+    /// Whose login was granted.
+    user: Option<String>,
     answers: [u8; 4],
     questions: usize,
     body: Vec<u8>,
@@ -84,6 +101,8 @@ impl Server {
         let size = sizes[usize::from(at(0)) % sizes.len()];
         let mut options = Options::new("mx.example", size, at(1) % 2 == 0);
         (options.service, options.secure) = match at(1) % 8 {
+            2 => (Service::OnDemand, false),
+            4 => (Service::Submission, false),
             5 => (Service::Submission, true),
             6 => (Service::OnDemand, true),
             7 => (Service::Submission, false),
@@ -100,7 +119,10 @@ impl Server {
 
     pub(crate) fn with(options: Options, answers: [u8; 4]) -> Self {
         Self {
+            service: options.service,
+            secure: options.secure,
             session: Session::new(options),
+            user: None,
             answers,
             questions: 0,
             body: Vec::new(),
@@ -141,16 +163,26 @@ impl Server {
                     self.diary.events.push(Event::Reset);
                 }
                 Step::StartTls if self.handshakes => {
+                    assert!(!self.secure, "TLS within TLS");
                     self.diary.events.push(Event::Tls);
                     self.session.tls_started();
+                    (self.secure, self.user) = (true, None);
                 }
                 Step::StartTls => {
                     self.at_handshake = true;
                     return;
                 }
                 Step::NeedInput => return,
+                Step::Close => {
+                    self.diary.closed = true;
+                    return;
+                }
                 // From here on the session reads nothing either.
-                Step::Close | Step::Turn => {
+                Step::Turn => {
+                    if !self.diary.closed {
+                        assert!(self.may_turn(), "{:?}", self.diary);
+                        self.diary.events.push(Event::Turned);
+                    }
                     self.diary.closed = true;
                     return;
                 }
@@ -161,6 +193,7 @@ impl Server {
 
     /// The number of the question decides, so that the same session gets the same answers.
     fn answer(&mut self, question: &Question) {
+        self.is_in_place(question);
         self.diary
             .events
             .push(Event::Asked(format!("{question:?}")));
@@ -169,12 +202,40 @@ impl Server {
         }
         let choice = self.answers[self.questions % self.answers.len()];
         self.questions += 1;
-        self.session.answer(match choice % 8 {
+        let reply = match choice % 8 {
             5 => Reply::new(451, 3, 0, "later"),
             6 => Reply::new(550, 1, 1, "never\r\n250 yes"),
             7 => Reply::new(421, 3, 2, "gone"),
             _ => Reply::new(250, 0, 0, "yes"),
-        });
+        };
+        if let Question::Login(login) = question
+            && reply.is_positive()
+        {
+            self.user = Some(login.user.clone());
+        }
+        self.session.answer(reply);
+        assert_eq!(self.session.user(), self.user.as_deref());
+    }
+
+    /// Each port has its own questions, and none hears a secret in clear or a stranger's wish.
+    fn is_in_place(&self, question: &Question) {
+        let (service, known) = (self.service, self.user.is_some());
+        let in_place = match question {
+            Question::Mail(_) | Question::Rcpt(_) | Question::Content | Question::Message => {
+                service == Service::Exchange || service == Service::Submission && known
+            }
+            Question::Etrn(_) => service == Service::Exchange,
+            Question::Login(_) => service != Service::Exchange && self.secure && !known,
+            Question::Atrn(_) => service == Service::OnDemand && known,
+        };
+        assert!(in_place, "{service:?}: {question:?}, {:?}", self.diary);
+    }
+
+    /// The roles turn behind the reply to ATRN, and nothing was said since.
+    fn may_turn(&self) -> bool {
+        let asked = self.diary.events.last();
+        matches!(asked, Some(Event::Asked(question)) if question.starts_with("Atrn"))
+            && self.diary.said.ends_with(b"250 2.0.0 yes\r\n")
     }
 
     /// A client that sends on without completing anything is not listened to for ever.

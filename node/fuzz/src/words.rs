@@ -9,6 +9,8 @@ pub(crate) const WORDS: &[&[u8]] = &[
     b"RCPT TO:<",
     b"EHLO ",
     b"ETRN ",
+    b"ATRN ",
+    b"AUTH ",
     b"BDAT ",
     b" LAST",
     b"@",
@@ -25,6 +27,7 @@ pub(crate) const WORDS: &[&[u8]] = &[
     b" SMTPUTF8",
     b" RET=FULL",
     b" ENVID=",
+    b" AUTH=<>",
     b" NOTIFY=SUCCESS,DELAY",
     b" ORCPT=rfc822;",
     b" ORCPT=utf-8;",
@@ -120,6 +123,11 @@ fn command(line: &[u8]) {
             assert!(!domain.is_literal());
         }
         Ok(Request::Etrn(Etrn::Queue(queue))) => one_line(&queue),
+        Ok(Request::Atrn(domains)) => domains.iter().for_each(name),
+        Ok(Request::Auth { mechanism, initial }) => {
+            parameter(Some(&mechanism));
+            parameter(initial.as_deref());
+        }
         Ok(_) => {}
     }
 }

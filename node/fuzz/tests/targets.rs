@@ -46,6 +46,16 @@ fn words_that_were_accepted_are_accepted_again_and_break_no_line() {
 }
 
 #[test]
+fn a_finger_line_asks_for_a_domain_or_for_nothing() {
+    target("finger");
+}
+
+#[test]
+fn a_notification_says_what_it_must_whatever_it_is_made_from() {
+    target("dsn");
+}
+
+#[test]
 fn entries_are_values_or_errors() {
     target("entries");
 }

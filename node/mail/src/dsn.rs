@@ -26,6 +26,12 @@ pub const FULL_OCTETS_MAX: u64 = 1 << 20;
 /// Octets of one line in the second part; longer fields are folded at a space.
 const LINE_OCTETS_MAX: usize = 76;
 
+/// Octets of any line (RFC 5322 section 2.1.1).
+const ANY_LINE_OCTETS_MAX: usize = 998;
+
+/// Octets of a word in text, so that there is room for what stands before it in its line.
+const WORD_OCTETS_MAX: usize = 900;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Nothing more will be tried for these recipients.
@@ -185,7 +191,7 @@ fn fields(report: &Report<'_>, global: bool, out: &mut String) {
     ));
     let original = report.original;
     if let Some(id) = original.envid.as_deref().and_then(xtext::decode) {
-        field(out, "Original-Envelope-Id", &id, global);
+        exact(out, "Original-Envelope-Id", &id, global);
     }
     field(
         out,
@@ -211,10 +217,10 @@ fn recipient(told: &Told<'_>, kind: Kind, global: bool, out: &mut String) {
         .as_deref()
         .and_then(|o| xtext::orcpt(o, global))
     {
-        field(out, "Original-Recipient", &orcpt, global);
+        exact(out, "Original-Recipient", &orcpt, global);
     }
     let address = xtext::address(told.recipient.address.as_str(), global);
-    field(out, "Final-Recipient", &address, global);
+    exact(out, "Final-Recipient", &address, global);
     let action = match kind {
         Kind::Failed => "failed",
         Kind::Delayed => "delayed",
@@ -247,12 +253,17 @@ fn recipient(told: &Told<'_>, kind: Kind, global: bool, out: &mut String) {
     }
 }
 
+/// The enhanced status code that the reply begins with, a primary's or ours.
+fn said(reply: &str) -> Option<Status> {
+    Status::leading(match is_smtp_reply(reply) {
+        true => reply.get(4..).unwrap_or_default(),
+        false => reply,
+    })
+}
+
 /// The enhanced status code: the primary's own where it gave one, ours where no server was asked.
 fn status(told: &Told<'_>, kind: Kind) -> Status {
-    let said = match is_smtp_reply(told.reply) {
-        true => Status::leading(told.reply.get(4..).unwrap_or_default()),
-        false => Status::leading(told.reply),
-    };
+    let said = said(told.reply);
     let class = told
         .reply
         .as_bytes()
@@ -285,18 +296,14 @@ fn is_smtp_reply(reply: &str) -> bool {
         && bytes.get(3).is_none_or(|byte| matches!(byte, b' ' | b'-'))
 }
 
-/// One field, folded, free of what would end it or could not travel.
+/// One field of text, folded, free of what would end it or could not travel.
 fn field(out: &mut String, name: &str, value: &str, global: bool) {
-    let clean: String = value
+    let able: String = value
         .chars()
-        .map(|c| match c {
-            c if c.is_control() => ' ',
-            c if c.is_ascii() || global => c,
-            _ => '?',
-        })
+        .map(|c| if c.is_ascii() || global { c } else { '?' })
         .collect();
     let mut line = format!("{name}:");
-    for word in clean.split(' ').filter(|word| !word.is_empty()) {
+    for word in words(&able) {
         if line.len() + 1 + word.len() > LINE_OCTETS_MAX && line.len() > name.len() + 1 {
             out.push_str(&line);
             out.push_str("\r\n");
@@ -307,4 +314,28 @@ fn field(out: &mut String, name: &str, value: &str, global: bool) {
     }
     out.push_str(&line);
     out.push_str("\r\n");
+}
+
+/// One field whose value names something: another number of spaces would name something else, and
+/// so would half of it. Left out where no line can hold it as it is; an address that was accepted
+/// never is.
+fn exact(out: &mut String, name: &str, value: &str, global: bool) {
+    let able = |c: char| !c.is_control() && (c.is_ascii() || global);
+    let line = format!("{name}: {value}");
+    if line.len() <= ANY_LINE_OCTETS_MAX && value.chars().all(able) {
+        out.push_str(&line);
+        out.push_str("\r\n");
+    }
+}
+
+/// The words of a text in which anything may be.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c == ' ' || c.is_control())
+        .flat_map(|mut rest| {
+            std::iter::from_fn(move || {
+                let (word, behind) = rest.split_at(rest.floor_char_boundary(WORD_OCTETS_MAX));
+                rest = behind;
+                Some(word).filter(|word| !word.is_empty())
+            })
+        })
 }

@@ -123,7 +123,8 @@ fn keeps_the_rules(case: &Case, written: &Written) {
     if fields.starts_with("delivery-status") {
         assert!(fields.is_ascii() && fields.contains("Content-Transfer-Encoding: 7bit\r\n"));
     }
-    assert!(fields.lines().all(|line| line.len() <= 998));
+    // RFC 5322 section 2.1.1: "Each line of characters MUST be no more than 998 characters".
+    assert!(head.lines().all(|line| line.len() <= 998));
     // Section 2.3.5: "It MUST NOT be included if no remote MTA was involved in the attempted
     // delivery of the message to that recipient."
     let spoken = case

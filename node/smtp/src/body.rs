@@ -38,7 +38,7 @@ impl Content {
         Self(State::LineStart)
     }
 
-    /// Adds the content in `input` to `out`.
+    /// Adds the content in `input` to `out`: never more than `input` is long.
     pub(crate) fn read(&mut self, input: &[u8], out: &mut Vec<u8>) -> Progress {
         let mut at = 0;
         while at < input.len() {
@@ -59,7 +59,7 @@ impl Content {
                 State::LineStart | State::Dot => self.0 = State::Line,
                 State::DotCr if byte == b'\n' => return Progress::End(at + 1),
                 State::Cr if byte == b'\n' => {
-                    out.extend_from_slice(b"\r\n");
+                    out.push(byte);
                     self.0 = State::LineStart;
                     at += 1;
                 }
@@ -72,7 +72,8 @@ impl Content {
                             return Progress::More;
                         }
                         Some(place) if rest[place] == b'\r' => {
-                            out.extend_from_slice(&rest[..place]);
+                            // With its CR, or one octet of input would be two of content.
+                            out.extend_from_slice(&rest[..=place]);
                             self.0 = State::Cr;
                             at += place + 1;
                         }

@@ -6,6 +6,9 @@ use holdfast_mail::Domain;
 /// names no limit, which makes it ours to set.
 pub const QUERY_OCTETS_MAX: usize = 512;
 
+/// What may stand around the words of a query. RFC 1288 section 2.2 knows spaces; the others slip in.
+const BLANKS: [char; 3] = [' ', '\t', '\r'];
+
 /// What one connection asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
@@ -25,9 +28,9 @@ pub fn parse(line: &[u8]) -> Query {
         return Query::Unknown;
     };
     // Section 2.5.4: /W asks for more words, and we have none.
-    let text = text.trim_matches([' ', '\t', '\r']);
+    let text = text.trim_matches(BLANKS);
     let text = match text.get(..2) {
-        Some(switch) if switch.eq_ignore_ascii_case("/w") => text[2..].trim_start(),
+        Some(switch) if switch.eq_ignore_ascii_case("/w") => text[2..].trim_start_matches(BLANKS),
         _ => text,
     };
     if text.is_empty() {
@@ -69,6 +72,7 @@ mod tests {
             b"\xff\xfe",
             b"a\0b",
             b"\xc3\xa9/W",
+            b"/W\xc2\xa0example.org",
         ] {
             assert_eq!(parse(line), Query::Unknown, "{line:?}");
         }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 /// A command line, bytes, CRLF included. RFC 5321 section 4.5.3.1.4 asks for 512; MAIL and RCPT
-/// grow by their parameters (SIZE 26, BODY 17, SMTPUTF8 10, RET and ENVID 117, NOTIFY and ORCPT
-/// 528), and internationalised paths are longer than their ASCII kin.
+/// grow by their parameters (SIZE 26, BODY 17, SMTPUTF8 10, RET and ENVID 117, AUTH 500, NOTIFY and
+/// ORCPT 528), and internationalised paths are longer than their ASCII kin.
 pub const COMMAND_BYTES_MAX: usize = 2048;
 
 // Local part 64, domain 255 and path 256 octets (RFC 5321 sections 4.5.3.1.1 to 4.5.3.1.3) are
@@ -31,8 +31,8 @@ pub const ERRORS_MAX: usize = 20;
 /// trying.
 pub const REFUSED_RECIPIENTS_MAX: usize = 100;
 
-/// Commands that carry no mail (NOOP, RSET, HELO, VRFY, HELP, ETRN …), between one message and
-/// the next. Each costs little; a connection that lives on them takes another sender's place.
+/// Commands that carry no mail (NOOP, RSET, HELO, VRFY, HELP, ETRN …, chunks of nothing, and MAIL
+/// or content that was refused), between one message and the next. Each costs little; a connection that lives on them takes another sender's place.
 pub const IDLE_COMMANDS_MAX: usize = 100;
 
 /// Pieces of content handed to the shell, bytes: what one session holds in memory beside its

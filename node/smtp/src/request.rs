@@ -60,9 +60,11 @@ pub enum Etrn {
     Queue(String),
 }
 
-/// Longest xtext parameter: RFC 3461 sections 4.2 and 4.4 (ORCPT 500, ENVID 100), octets.
+/// Longest xtext parameter: RFC 3461 sections 4.2 and 4.4 (ORCPT 500, ENVID 100) and RFC 4954
+/// section 3 (AUTH 500), octets.
 const ORCPT_OCTETS_MAX: usize = 500;
 const ENVID_OCTETS_MAX: usize = 100;
+const AUTH_OCTETS_MAX: usize = 500;
 
 fn syntax(text: impl Into<String>) -> Reply {
     Reply::new(501, 5, 4, text)
@@ -278,6 +280,14 @@ fn mail((path, rest): (&str, &str)) -> Result<Request, Reply> {
                 }
                 mail.envid = Some(value.to_owned());
             }
+            // RFC 4954 section 5: who wrote the message, by the client's word. Where that is not
+            // trusted, and here nobody's is, the server "MUST behave as if the AUTH=<> parameter
+            // was supplied".
+            ("AUTH", Some(value)) => {
+                if value.len() > AUTH_OCTETS_MAX || (value != "<>" && !is_xtext(value)) {
+                    return Err(syntax("AUTH is <> or xtext of at most 500 octets"));
+                }
+            }
             _ => return Err(unknown_parameter(&keyword)),
         }
     }
@@ -428,6 +438,8 @@ mod tests {
             "MAIL FROM:<>",
             "mail from:<joe@example.org> SIZE=1000 BODY=8BITMIME RET=HDRS ENVID=a+2Bb",
             "MAIL FROM: <joe@example.org>",
+            "MAIL FROM:<joe@example.org> AUTH=<>",
+            "MAIL FROM:<joe@example.org> SIZE=1 AUTH=joe+2B@example.org",
             "MAIL FROM:<\"a>b\"@example.org>",
             "RCPT TO:<postmaster>",
             "RCPT TO:<@a.example,@b.example:joe@example.org> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;joe@example.org",
@@ -460,6 +472,8 @@ mod tests {
             ("MAIL FROM:<joe@example.org> SIZE=99999999999999999999", 501),
             ("MAIL FROM:<joe@example.org> ENVID=a+2bb", 501),
             ("MAIL FROM:<joe@example.org> RET=SOME", 501),
+            ("MAIL FROM:<joe@example.org> AUTH", 555),
+            ("MAIL FROM:<joe@example.org> AUTH=a=b", 501),
             ("RCPT TO:<@:joe@example.org>", 501),
             ("RCPT TO:<@a.example,b.example:joe@example.org>", 501),
             ("RCPT TO:<@a.example joe@example.org>", 501),

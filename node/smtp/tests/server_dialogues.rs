@@ -54,6 +54,51 @@ fn every_dialogue_goes_as_written_however_the_bytes_are_cut() {
     }
 }
 
+/// What a shell makes room for.
+#[test]
+fn no_piece_of_content_is_larger_than_it_may_be_wherever_its_lines_end() {
+    for letters in PIECE_BYTES - 3..=PIECE_BYTES + 1 {
+        let mut player = Player {
+            session: Session::new(Options::new("mx.example", 1 << 20, false)),
+            answers: [(); 4].map(|()| reply("250 2.0.0 ok")).into(),
+            seen: Scene::default(),
+            body: Vec::new(),
+            writes: 0,
+            closed: false,
+        };
+        let line = [&vec![b'x'; letters][..], b"\r\n"].concat();
+        let said = "HELO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\nDATA\r\n";
+        for bytes in [said.as_bytes(), &line, b".\r\n"] {
+            player.session.receive(bytes);
+            player.run(&format!("{letters} letters"));
+        }
+        assert_eq!(player.body, line);
+    }
+}
+
+/// What a script cannot say a hundred times.
+#[test]
+fn content_that_is_always_refused_ends_the_session() {
+    let answers = ["250 2.1.0 ok", "250 2.1.5 ok", "451 4.3.2 no quorum"];
+    let mut player = Player {
+        session: Session::new(Options::new("mx.example", 1000, false)),
+        answers: answers.repeat(100).into_iter().map(reply).collect(),
+        seen: Scene::default(),
+        body: Vec::new(),
+        writes: 0,
+        closed: false,
+    };
+    let mail = "MAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\nDATA\r\n";
+    player.session.receive(b"HELO c\r\n");
+    player.run("HELO");
+    for number in 0..=100 {
+        assert!(!player.closed, "{number}");
+        player.session.receive(mail.as_bytes());
+        player.run(&format!("message {number}"));
+    }
+    assert!(player.closed && player.answers.is_empty());
+}
+
 /// What happened, or must happen, after one group of the client's bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Scene {

@@ -164,44 +164,129 @@ fn a_chunk_with_any_of_the_variants_is_refused_whole() {
     }
 }
 
-/// What our client does with a body: all that it writes behind the last reply of the envelope,
-/// and whether the primary was given the end.
-fn brought(body: &[u8], chunking: bool, cut: usize) -> (Vec<u8>, bool) {
-    let mut session = client::Session::new(client::Options::new("mx.example", client::Tls::Never));
-    let ehlo: &[u8] = if chunking {
-        b"250-p\r\n250 CHUNKING\r\n"
-    } else {
-        b"250 p\r\n"
+/// How our client brings a body.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    chunking: bool,
+    tls: bool,
+}
+
+const WAYS: [Way; 4] = [
+    Way {
+        chunking: false,
+        tls: false,
+    },
+    Way {
+        chunking: false,
+        tls: true,
+    },
+    Way {
+        chunking: true,
+        tls: false,
+    },
+    Way {
+        chunking: true,
+        tls: true,
+    },
+];
+
+/// All that our client writes to a primary that says yes to everything, and whether it takes the
+/// body for delivered.
+fn brought(pieces: &[&[u8]], way: Way) -> (Vec<u8>, bool) {
+    let len = pieces.iter().map(|piece| piece.len() as u64).sum();
+    let mut session = client::Session::new(client::Options::new(
+        "mx.example",
+        client::Tls::Opportunistic,
+    ));
+    let ehlo: &[u8] = match (way.chunking, way.tls) {
+        (false, false) => b"250 p\r\n",
+        (false, true) => b"250-p\r\n250 STARTTLS\r\n",
+        (true, false) => b"250-p\r\n250 CHUNKING\r\n",
+        (true, true) => b"250-p\r\n250-CHUNKING\r\n250 STARTTLS\r\n",
     };
-    let replies = [
-        b"220 p\r\n",
-        ehlo,
-        b"250 ok\r\n",
-        b"250 ok\r\n",
-        b"354 go\r\n",
-    ];
-    let mut replies = replies[..4 + usize::from(!chunking)].iter();
-    let mut written = Vec::new();
+    let mut rest = pieces.iter();
+    let (mut wire, mut heard, mut sent, mut delivered) = (Vec::new(), 0, false, false);
     loop {
         match session.next() {
-            client::Step::Write(bytes) => written.extend(bytes),
-            client::Step::Idle => session.send(mail(body.len() as u64)).unwrap(),
-            client::Step::NeedInput => match replies.next() {
-                Some(reply) => {
-                    written.clear();
-                    session.receive(reply);
-                }
-                None => return (written, true),
-            },
-            client::Step::NeedBody => {
-                body.chunks(cut).for_each(|chunk| session.body(chunk));
-                session.body_end();
+            client::Step::Write(bytes) => wire.extend(bytes),
+            client::Step::StartTls => session.tls_started(),
+            client::Step::Idle if sent => session.quit(),
+            client::Step::Idle => {
+                session.send(mail(len)).unwrap();
+                sent = true;
             }
-            client::Step::Outcome(_) => {}
-            client::Step::Closed(_) => return (written, false),
-            client::Step::StartTls => unreachable!("TLS is not wanted"),
+            client::Step::NeedInput => {
+                let reply = match wire[heard..].split(|byte| *byte == b' ').next().unwrap() {
+                    b"" => b"220 p\r\n",
+                    b"EHLO" => ehlo,
+                    b"DATA\r\n" => b"354 go\r\n",
+                    _ => b"250 ok\r\n",
+                };
+                heard = wire.len();
+                session.receive(reply);
+            }
+            client::Step::NeedBody => match rest.next() {
+                Some(piece) => session.body(piece),
+                None => session.body_end(),
+            },
+            client::Step::Outcome(outcome) => {
+                let fate = outcome.results[0].fate;
+                delivered = fate == client::Fate::Delivered;
+            }
+            client::Step::Closed(_) => return (wire, delivered),
         }
     }
+}
+
+/// What a primary that keeps to the letter sees in all that was written to it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    commands: Vec<String>,
+    messages: Vec<Vec<u8>>,
+    /// Content whose end has not come.
+    open: Option<Vec<u8>>,
+}
+
+fn seen(mut wire: &[u8]) -> Seen {
+    let mut seen = Seen::default();
+    while !wire.is_empty() {
+        let end = wire.windows(2).position(|pair| pair == b"\r\n").unwrap();
+        let command = String::from_utf8(wire[..end].to_vec()).unwrap();
+        wire = &wire[end + 2..];
+        let message = match command.split(' ').collect::<Vec<_>>()[..] {
+            ["DATA"] => content(wire).unwrap_or(None),
+            ["BDAT", len, "LAST"] => {
+                let len: usize = len.parse().unwrap();
+                wire.get(..len).map(|content| (content.to_vec(), len))
+            }
+            _ => {
+                seen.commands.push(command);
+                continue;
+            }
+        };
+        seen.commands.push(command);
+        let Some((message, used)) = message else {
+            seen.open = Some(wire.to_vec());
+            break;
+        };
+        seen.messages.push(message);
+        wire = &wire[used..];
+    }
+    seen
+}
+
+/// The commands around one message, however it is brought.
+fn commands(way: Way, len: usize) -> Vec<String> {
+    let mut commands = vec!["EHLO mx.example".to_owned()];
+    if way.tls {
+        commands.extend(["STARTTLS", "EHLO mx.example"].map(String::from));
+    }
+    commands.extend(["MAIL FROM:<>", "RCPT TO:<b@example.org>"].map(String::from));
+    commands.push(match way.chunking {
+        false => "DATA".to_owned(),
+        true => format!("BDAT {len} LAST"),
+    });
+    commands
 }
 
 fn mail(len: u64) -> client::Mail {
@@ -244,19 +329,31 @@ fn what_a_chunk_may_hold_is_one_message_even_to_a_primary_that_takes_every_varia
         b"\r\n.\r\nQUIT\r\n",
     ] {
         for body in bodies(middle) {
-            for cut in 1..=body.len() {
-                let (wire, ended) = brought(&body, false, cut);
-                assert!(ended);
-                assert_eq!(wire, stuffed(&body));
-                let early = lenient_ends(&wire)
-                    .into_iter()
-                    .find(|end| *end < wire.len() - 1);
-                assert_eq!(early, None, "{}", wire.escape_ascii());
-
-                let (wire, ended) = brought(&body, true, cut);
-                let header = format!("BDAT {} LAST\r\n", body.len());
-                assert!(ended);
-                assert_eq!(wire, [header.as_bytes(), &body].concat());
+            for (pieces, way) in
+                cuts(&body).flat_map(|pieces| WAYS.map(|way| (pieces.clone(), way)))
+            {
+                let (wire, delivered) = brought(&pieces, way);
+                assert!(delivered, "{way:?} {pieces:?}");
+                let mut expected = body.clone();
+                if !way.chunking && !body.ends_with(b"\r\n") {
+                    expected.extend_from_slice(b"\r\n");
+                }
+                let mut commands = commands(way, body.len());
+                commands.push("QUIT".to_owned());
+                let one = Seen {
+                    commands,
+                    messages: vec![expected],
+                    open: None,
+                };
+                assert_eq!(seen(&wire), one, "{way:?} {pieces:?}");
+                if !way.chunking {
+                    let content = stuffed(&body);
+                    assert!(wire.ends_with(&[&content, &b"QUIT\r\n"[..]].concat()));
+                    let early = lenient_ends(&content)
+                        .into_iter()
+                        .find(|end| *end < content.len() - 1);
+                    assert_eq!(early, None, "{}", wire.escape_ascii());
+                }
             }
         }
     }
@@ -265,16 +362,55 @@ fn what_a_chunk_may_hold_is_one_message_even_to_a_primary_that_takes_every_varia
 /// The door refuses such content, and this is the second lock: whatever wrote it to the store.
 #[test]
 fn a_body_with_any_of_the_variants_never_reaches_its_end_at_a_primary() {
+    let mut cases = 0;
     for variant in ENDS_OF_DATA {
         for body in bodies(variant) {
-            for chunking in [false, true] {
-                for cut in [1, 3, body.len()] {
-                    let (wire, ended) = brought(&body, chunking, cut);
-                    assert!(!ended, "{}", wire.escape_ascii());
-                    assert!(!wire.ends_with(b"\r\n.\r\n"), "{}", wire.escape_ascii());
+            for pieces in cuts(&body) {
+                for way in WAYS {
+                    let (wire, delivered) = brought(&pieces, way);
+                    assert!(!delivered, "{way:?} {pieces:?}");
+                    nothing_is_taken(&seen(&wire), way, &body);
+                    cases += 1;
                 }
             }
         }
+    }
+    assert!(cases > 12_000);
+}
+
+/// What is in front of it may be at the primary already.
+#[test]
+fn a_variant_behind_content_that_was_written_ends_nothing() {
+    let line = [&[b'x'; 76][..], b"\r\n"].concat();
+    let written = line.repeat(client::WRITE_BYTES_MIN / line.len() + 1);
+    for variant in ENDS_OF_DATA {
+        let hidden = [variant, SMUGGLED].concat();
+        let body = [&written[..], &hidden].concat();
+        // Whole, byte by byte, and cut within the variant and behind it.
+        for pieces in cuts(&hidden).take(2 + variant.len()) {
+            for way in WAYS {
+                let pieces = [&[&written[..]], &pieces[..]].concat();
+                let (wire, delivered) = brought(&pieces, way);
+                assert!(!delivered, "{way:?}");
+                let seen = seen(&wire);
+                assert!(seen.open.is_some(), "{way:?}");
+                nothing_is_taken(&seen, way, &body);
+            }
+        }
+    }
+}
+
+/// Neither by a primary that keeps to the letter, nor by one that takes every variant for the end.
+fn nothing_is_taken(seen: &Seen, way: Way, body: &[u8]) {
+    assert_eq!(seen.messages, [[0; 0]; 0]);
+    assert!(commands(way, body.len()).starts_with(&seen.commands));
+    if let Some(open) = &seen.open {
+        assert!(open.len() < body.len(), "{}", open.escape_ascii());
+        // Behind the lines that have no dot.
+        let from = open.windows(3).rposition(|end| end == b"x\r\n");
+        let behind = &open[from.map_or(0, |at| at + 3)..];
+        let early = lenient_ends(behind);
+        assert!(way.chunking || early.is_empty(), "{}", open.escape_ascii());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{HEADER_OCTETS_MAX, Returned};
+use super::{ANY_LINE_OCTETS_MAX, HEADER_OCTETS_MAX, Returned};
 use crate::Envelope;
 
 /// Octets of a line of quoted-printable (RFC 2045 section 6.7), its soft line break included.
@@ -50,19 +50,15 @@ pub(super) fn write(
                 "text/rfc822-headers"
             };
             let description = "The header of your message";
-            let plain = header
-                .iter()
-                .all(|byte| matches!(byte, b'\t' | b'\r' | b'\n' | b' '..=b'~'))
-                && header
-                    .split(|byte| *byte == b'\n')
-                    .all(|line| line.len() <= 998);
+            let lines = has_lines(header);
+            let plain = lines && header.is_ascii();
             match (plain, global) {
                 (true, _) => {
                     begin(kind, description, "7bit");
                     out.extend_from_slice(header);
                     false
                 }
-                (false, true) if std::str::from_utf8(header).is_ok() => {
+                (false, true) if lines && std::str::from_utf8(header).is_ok() => {
                     begin(kind, description, "8bit");
                     out.extend_from_slice(header);
                     true
@@ -75,6 +71,16 @@ pub(super) fn write(
             }
         }
     }
+}
+
+/// Whether its lines travel as they are (RFC 2045 sections 2.7 and 2.8): 998 octets at most, and
+/// CR and LF only together.
+fn has_lines(text: &[u8]) -> bool {
+    text.split_inclusive(|byte| *byte == b'\n').all(|line| {
+        line.strip_suffix(b"\r\n").is_some_and(|line| {
+            line.len() <= ANY_LINE_OCTETS_MAX && !line.iter().any(|byte| matches!(byte, b'\r' | 0))
+        })
+    })
 }
 
 /// The lines before the first empty one, each whole.

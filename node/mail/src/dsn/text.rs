@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::returned::quoted_printable;
-use super::{Kind, Report, Told, Why};
-use crate::Status;
+use super::{Kind, Report, Told, Why, said, words};
 
 /// Recipients that are named one by one; the second part has all of them.
 const NAMED_MAX: usize = 50;
@@ -93,12 +92,8 @@ fn one(report: &Report<'_>, told: &Told<'_>, out: &mut String) {
             },
             out,
         );
-        let reply: String = told
-            .reply
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        out.push_str(&format!("    {}\r\n\r\n", wrapped(&reply, "\r\n    ")));
+        let reply = wrapped(told.reply, "\r\n    ");
+        out.push_str(&format!("    {reply}\r\n\r\n"));
     }
     if report.kind == Kind::Failed {
         prose(advice(told), out);
@@ -107,8 +102,10 @@ fn one(report: &Report<'_>, told: &Told<'_>, out: &mut String) {
 
 /// What the sender can do.
 fn advice(told: &Told<'_>) -> &'static str {
-    let status = Status::leading(told.reply.get(4..).unwrap_or_default());
-    match (told.why, status.map(|s| (s.class, s.subject, s.detail))) {
+    match (
+        told.why,
+        said(told.reply).map(|s| (s.class, s.subject, s.detail)),
+    ) {
         (Why::Expired, _) => {
             "What you can do: reach the recipient in another way, and send the message again \
              once their mail works."
@@ -147,7 +144,7 @@ fn prose(text: &str, out: &mut String) {
 fn wrapped(text: &str, line_break: &str) -> String {
     let mut out = String::new();
     let mut column = 0;
-    for word in text.split(' ').filter(|word| !word.is_empty()) {
+    for word in words(text) {
         if column > 0 && column + 1 + word.len() > PROSE_OCTETS_MAX {
             out.push_str(line_break);
             column = 0;

@@ -510,6 +510,7 @@ impl Session {
             (_, Severity::GoOn) => self.unexpected(awaited, reply),
             (Awaited::Banner, Severity::Done) => self.ehlo(),
             (Awaited::Ehlo, Severity::Done) => self.opened(reply),
+            (Awaited::Helo, Severity::Done) if self.encrypted => self.log_in(),
             (Awaited::Helo, Severity::Done) => self.settled_on_clear(),
             // RFC 5321 section 3.2: "older systems which did not support extended SMTP" get
             // HELO.

@@ -190,7 +190,8 @@ impl Session {
             Request::Mail(_)
                 | Request::Rcpt(_)
                 | Request::Data
-                | Request::Bdat { .. }
+                | Request::Bdat { len: 1.., .. }
+                | Request::Bdat { last: true, .. }
                 | Request::Quit
         );
         self.idle_commands += usize::from(!carries_mail);

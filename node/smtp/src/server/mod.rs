@@ -349,6 +349,9 @@ impl Session {
             return;
         };
         let positive = reply.is_positive();
+        if matches!(question, Question::Mail(_) | Question::Content) && !positive {
+            self.idle_commands += 1;
+        }
         match question {
             Question::Mail(mail) => {
                 if positive {
