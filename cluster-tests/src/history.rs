@@ -38,6 +38,15 @@ pub enum Stage {
     AfterTheDot,
 }
 
+/// How a message's content is told from what follows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Framing {
+    /// DATA, up to a final dot.
+    Dot,
+    /// BDAT, in chunks of a length that is said first.
+    Chunks,
+}
+
 /// What is done to nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Fault {
@@ -121,6 +130,11 @@ pub enum Event {
         recipients: Vec<String>,
         /// Of the bytes behind the `Received` lines.
         digest: Digest,
+    },
+    /// A primary was sent a message's content. `cut`: it hung up in the middle.
+    Content {
+        framing: Framing,
+        cut: bool,
     },
     /// The node that brought a message has gone on after the primary's 250, so it knows of it.
     Confirmed {
@@ -501,6 +515,13 @@ impl History {
             }
         }
         counts
+    }
+
+    /// Contents that primaries were sent in that framing, in full or until they hung up.
+    #[must_use]
+    pub fn contents(&self, framing: Framing, cut: bool) -> usize {
+        let wanted = Event::Content { framing, cut };
+        self.events.iter().filter(|event| **event == wanted).count()
     }
 
     #[must_use]

@@ -144,6 +144,8 @@ pub struct Session {
     wire: Wire,
     node: String,
     letters: u32,
+    /// Whether it offers BDAT.
+    chunking: bool,
     /// The last refusal said that a quota is used up.
     over_quota: bool,
 }
@@ -170,10 +172,12 @@ impl Session {
         welcome(wire.reply()?)?;
         wire.write(b"EHLO sender.test\r\n")?;
         welcome(wire.reply()?)?;
+        let chunking = wire.said.contains("CHUNKING");
         Ok(Self {
             wire,
             node: node.to_owned(),
             letters: 0,
+            chunking,
             over_quota: false,
         })
     }
@@ -184,7 +188,7 @@ impl Session {
         self.letters += 1;
         let attempt = AttemptId(load.next_attempt.fetch_add(1, Ordering::Relaxed));
         let text = letter.bytes(attempt);
-        let (node, letters) = (self.node.clone(), self.letters);
+        let (node, letters, chunking) = (self.node.clone(), self.letters, self.chunking);
         let (wire, code) = self.transact(&load.recorder, attempt, letter, &text, cut)?;
         Some((
             code,
@@ -192,6 +196,7 @@ impl Session {
                 wire,
                 node,
                 letters,
+                chunking,
                 over_quota: false,
             },
         ))
@@ -245,8 +250,8 @@ impl Session {
         cut: bool,
     ) -> Option<(Wire, u16)> {
         record_attempt(recorder, attempt, letter, &self.node, text);
-        // Odd tries go by BDAT, even ones by DATA.
-        let by_chunk = attempt.0 % 2 == 1;
+        // Odd tries go by BDAT where it is offered, the others by DATA.
+        let by_chunk = attempt.0 % 2 == 1 && self.chunking;
         let mut stage = Stage::BeforeTheDot;
         let ended: io::Result<u16> = (|| {
             let code = self.envelope(letter)?;
@@ -327,7 +332,8 @@ impl Session {
 
 /// RFC 3463 section 3.3: "X.2.2 Mailbox full".
 fn says_over_quota(reply: &str) -> bool {
-    reply.starts_with("452 4.2.2 ") || reply.starts_with("552 5.2.2 ")
+    let last = reply.lines().last().unwrap_or_default();
+    last.starts_with("452 4.2.2 ") || last.starts_with("552 5.2.2 ")
 }
 
 impl Unfinished {
