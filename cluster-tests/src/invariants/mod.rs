@@ -169,6 +169,7 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::Event;
     use crate::history::sketch::{attempt, delivered, history, replied};
 
     #[test]
@@ -189,6 +190,7 @@ mod tests {
             attempt(2, 1, to),
             replied(2, 250),
             delivered(2, to),
+            Event::Confirmed { number: 2 },
         ]));
         assert!(!report.is_broken(), "{report}");
         let without_faults = [
