@@ -47,6 +47,15 @@ pub enum Framing {
     Chunks,
 }
 
+/// What a primary says when it is asked whether it has a recipient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Answer {
+    Yes,
+    No,
+    /// Neither: it is to be asked another time.
+    Later,
+}
+
 /// What is done to nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Fault {
@@ -181,6 +190,30 @@ pub enum Event {
     OverQuota {
         attempt: AttemptId,
     },
+    /// From now on recipients of the domain are those that its primary says it has; what it said
+    /// counts for so many seconds.
+    Verify {
+        domain: String,
+        keep_yes: f64,
+        keep_no: f64,
+    },
+    /// A primary was asked for a recipient: RCPT for the null sender, and no content after it.
+    Asked {
+        recipient: String,
+        /// The node that asked, as it calls itself.
+        by: String,
+        answer: Answer,
+    },
+    /// The reply to this try, which follows, says that the primary cannot be asked about a
+    /// recipient.
+    Unverified {
+        attempt: AttemptId,
+    },
+    /// A domain's primary has gone, or is about to come. It begins away.
+    Primary {
+        domain: String,
+        is_up: bool,
+    },
     /// The domain holds mail for so long, from the beginning.
     Hold {
         domain: String,
@@ -234,8 +267,20 @@ impl Recorder {
                 .fetch_max(attempt.0, Ordering::Relaxed);
         }
         let mut events = self.lock();
-        let at = self.begun.elapsed().as_secs_f64();
-        events.push((at, event));
+        events.push((self.now(), event));
+    }
+
+    /// Seconds since the beginning.
+    #[must_use]
+    pub fn now(&self) -> f64 {
+        self.begun.elapsed().as_secs_f64()
+    }
+
+    /// Records what was seen at that time, and understood only by what came after it.
+    pub fn record_at(&self, at: f64, event: Event) {
+        let mut events = self.lock();
+        let place = events.partition_point(|(then, _)| *then <= at);
+        events.insert(place, (at, event));
     }
 
     /// A number for a delivery.
@@ -443,11 +488,21 @@ impl History {
     /// When faults were at work.
     #[must_use]
     pub fn disturbances(&self) -> Disturbances {
+        self.disturbances_where(|_| true)
+    }
+
+    /// When faults were at work at this node.
+    #[must_use]
+    pub fn disturbances_at(&self, node: &str) -> Disturbances {
+        self.disturbances_where(|nodes| nodes.iter().any(|name| name == node))
+    }
+
+    fn disturbances_where(&self, concerns: impl Fn(&[String]) -> bool) -> Disturbances {
         let mut spans: Vec<(f64, f64)> = Vec::new();
         let mut open: BTreeMap<(Fault, &[String]), f64> = BTreeMap::new();
         for (at, event) in self.timed() {
             match event {
-                Event::FaultBegan { fault, nodes } => {
+                Event::FaultBegan { fault, nodes } if concerns(nodes) => {
                     open.entry((*fault, nodes)).or_insert(at);
                 }
                 Event::FaultEnded { fault, nodes } => {
@@ -612,6 +667,14 @@ pub(crate) mod sketch {
         }
     }
 
+    pub(crate) fn asked(recipient: &str, answer: Answer) -> Event {
+        Event::Asked {
+            recipient: recipient.into(),
+            by: "n1".into(),
+            answer,
+        }
+    }
+
     pub(crate) fn began(fault: Fault) -> Event {
         Event::FaultBegan {
             fault,
@@ -649,6 +712,17 @@ mod tests {
             "{lines}"
         );
         assert_eq!(recorder.history().tries().len(), 1);
+    }
+
+    #[test]
+    fn what_is_understood_late_stands_where_it_was_seen() {
+        let recorder = Recorder::default();
+        let before = recorder.now();
+        recorder.note("later");
+        recorder.record_at(before, sketch::asked("a@example.test", Answer::No));
+        let history = recorder.history();
+        assert!(matches!(history.events[0], Event::Asked { .. }));
+        assert!(history.times.is_sorted());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A customer's own mail server: down, or up with the moods of a real one.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use super::letter::{opened, reported};
 use super::ports;
 use super::wire::Wire;
-use crate::history::{Digest, Event, Framing, Recorder};
+use crate::history::{Answer, Digest, Event, Framing, Recorder};
 use crate::random::Random;
 
 const ACCEPT_POLL: Duration = Duration::from_millis(20);
@@ -58,6 +59,8 @@ pub struct Primary {
     seed: u64,
     recorder: Arc<Recorder>,
     mood: Arc<Mutex<Mood>>,
+    /// Addresses that it has, if it has not all of them.
+    users: Arc<Mutex<Option<BTreeSet<String>>>>,
     /// Sessions so far, also of earlier times: each is another.
     visits: Arc<AtomicU64>,
     up: Option<Up>,
@@ -80,6 +83,7 @@ impl Primary {
             seed,
             recorder,
             mood: Arc::new(Mutex::new(Mood::Human)),
+            users: Arc::default(),
             visits: Arc::default(),
             up: None,
         }
@@ -96,6 +100,15 @@ impl Primary {
         *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
     }
 
+    /// From now on it refuses recipients other than these.
+    pub fn has_only(&self, users: &[&str]) {
+        let domain = self.domain;
+        self.recorder
+            .note(format!("the primary of {domain} has only {users:?} now"));
+        let users = users.iter().map(|user| (*user).to_owned()).collect();
+        *self.users.lock().unwrap_or_else(PoisonError::into_inner) = Some(users);
+    }
+
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -107,8 +120,7 @@ impl Primary {
         if self.up.is_some() {
             return;
         }
-        self.recorder
-            .note(format!("the primary of {} comes up", self.domain));
+        self.record(true);
         let listener = TcpListener::bind(self.address)
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .expect("the primary's port is still free");
@@ -118,6 +130,7 @@ impl Primary {
             let (going_down, sessions) = (Arc::clone(&going_down), Arc::clone(&sessions));
             let (domain, recorder, seed) = (self.domain, Arc::clone(&self.recorder), self.seed);
             let (mood, visits) = (Arc::clone(&self.mood), Arc::clone(&self.visits));
+            let users = Arc::clone(&self.users);
             move || {
                 while !going_down.load(Ordering::Relaxed) {
                     let Ok((stream, _)) = listener.accept() else {
@@ -140,6 +153,7 @@ impl Primary {
                             random,
                             offer,
                             mood: Arc::clone(&mood),
+                            users: Arc::clone(&users),
                             client: String::new(),
                             unconfirmed: None,
                             mail: Transaction::default(),
@@ -150,6 +164,7 @@ impl Primary {
                             // An error is a client that went away. Dropping the stream would not
                             // hang up: the list of sessions has another handle of it.
                             drop(visit.serve());
+                            visit.begin_anew();
                             visit.wire.hang_up();
                         });
                     }
@@ -166,8 +181,6 @@ impl Primary {
     /// Stops listening and cuts every connection.
     pub fn go_down(&mut self) {
         let Some(up) = self.up.take() else { return };
-        self.recorder
-            .note(format!("the primary of {} goes down", self.domain));
         up.going_down.store(true, Ordering::Relaxed);
         drop(up.listening.join());
         for session in up
@@ -179,6 +192,12 @@ impl Primary {
             // It may have ended by itself.
             drop(session.shutdown(Shutdown::Both));
         }
+        self.record(false);
+    }
+
+    fn record(&self, is_up: bool) {
+        let domain = self.domain.to_owned();
+        self.recorder.record(Event::Primary { domain, is_up });
     }
 }
 
@@ -195,6 +214,7 @@ struct Visit {
     random: Random,
     offer: Offer,
     mood: Arc<Mutex<Mood>>,
+    users: Arc<Mutex<Option<BTreeSet<String>>>>,
     /// As it calls itself.
     client: String,
     /// The message that was taken last, until the client shows that it knows.
@@ -207,6 +227,9 @@ struct Transaction {
     reverse_path: String,
     parameters: Vec<String>,
     recipients: Vec<String>,
+    /// RCPT for the null sender and its answers, each with its time: questions, unless content
+    /// comes.
+    questions: Vec<(f64, String, Answer)>,
     text: Vec<u8>,
 }
 
@@ -294,6 +317,9 @@ impl Visit {
                 .next()
                 .unwrap_or_default()
                 .to_ascii_uppercase();
+            if ["DATA", "BDAT"].contains(&verb.as_str()) {
+                self.mail.questions.clear();
+            }
             match verb.as_str() {
                 "EHLO" => {
                     let name = line.split(' ').nth(1).unwrap_or_default();
@@ -303,10 +329,11 @@ impl Visit {
                 }
                 "HELO" | "NOOP" => self.wire.write(b"250 2.0.0 ok\r\n")?,
                 "RSET" => {
-                    self.mail = Transaction::default();
+                    self.begin_anew();
                     self.wire.write(b"250 2.0.0 ok\r\n")?;
                 }
                 "MAIL" => {
+                    self.begin_anew();
                     self.mail = Transaction {
                         reverse_path: path,
                         parameters: declared(&line),
@@ -314,13 +341,7 @@ impl Visit {
                     };
                     self.wire.write(b"250 2.1.0 ok\r\n")?;
                 }
-                "RCPT" if self.slips(RECIPIENT_DEFERRED_ONE_IN) => {
-                    self.wire.write(b"450 4.2.1 not now\r\n")?;
-                }
-                "RCPT" => {
-                    self.mail.recipients.push(path);
-                    self.wire.write(b"250 2.1.5 ok\r\n")?;
-                }
+                "RCPT" => self.recipient(path)?,
                 "DATA" if self.mail.recipients.is_empty() => {
                     self.wire.write(b"554 5.5.1 no valid recipients\r\n")?;
                 }
@@ -335,6 +356,40 @@ impl Visit {
             }
         }
         Ok(())
+    }
+
+    fn recipient(&mut self, path: String) -> io::Result<()> {
+        let is_known = {
+            let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+            users.as_ref().is_none_or(|users| users.contains(&path))
+        };
+        let (answer, reply): (_, &[u8]) = if self.slips(RECIPIENT_DEFERRED_ONE_IN) {
+            (Answer::Later, b"450 4.2.1 not now\r\n")
+        } else if is_known {
+            self.mail.recipients.push(path.clone());
+            (Answer::Yes, b"250 2.1.5 ok\r\n")
+        } else {
+            (Answer::No, b"550 5.1.1 no such user\r\n")
+        };
+        if self.mail.reverse_path.is_empty() {
+            let question = (self.recorder.now(), path, answer);
+            self.mail.questions.push(question);
+        }
+        self.wire.write(reply)
+    }
+
+    /// The transaction is over without content, if there is one: what it asked was all.
+    fn begin_anew(&mut self) {
+        let mail = std::mem::take(&mut self.mail);
+        for (at, recipient, answer) in mail.questions {
+            let by = self.client.clone();
+            let asked = Event::Asked {
+                recipient,
+                by,
+                answer,
+            };
+            self.recorder.record_at(at, asked);
+        }
     }
 
     fn data(&mut self) -> io::Result<()> {

@@ -223,6 +223,36 @@ impl Run {
         self.recorder.record(Event::Quota { domain, messages });
     }
 
+    /// From now on a domain's recipients are those that its primary says it has; what it says is
+    /// kept for so many seconds.
+    ///
+    /// # Panics
+    /// If not every node hears of it.
+    pub fn verify(&self, domain: &'static str, keep_yes: u32, keep_no: u32) {
+        let (yes, no) = (format!("{keep_yes}s"), format!("{keep_no}s"));
+        let policy = [
+            "--recipients",
+            "verify",
+            "--keep-yes",
+            &yes,
+            "--keep-no",
+            &no,
+        ];
+        let set = [&["domain", "set", domain], &policy[..]].concat();
+        self.sandbox.must("n1", &set);
+        for node in self.sandbox.names() {
+            wait_for(&format!("the policy at {node}"), DOMAIN_TIME_MAX, || {
+                let shown = self.sandbox.must(&node, &["domain", "show", domain]);
+                shown.to_string().contains("\"verify\"").then_some(())
+            });
+        }
+        self.recorder.record(Event::Verify {
+            domain: domain.to_owned(),
+            keep_yes: keep_yes.into(),
+            keep_no: keep_no.into(),
+        });
+    }
+
     /// Lets a domain hold mail for so many minutes only.
     pub fn hold_for_minutes(&self, domain: &'static str, minutes: u32) {
         let time = format!("{minutes}m");
@@ -449,6 +479,15 @@ impl Run {
         for primary in &mut self.primaries {
             if primary.domain() == domain {
                 primary.come_up();
+            }
+        }
+    }
+
+    /// From now on a domain's primary has only these users.
+    pub fn primary_has_only(&self, domain: &str, users: &[&str]) {
+        for primary in &self.primaries {
+            if primary.domain() == domain {
+                primary.has_only(users);
             }
         }
     }

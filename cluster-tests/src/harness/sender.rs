@@ -146,8 +146,18 @@ pub struct Session {
     letters: u32,
     /// Whether it offers BDAT.
     chunking: bool,
-    /// The last refusal said that a quota is used up.
-    over_quota: bool,
+    /// What the last refusal said of its cause.
+    cause: Cause,
+}
+
+/// Of a refusal, where a rule asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Other,
+    /// A quota is used up.
+    OverQuota,
+    /// The primary cannot be asked about a recipient.
+    Unverified,
 }
 
 /// A message of which all but the end has been sent.
@@ -178,7 +188,7 @@ impl Session {
             node: node.to_owned(),
             letters: 0,
             chunking,
-            over_quota: false,
+            cause: Cause::Other,
         })
     }
 
@@ -197,7 +207,7 @@ impl Session {
                 node,
                 letters,
                 chunking,
-                over_quota: false,
+                cause: Cause::Other,
             },
         ))
     }
@@ -258,7 +268,7 @@ impl Session {
             if code >= 300 {
                 return Ok(code);
             }
-            self.over_quota = false;
+            self.cause = Cause::Other;
             let payload = if by_chunk {
                 [format!("BDAT {} LAST\r\n", text.len()).as_bytes(), text].concat()
             } else {
@@ -277,13 +287,15 @@ impl Session {
             self.wire.write(&payload)?;
             stage = Stage::AfterTheDot;
             let code = self.wire.reply()?;
-            self.over_quota = says_over_quota(&self.wire.said);
+            self.cause = Cause::of(&self.wire.said);
             Ok(code)
         })();
         match ended {
             Ok(code) => {
-                if self.over_quota {
-                    recorder.record(Event::OverQuota { attempt });
+                match self.cause {
+                    Cause::Other => {}
+                    Cause::OverQuota => recorder.record(Event::OverQuota { attempt }),
+                    Cause::Unverified => recorder.record(Event::Unverified { attempt }),
                 }
                 recorder.record(Event::Replied {
                     attempt,
@@ -318,22 +330,31 @@ impl Session {
         self.wire.write(commands.as_bytes())?;
         let mut refused = None;
         let mut last = 250;
-        self.over_quota = false;
+        self.cause = Cause::Other;
         for _ in 0..=letter.recipients.len() {
             last = self.wire.reply()?;
             if last >= 300 && refused.is_none() {
                 refused = Some(last);
-                self.over_quota = says_over_quota(&self.wire.said);
+                self.cause = Cause::of(&self.wire.said);
             }
         }
         Ok(refused.unwrap_or(last))
     }
 }
 
-/// RFC 3463 section 3.3: "X.2.2 Mailbox full".
-fn says_over_quota(reply: &str) -> bool {
-    let last = reply.lines().last().unwrap_or_default();
-    last.starts_with("452 4.2.2 ") || last.starts_with("552 5.2.2 ")
+impl Cause {
+    fn of(reply: &str) -> Self {
+        let last = reply.lines().last().unwrap_or_default();
+        // RFC 3463 section 3.3: "X.2.2 Mailbox full".
+        if last.starts_with("452 4.2.2 ") || last.starts_with("552 5.2.2 ") {
+            return Self::OverQuota;
+        }
+        // Section 3.5 has "X.4.1 No answer from host", for whatever host.
+        if last.starts_with("451 4.4.1 ") && last.contains("cannot be asked about") {
+            return Self::Unverified;
+        }
+        Self::Other
+    }
 }
 
 impl Unfinished {
