@@ -102,6 +102,11 @@ impl Fault {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum Event {
+    /// A sender has a letter to hand over.
+    Letter {
+        letter: u64,
+        recipients: Vec<String>,
+    },
     /// A sender begins to hand over a message.
     Attempt {
         attempt: AttemptId,
@@ -537,6 +542,41 @@ impl History {
         waits
     }
 
+    /// Seconds that letters for nobody but `domain`, since `from`, waited for their 250; those that
+    /// have none, until now.
+    #[must_use]
+    pub fn waits_of(&self, domain: &str, from: f64) -> Vec<f64> {
+        let mut begun: BTreeMap<u64, f64> = BTreeMap::new();
+        let mut letters: BTreeMap<AttemptId, u64> = BTreeMap::new();
+        let mut waits = Vec::new();
+        for (at, event) in self.timed() {
+            match event {
+                Event::Letter { letter, recipients }
+                    if at >= from && recipients.iter().all(|to| domain_of(to) == domain) =>
+                {
+                    begun.insert(*letter, at);
+                }
+                Event::Attempt {
+                    attempt, letter, ..
+                } => {
+                    letters.insert(*attempt, *letter);
+                }
+                Event::Replied {
+                    attempt,
+                    stage: Stage::AfterTheDot,
+                    code: 0..400,
+                } => {
+                    let begun = letters.get(attempt).and_then(|it| begun.remove(it));
+                    waits.extend(begun.map(|begun| at - begun));
+                }
+                _ => {}
+            }
+        }
+        let now = self.times.last().copied().unwrap_or_default();
+        waits.extend(begun.into_values().map(|begun| now - begun));
+        waits
+    }
+
     /// When each try began.
     #[must_use]
     pub fn begun(&self) -> BTreeMap<AttemptId, f64> {
@@ -712,6 +752,26 @@ mod tests {
             "{lines}"
         );
         assert_eq!(recorder.history().tries().len(), 1);
+    }
+
+    #[test]
+    fn a_letter_waits_from_the_moment_that_its_sender_has_it() {
+        let letter = |letter, to: &str| Event::Letter {
+            letter,
+            recipients: vec![to.into()],
+        };
+        let history = sketch::history(&[
+            letter(1, "a@example.test"),
+            letter(2, "b@other.test"),
+            letter(3, "c@example.test"),
+            sketch::attempt(1, 1, &["a@example.test"]),
+            sketch::replied(1, 451),
+            sketch::attempt(2, 1, &["a@example.test"]),
+            sketch::replied(2, 250),
+        ]);
+        assert_eq!(history.waits_of("example.test", 0.0), [6.0, 4.0]);
+        assert_eq!(history.waits_of("example.test", 1.0), [4.0]);
+        assert_eq!(history.waits_of("other.test", 0.0), [5.0]);
     }
 
     #[test]

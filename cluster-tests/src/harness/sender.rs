@@ -94,6 +94,10 @@ impl Load {
         while !self.is_stopped() {
             thread::sleep(PACE);
             let letter = self.letter();
+            self.recorder.record(Event::Letter {
+                letter: letter.number,
+                recipients: letter.recipients.clone(),
+            });
             for turn in at.. {
                 let node = turn % self.nodes.len();
                 let cut = random.one_in(CUT_ONE_IN);

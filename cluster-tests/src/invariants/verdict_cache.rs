@@ -262,7 +262,7 @@ impl<'a> Record<'a> {
         let is_yes = |saying: &&Saying<'_>| {
             saying.answer == Answer::Yes && saying.is_noted && saying.at + NOTED < begun
         };
-        let yes = self.sayings(recipient).filter(is_yes).last()?;
+        let yes = self.sayings(recipient).rfind(is_yes)?;
         let is_no = |saying: &Saying<'_>| {
             saying.answer == Answer::No && (yes.at..=ended).contains(&saying.at)
         };

@@ -17,14 +17,14 @@ const STRANGERS: [&str; 3] = [
     "other@example.test",
     "nobody@example.test",
 ];
-const KEEP_YES_SECONDS: u32 = 18;
+const KEEP_YES_SECONDS: u32 = 22;
 const KEEP_NO_SECONDS: u32 = 4;
 /// From the beginning: long enough after the first answers that no fault can have kept them from
 /// being noted,
 const PRIMARY_LEAVES: Duration = Duration::from_secs(14);
 /// and long enough after the yeses' time that every one of them must be asked for again.
-const PRIMARY_RETURNS: Duration = Duration::from_secs(30);
-const END: Duration = Duration::from_secs(38);
+const PRIMARY_RETURNS: Duration = Duration::from_secs(34);
+const END: Duration = Duration::from_secs(40);
 const PACE: Duration = Duration::from_millis(400);
 const HEAL_TIME_MAX: Duration = Duration::from_secs(60);
 
