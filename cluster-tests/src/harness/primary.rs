@@ -43,9 +43,9 @@ pub enum Mood {
 /// In a bad mood, one in so many commands or lines meets with each misdeed.
 const MISDEED_ONE_IN: u64 = 40;
 /// And one in so many lines of text, of which there are more,
-const HANG_UP_ONE_IN: u64 = 2000;
+const HANG_UP_ONE_IN: u64 = 500;
 /// or chunks, of which most messages are one.
-const HANG_UP_IN_A_CHUNK_ONE_IN: u64 = 8;
+const HANG_UP_IN_A_CHUNK_ONE_IN: u64 = 4;
 /// Longer than people wait, shorter than RFC 5321 section 4.5.3.2 makes a client wait.
 const STALL: Duration = Duration::from_secs(6);
 /// More than any reply may be (RFC 5321 section 4.5.3.1.5).

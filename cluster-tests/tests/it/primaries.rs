@@ -14,7 +14,7 @@ use crate::{ALWAYS_TRIED, alone, test_time};
 const NEIGHBOUR_TIME_MAX: Duration = Duration::from_secs(30);
 
 const FRAMINGS: [Framing; 2] = [Framing::Dot, Framing::Chunks];
-/// Primaries go on being bad so long for one to hang up in the middle of a message.
+/// Primaries go on being bad so long for one to hang up in the middle of each.
 const CUT_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Two looks, and the word of the other nodes.
@@ -31,13 +31,13 @@ fn a_primary_that_flaps_stalls_lies_and_hangs_up_gets_everything_once_it_behaves
         run.wait_for_acknowledged(30);
         run.primaries_behave(Mood::Bad);
         let begun = Instant::now();
-        let was_cut = |run: &Run| {
+        let were_cut = |run: &Run| {
             let history = run.recorder.history();
             FRAMINGS
                 .iter()
-                .any(|framing| history.contents(*framing, true) > 0)
+                .all(|framing| history.contents(*framing, true) > 0)
         };
-        while begun.elapsed() < test_time(10) || (!was_cut(&run) && begun.elapsed() < CUT_TIME_MAX)
+        while begun.elapsed() < test_time(10) || (!were_cut(&run) && begun.elapsed() < CUT_TIME_MAX)
         {
             run.primaries_come_up();
             sleep(Duration::from_millis(random.between(200, 4000)));
@@ -54,12 +54,8 @@ fn a_primary_that_flaps_stalls_lies_and_hangs_up_gets_everything_once_it_behaves
             eprintln!(
                 "  {framing:?}: {whole} contents came in full, {cut} were cut by the primary"
             );
-            assert!(whole > 0, "{framing:?} was not tried");
+            assert!(whole > 0 && cut > 0, "{framing:?} was not tried");
         }
-        assert!(
-            was_cut(&run),
-            "no primary hung up in the middle of a message"
-        );
         run.judge(ALWAYS_TRIED);
     });
 }
