@@ -38,6 +38,24 @@ pub enum Stage {
     AfterTheDot,
 }
 
+/// How a message's content is told from what follows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Framing {
+    /// DATA, up to a final dot.
+    Dot,
+    /// BDAT, in chunks of a length that is said first.
+    Chunks,
+}
+
+/// What a primary says when it is asked whether it has a recipient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Answer {
+    Yes,
+    No,
+    /// Neither: it is to be asked another time.
+    Later,
+}
+
 /// What is done to nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Fault {
@@ -84,6 +102,11 @@ impl Fault {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum Event {
+    /// A sender has a letter to hand over.
+    Letter {
+        letter: u64,
+        recipients: Vec<String>,
+    },
     /// A sender begins to hand over a message.
     Attempt {
         attempt: AttemptId,
@@ -121,6 +144,11 @@ pub enum Event {
         recipients: Vec<String>,
         /// Of the bytes behind the `Received` lines.
         digest: Digest,
+    },
+    /// A primary was sent a message's content. `cut`: it hung up in the middle.
+    Content {
+        framing: Framing,
+        cut: bool,
     },
     /// The node that brought a message has gone on after the primary's 250, so it knows of it.
     Confirmed {
@@ -166,6 +194,30 @@ pub enum Event {
     /// The reply to this try, which follows, says that a domain's quota is used up.
     OverQuota {
         attempt: AttemptId,
+    },
+    /// From now on recipients of the domain are those that its primary says it has; what it said
+    /// counts for so many seconds.
+    Verify {
+        domain: String,
+        keep_yes: f64,
+        keep_no: f64,
+    },
+    /// A primary was asked for a recipient: RCPT for the null sender, and no content after it.
+    Asked {
+        recipient: String,
+        /// The node that asked, as it calls itself.
+        by: String,
+        answer: Answer,
+    },
+    /// The reply to this try, which follows, says that the primary cannot be asked about a
+    /// recipient.
+    Unverified {
+        attempt: AttemptId,
+    },
+    /// A domain's primary has gone, or is about to come. It begins away.
+    Primary {
+        domain: String,
+        is_up: bool,
     },
     /// The domain holds mail for so long, from the beginning.
     Hold {
@@ -220,8 +272,20 @@ impl Recorder {
                 .fetch_max(attempt.0, Ordering::Relaxed);
         }
         let mut events = self.lock();
-        let at = self.begun.elapsed().as_secs_f64();
-        events.push((at, event));
+        events.push((self.now(), event));
+    }
+
+    /// Seconds since the beginning.
+    #[must_use]
+    pub fn now(&self) -> f64 {
+        self.begun.elapsed().as_secs_f64()
+    }
+
+    /// Records what was seen at that time, and understood only by what came after it.
+    pub fn record_at(&self, at: f64, event: Event) {
+        let mut events = self.lock();
+        let place = events.partition_point(|(then, _)| *then <= at);
+        events.insert(place, (at, event));
     }
 
     /// A number for a delivery.
@@ -429,11 +493,21 @@ impl History {
     /// When faults were at work.
     #[must_use]
     pub fn disturbances(&self) -> Disturbances {
+        self.disturbances_where(|_| true)
+    }
+
+    /// When faults were at work at this node.
+    #[must_use]
+    pub fn disturbances_at(&self, node: &str) -> Disturbances {
+        self.disturbances_where(|nodes| nodes.iter().any(|name| name == node))
+    }
+
+    fn disturbances_where(&self, concerns: impl Fn(&[String]) -> bool) -> Disturbances {
         let mut spans: Vec<(f64, f64)> = Vec::new();
         let mut open: BTreeMap<(Fault, &[String]), f64> = BTreeMap::new();
         for (at, event) in self.timed() {
             match event {
-                Event::FaultBegan { fault, nodes } => {
+                Event::FaultBegan { fault, nodes } if concerns(nodes) => {
                     open.entry((*fault, nodes)).or_insert(at);
                 }
                 Event::FaultEnded { fault, nodes } => {
@@ -465,6 +539,41 @@ impl History {
                 _ => {}
             }
         }
+        waits
+    }
+
+    /// Seconds that letters for nobody but `domain`, since `from`, waited for their 250; those that
+    /// have none, until now.
+    #[must_use]
+    pub fn waits_of(&self, domain: &str, from: f64) -> Vec<f64> {
+        let mut begun: BTreeMap<u64, f64> = BTreeMap::new();
+        let mut letters: BTreeMap<AttemptId, u64> = BTreeMap::new();
+        let mut waits = Vec::new();
+        for (at, event) in self.timed() {
+            match event {
+                Event::Letter { letter, recipients }
+                    if at >= from && recipients.iter().all(|to| domain_of(to) == domain) =>
+                {
+                    begun.insert(*letter, at);
+                }
+                Event::Attempt {
+                    attempt, letter, ..
+                } => {
+                    letters.insert(*attempt, *letter);
+                }
+                Event::Replied {
+                    attempt,
+                    stage: Stage::AfterTheDot,
+                    code: 0..400,
+                } => {
+                    let begun = letters.get(attempt).and_then(|it| begun.remove(it));
+                    waits.extend(begun.map(|begun| at - begun));
+                }
+                _ => {}
+            }
+        }
+        let now = self.times.last().copied().unwrap_or_default();
+        waits.extend(begun.into_values().map(|begun| now - begun));
         waits
     }
 
@@ -501,6 +610,13 @@ impl History {
             }
         }
         counts
+    }
+
+    /// Contents that primaries were sent in that framing, in full or until they hung up.
+    #[must_use]
+    pub fn contents(&self, framing: Framing, cut: bool) -> usize {
+        let wanted = Event::Content { framing, cut };
+        self.events.iter().filter(|event| **event == wanted).count()
     }
 
     #[must_use]
@@ -591,6 +707,14 @@ pub(crate) mod sketch {
         }
     }
 
+    pub(crate) fn asked(recipient: &str, answer: Answer) -> Event {
+        Event::Asked {
+            recipient: recipient.into(),
+            by: "n1".into(),
+            answer,
+        }
+    }
+
     pub(crate) fn began(fault: Fault) -> Event {
         Event::FaultBegan {
             fault,
@@ -628,6 +752,37 @@ mod tests {
             "{lines}"
         );
         assert_eq!(recorder.history().tries().len(), 1);
+    }
+
+    #[test]
+    fn a_letter_waits_from_the_moment_that_its_sender_has_it() {
+        let letter = |letter, to: &str| Event::Letter {
+            letter,
+            recipients: vec![to.into()],
+        };
+        let history = sketch::history(&[
+            letter(1, "a@example.test"),
+            letter(2, "b@other.test"),
+            letter(3, "c@example.test"),
+            sketch::attempt(1, 1, &["a@example.test"]),
+            sketch::replied(1, 451),
+            sketch::attempt(2, 1, &["a@example.test"]),
+            sketch::replied(2, 250),
+        ]);
+        assert_eq!(history.waits_of("example.test", 0.0), [6.0, 4.0]);
+        assert_eq!(history.waits_of("example.test", 1.0), [4.0]);
+        assert_eq!(history.waits_of("other.test", 0.0), [5.0]);
+    }
+
+    #[test]
+    fn what_is_understood_late_stands_where_it_was_seen() {
+        let recorder = Recorder::default();
+        let before = recorder.now();
+        recorder.note("later");
+        recorder.record_at(before, sketch::asked("a@example.test", Answer::No));
+        let history = recorder.history();
+        assert!(matches!(history.events[0], Event::Asked { .. }));
+        assert!(history.times.is_sorted());
     }
 
     #[test]

@@ -67,6 +67,12 @@ impl Disk {
         disk
     }
 
+    /// The file that it is in.
+    #[must_use]
+    pub(super) fn image(&self) -> &Path {
+        &self.image
+    }
+
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.at

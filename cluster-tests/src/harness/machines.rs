@@ -18,6 +18,14 @@ pub const DISK_FREE_MIN_BYTES: u64 = 64 << 20;
 /// As nodes are dealt to them: no region of three or more has a majority.
 const REGIONS: [&str; 3] = ["eu", "us", "ap"];
 
+/// What each machine has.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    pub disk_bytes: u64,
+    /// None: as much as there is.
+    pub memory_bytes: Option<u64>,
+}
+
 /// What a node runs on.
 #[derive(Clone, Debug)]
 pub struct Machine {

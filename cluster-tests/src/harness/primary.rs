@@ -1,8 +1,9 @@
 //! A customer's own mail server: down, or up with the moods of a real one.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use super::letter::{opened, reported};
 use super::ports;
 use super::wire::Wire;
-use crate::history::{Digest, Event, Recorder};
+use crate::history::{Answer, Digest, Event, Framing, Recorder};
 use crate::random::Random;
 
 const ACCEPT_POLL: Duration = Duration::from_millis(20);
@@ -41,8 +42,10 @@ pub enum Mood {
 
 /// In a bad mood, one in so many commands or lines meets with each misdeed.
 const MISDEED_ONE_IN: u64 = 40;
-/// And one in so many lines of text, of which there are more.
-const HANG_UP_ONE_IN: u64 = 2000;
+/// And one in so many lines of text, of which there are more,
+const HANG_UP_ONE_IN: u64 = 500;
+/// or chunks, of which most messages are one.
+const HANG_UP_IN_A_CHUNK_ONE_IN: u64 = 4;
 /// Longer than people wait, shorter than RFC 5321 section 4.5.3.2 makes a client wait.
 const STALL: Duration = Duration::from_secs(6);
 /// More than any reply may be (RFC 5321 section 4.5.3.1.5).
@@ -56,6 +59,10 @@ pub struct Primary {
     seed: u64,
     recorder: Arc<Recorder>,
     mood: Arc<Mutex<Mood>>,
+    /// Addresses that it has, if it has not all of them.
+    users: Arc<Mutex<Option<BTreeSet<String>>>>,
+    /// Sessions so far, also of earlier times: each is another.
+    visits: Arc<AtomicU64>,
     up: Option<Up>,
 }
 
@@ -76,6 +83,8 @@ impl Primary {
             seed,
             recorder,
             mood: Arc::new(Mutex::new(Mood::Human)),
+            users: Arc::default(),
+            visits: Arc::default(),
             up: None,
         }
     }
@@ -91,6 +100,15 @@ impl Primary {
         *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
     }
 
+    /// From now on it refuses recipients other than these.
+    pub fn has_only(&self, users: &[&str]) {
+        let domain = self.domain;
+        self.recorder
+            .note(format!("the primary of {domain} has only {users:?} now"));
+        let users = users.iter().map(|user| (*user).to_owned()).collect();
+        *self.users.lock().unwrap_or_else(PoisonError::into_inner) = Some(users);
+    }
+
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -102,8 +120,7 @@ impl Primary {
         if self.up.is_some() {
             return;
         }
-        self.recorder
-            .note(format!("the primary of {} comes up", self.domain));
+        self.record(true);
         let listener = TcpListener::bind(self.address)
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .expect("the primary's port is still free");
@@ -112,15 +129,16 @@ impl Primary {
         let listening = thread::spawn({
             let (going_down, sessions) = (Arc::clone(&going_down), Arc::clone(&sessions));
             let (domain, recorder, seed) = (self.domain, Arc::clone(&self.recorder), self.seed);
-            let mood = Arc::clone(&self.mood);
+            let (mood, visits) = (Arc::clone(&self.mood), Arc::clone(&self.visits));
+            let users = Arc::clone(&self.users);
             move || {
-                let mut count = 0;
                 while !going_down.load(Ordering::Relaxed) {
                     let Ok((stream, _)) = listener.accept() else {
                         thread::sleep(ACCEPT_POLL);
                         continue;
                     };
-                    count += 1;
+                    let mut random = Random::new(seed ^ visits.fetch_add(1, Ordering::Relaxed));
+                    let offer = Offer::drawn(&mut random);
                     let session = || -> io::Result<Visit> {
                         stream.set_nonblocking(false)?;
                         let handle = stream.try_clone()?;
@@ -132,8 +150,10 @@ impl Primary {
                             wire: Wire::new(stream)?,
                             domain,
                             recorder: Arc::clone(&recorder),
-                            random: Random::new(seed ^ count),
+                            random,
+                            offer,
                             mood: Arc::clone(&mood),
+                            users: Arc::clone(&users),
                             client: String::new(),
                             unconfirmed: None,
                             mail: Transaction::default(),
@@ -144,6 +164,7 @@ impl Primary {
                             // An error is a client that went away. Dropping the stream would not
                             // hang up: the list of sessions has another handle of it.
                             drop(visit.serve());
+                            visit.begin_anew();
                             visit.wire.hang_up();
                         });
                     }
@@ -160,8 +181,6 @@ impl Primary {
     /// Stops listening and cuts every connection.
     pub fn go_down(&mut self) {
         let Some(up) = self.up.take() else { return };
-        self.recorder
-            .note(format!("the primary of {} goes down", self.domain));
         up.going_down.store(true, Ordering::Relaxed);
         drop(up.listening.join());
         for session in up
@@ -173,6 +192,12 @@ impl Primary {
             // It may have ended by itself.
             drop(session.shutdown(Shutdown::Both));
         }
+        self.record(false);
+    }
+
+    fn record(&self, is_up: bool) {
+        let domain = self.domain.to_owned();
+        self.recorder.record(Event::Primary { domain, is_up });
     }
 }
 
@@ -187,7 +212,9 @@ struct Visit {
     domain: &'static str,
     recorder: Arc<Recorder>,
     random: Random,
+    offer: Offer,
     mood: Arc<Mutex<Mood>>,
+    users: Arc<Mutex<Option<BTreeSet<String>>>>,
     /// As it calls itself.
     client: String,
     /// The message that was taken last, until the client shows that it knows.
@@ -200,11 +227,39 @@ struct Transaction {
     reverse_path: String,
     parameters: Vec<String>,
     recipients: Vec<String>,
+    /// RCPT for the null sender and its answers, each with its time: questions, unless content
+    /// comes.
+    questions: Vec<(f64, String, Answer)>,
     text: Vec<u8>,
 }
 
-const EXTENSIONS: &[u8] = b"250-primary.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
-250-CHUNKING\r\n250 ENHANCEDSTATUSCODES\r\n";
+/// Extensions that many servers have and many do not. A client works with either, so a session has
+/// them by chance.
+#[derive(Clone, Copy)]
+struct Offer {
+    pipelining: bool,
+    chunking: bool,
+}
+
+impl Offer {
+    fn drawn(random: &mut Random) -> Self {
+        Self {
+            pipelining: random.one_in(2),
+            chunking: random.one_in(2),
+        }
+    }
+
+    fn reply(self) -> String {
+        let mut lines = String::from("250-primary.test\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n");
+        if self.pipelining {
+            lines += "250-PIPELINING\r\n";
+        }
+        if self.chunking {
+            lines += "250-CHUNKING\r\n";
+        }
+        lines + "250 ENHANCEDSTATUSCODES\r\n"
+    }
+}
 
 impl Visit {
     /// Whether it does now what it does once in so many times, unless it is willing.
@@ -262,19 +317,23 @@ impl Visit {
                 .next()
                 .unwrap_or_default()
                 .to_ascii_uppercase();
+            if ["DATA", "BDAT"].contains(&verb.as_str()) {
+                self.mail.questions.clear();
+            }
             match verb.as_str() {
                 "EHLO" => {
                     let name = line.split(' ').nth(1).unwrap_or_default();
                     // Nodes are known by the first label.
                     self.client = name.split('.').next().unwrap_or_default().to_owned();
-                    self.wire.write(EXTENSIONS)?;
+                    self.wire.write(self.offer.reply().as_bytes())?;
                 }
                 "HELO" | "NOOP" => self.wire.write(b"250 2.0.0 ok\r\n")?,
                 "RSET" => {
-                    self.mail = Transaction::default();
+                    self.begin_anew();
                     self.wire.write(b"250 2.0.0 ok\r\n")?;
                 }
                 "MAIL" => {
+                    self.begin_anew();
                     self.mail = Transaction {
                         reverse_path: path,
                         parameters: declared(&line),
@@ -282,13 +341,7 @@ impl Visit {
                     };
                     self.wire.write(b"250 2.1.0 ok\r\n")?;
                 }
-                "RCPT" if self.slips(RECIPIENT_DEFERRED_ONE_IN) => {
-                    self.wire.write(b"450 4.2.1 not now\r\n")?;
-                }
-                "RCPT" => {
-                    self.mail.recipients.push(path);
-                    self.wire.write(b"250 2.1.5 ok\r\n")?;
-                }
+                "RCPT" => self.recipient(path)?,
                 "DATA" if self.mail.recipients.is_empty() => {
                     self.wire.write(b"554 5.5.1 no valid recipients\r\n")?;
                 }
@@ -297,7 +350,7 @@ impl Visit {
                     self.data()?;
                     self.decide()?;
                 }
-                "BDAT" => self.chunk(&line)?,
+                "BDAT" if self.offer.chunking => self.chunk(&line)?,
                 "QUIT" => return self.wire.write(b"221 2.0.0 bye\r\n"),
                 _ => self.wire.write(b"500 5.5.2 unknown\r\n")?,
             }
@@ -305,12 +358,47 @@ impl Visit {
         Ok(())
     }
 
+    fn recipient(&mut self, path: String) -> io::Result<()> {
+        let is_known = {
+            let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+            users.as_ref().is_none_or(|users| users.contains(&path))
+        };
+        let (answer, reply): (_, &[u8]) = if self.slips(RECIPIENT_DEFERRED_ONE_IN) {
+            (Answer::Later, b"450 4.2.1 not now\r\n")
+        } else if is_known {
+            self.mail.recipients.push(path.clone());
+            (Answer::Yes, b"250 2.1.5 ok\r\n")
+        } else {
+            (Answer::No, b"550 5.1.1 no such user\r\n")
+        };
+        if self.mail.reverse_path.is_empty() {
+            let question = (self.recorder.now(), path, answer);
+            self.mail.questions.push(question);
+        }
+        self.wire.write(reply)
+    }
+
+    /// The transaction is over without content, if there is one: what it asked was all.
+    fn begin_anew(&mut self) {
+        let mail = std::mem::take(&mut self.mail);
+        for (at, recipient, answer) in mail.questions {
+            let by = self.client.clone();
+            let asked = Event::Asked {
+                recipient,
+                by,
+                answer,
+            };
+            self.recorder.record_at(at, asked);
+        }
+    }
+
     fn data(&mut self) -> io::Result<()> {
         while let Some(line) = self.wire.line()? {
             if self.mood() == Mood::Bad && self.random.one_in(HANG_UP_ONE_IN) {
-                return Err(io::ErrorKind::ConnectionAborted.into());
+                return Err(self.cut(Framing::Dot));
             }
             if line == b".\r\n" {
+                self.record_content(Framing::Dot, false);
                 return Ok(());
             }
             self.mail
@@ -327,6 +415,11 @@ impl Visit {
             .and_then(|size| size.parse().ok())
             .filter(|size| *size <= CHUNK_BYTES_MAX)
             .ok_or(io::ErrorKind::InvalidData)?;
+        if size > 0 && self.mood() == Mood::Bad && self.random.one_in(HANG_UP_IN_A_CHUNK_ONE_IN) {
+            let part = self.random.between(0, size as u64 - 1) as usize;
+            self.wire.exact(part, &mut self.mail.text)?;
+            return Err(self.cut(Framing::Chunks));
+        }
         self.wire.exact(size, &mut self.mail.text)?;
         if self.mail.recipients.is_empty() {
             return self.wire.write(b"554 5.5.1 no valid recipients\r\n");
@@ -335,9 +428,20 @@ impl Visit {
             .next()
             .is_some_and(|word| word.eq_ignore_ascii_case("LAST"))
         {
+            self.record_content(Framing::Chunks, false);
             return self.decide();
         }
         self.wire.write(b"250 2.0.0 ok\r\n")
+    }
+
+    /// Why the session ends in the middle of a message.
+    fn cut(&self, framing: Framing) -> io::Error {
+        self.record_content(framing, true);
+        io::ErrorKind::ConnectionAborted.into()
+    }
+
+    fn record_content(&self, framing: Framing, cut: bool) {
+        self.recorder.record(Event::Content { framing, cut });
     }
 
     /// The message has come in full: takes it, or does not.
@@ -430,10 +534,30 @@ mod tests {
         ] {
             assert!(report.is_tried(rule), "{report}");
         }
+        for framing in [Framing::Dot, Framing::Chunks] {
+            assert!(history.contents(framing, false) > 0, "{framing:?}");
+        }
         let tries = history.tries();
         for end in [End::BeforeTheDot, End::RefusedAfterTheDot, End::Unknown] {
             assert!(tries.iter().any(|a_try| a_try.end == end), "{end:?}");
         }
+    }
+
+    #[test]
+    fn a_primary_in_a_bad_mood_hangs_up_in_the_middle_of_both_framings() {
+        let recorder = Arc::new(Recorder::default());
+        let mut primary = Primary::new("example.test", HERE, 1, Arc::clone(&recorder));
+        primary.behave(Mood::Bad);
+        primary.come_up();
+        let load = Load::new(vec![], &["example.test"], 1, Arc::clone(&recorder));
+        crate::harness::wait_for("a cut in each", Duration::from_secs(60), || {
+            if let Ok(session) = Session::open("n1", primary.address()) {
+                session.give(&load, &load.letter(), false);
+            }
+            let history = recorder.history();
+            let is_cut = |framing| history.contents(framing, true) > 0;
+            (is_cut(Framing::Dot) && is_cut(Framing::Chunks)).then_some(())
+        });
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::machines::DISK_BYTES;
+use super::machines::{DISK_BYTES, Size};
 use super::network::{HOME, Network};
 use super::primary::{Mood, Primary, SENDERS};
 use super::relay::Quality;
@@ -25,6 +25,11 @@ use crate::random::{SEED_VARIABLE, seed};
 
 /// Two, so that a message can go to both.
 pub const DOMAINS: [&str; 2] = ["example.test", "other.test"];
+
+const ORDINARY: Size = Size {
+    disk_bytes: DISK_BYTES,
+    memory_bytes: None,
+};
 
 /// For every node to have heard of a domain.
 const DOMAIN_TIME_MAX: Duration = Duration::from_secs(30);
@@ -46,8 +51,8 @@ pub struct Run {
     pub seed: u64,
     /// None: the nodes share this machine's.
     network: Option<Network>,
-    /// Of each machine's disk.
-    disk_bytes: u64,
+    /// Of each machine.
+    size: Size,
     minority: BTreeSet<String>,
     primaries: Vec<Primary>,
     /// Takes the notifications of nodes on machines.
@@ -62,21 +67,31 @@ impl Run {
     pub fn start() -> Self {
         let (recorder, primaries) = surroundings(Ipv4Addr::LOCALHOST.into());
         let sandbox = Sandbox::start(3, DOMAINS[0], primaries[0].address());
-        Self::with(recorder, primaries, sandbox, None, DISK_BYTES)
+        Self::with(recorder, primaries, sandbox, None, ORDINARY)
     }
 
     /// The same with each of `count` nodes on a machine of its own, with a disk of `disk_bytes`.
     /// It needs a world of its own.
     #[must_use]
     pub fn on_machines(count: u8, disk_bytes: u64) -> Self {
-        Self::in_network(count, Network::new(count), disk_bytes)
+        let size = Size {
+            disk_bytes,
+            ..ORDINARY
+        };
+        Self::on_machines_of(count, size)
+    }
+
+    /// The same with machines of that size.
+    #[must_use]
+    pub fn on_machines_of(count: u8, size: Size) -> Self {
+        Self::in_network(count, Network::new(count), size)
     }
 
     /// The same over lines that can be made bad.
     #[must_use]
     pub fn over_relays(count: u8, wan_profile: &'static str) -> Self {
         let network = Network::with_relays(count, wan_profile, seed());
-        Self::in_network(count, network, DISK_BYTES)
+        Self::in_network(count, network, ORDINARY)
     }
 
     /// The same with nodes that are as old as a feature level, to be upgraded.
@@ -84,22 +99,22 @@ impl Run {
     pub fn over_relays_of_level(count: u8, wan_profile: &'static str, level: u32) -> Self {
         let mut network = Network::with_relays(count, wan_profile, seed());
         network.set_level(Some(level));
-        let mut run = Self::in_network(count, network, DISK_BYTES);
+        let mut run = Self::in_network(count, network, ORDINARY);
         if let Some(network) = &mut run.network {
             network.set_level(None);
         }
         run
     }
 
-    fn in_network(count: u8, network: Network, disk_bytes: u64) -> Self {
+    fn in_network(count: u8, network: Network, size: Size) -> Self {
         let (recorder, primaries) = surroundings(HOME.into());
         let mut reports = Primary::new(SENDERS, HOME.into(), seed(), Arc::clone(&recorder));
         reports.behave(Mood::Willing);
         reports.come_up();
-        let sandbox = Sandbox::on_machines(count, &network, disk_bytes, reports.address());
+        let sandbox = Sandbox::on_machines(count, &network, size, reports.address());
         let first = primaries[0].address().to_string();
         sandbox.must("n1", &["domain", "add", DOMAINS[0], "--primary", &first]);
-        let mut run = Self::with(recorder, primaries, sandbox, Some(network), disk_bytes);
+        let mut run = Self::with(recorder, primaries, sandbox, Some(network), size);
         run.reports = Some(reports);
         run
     }
@@ -109,7 +124,7 @@ impl Run {
         primaries: Vec<Primary>,
         sandbox: Sandbox,
         network: Option<Network>,
-        disk_bytes: u64,
+        size: Size,
     ) -> Self {
         let other = primaries[1].address().to_string();
         sandbox.must("n1", &["domain", "add", DOMAINS[1], "--primary", &other]);
@@ -134,7 +149,7 @@ impl Run {
             load,
             seed,
             network,
-            disk_bytes,
+            size,
             minority: BTreeSet::new(),
             primaries,
             reports: None,
@@ -221,6 +236,36 @@ impl Run {
             .must("n1", &["domain", "set", domain, "--quota-messages", &count]);
         let domain = domain.to_owned();
         self.recorder.record(Event::Quota { domain, messages });
+    }
+
+    /// From now on a domain's recipients are those that its primary says it has; what it says is
+    /// kept for so many seconds.
+    ///
+    /// # Panics
+    /// If not every node hears of it.
+    pub fn verify(&self, domain: &'static str, keep_yes: u32, keep_no: u32) {
+        let (yes, no) = (format!("{keep_yes}s"), format!("{keep_no}s"));
+        let policy = [
+            "--recipients",
+            "verify",
+            "--keep-yes",
+            &yes,
+            "--keep-no",
+            &no,
+        ];
+        let set = [&["domain", "set", domain], &policy[..]].concat();
+        self.sandbox.must("n1", &set);
+        for node in self.sandbox.names() {
+            wait_for(&format!("the policy at {node}"), DOMAIN_TIME_MAX, || {
+                let shown = self.sandbox.must(&node, &["domain", "show", domain]);
+                shown.to_string().contains("\"verify\"").then_some(())
+            });
+        }
+        self.recorder.record(Event::Verify {
+            domain: domain.to_owned(),
+            keep_yes: keep_yes.into(),
+            keep_no: keep_no.into(),
+        });
     }
 
     /// Lets a domain hold mail for so many minutes only.
@@ -330,7 +375,8 @@ impl Run {
     pub fn add_next_machine(&mut self) -> String {
         let network = self.network.as_mut().expect("machines of their own");
         let number = network.add_machine();
-        self.sandbox.add_machine(number, network, self.disk_bytes);
+        self.sandbox
+            .add_machine(number, network, self.size.disk_bytes);
         format!("n{number}")
     }
 
@@ -449,6 +495,15 @@ impl Run {
         for primary in &mut self.primaries {
             if primary.domain() == domain {
                 primary.come_up();
+            }
+        }
+    }
+
+    /// From now on a domain's primary has only these users.
+    pub fn primary_has_only(&self, domain: &str, users: &[&str]) {
+        for primary in &self.primaries {
+            if primary.domain() == domain {
+                primary.has_only(users);
             }
         }
     }

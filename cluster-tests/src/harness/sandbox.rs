@@ -1,7 +1,7 @@
 //! A cluster of real node processes: started by `holdfast dev` on this machine, or each on a
 //! machine of its own.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -15,7 +15,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::machines::{self, Machine};
+use super::machines::{self, Machine, Size};
+use super::memory::{self, Memory};
 use super::network::{Network, level_setting};
 use super::ports;
 use super::wait_for;
@@ -71,6 +72,10 @@ pub struct Sandbox {
     paused: BTreeSet<String>,
     /// Where the nodes of machines send notifications.
     relay_via: Option<SocketAddr>,
+    /// What each node on a machine may use.
+    memory_bytes: Option<u64>,
+    /// Of nodes whose memory is limited, or why it could not be.
+    memories: BTreeMap<String, Result<Memory, String>>,
 }
 
 impl Sandbox {
@@ -143,6 +148,8 @@ impl Sandbox {
             dark: BTreeSet::new(),
             paused: BTreeSet::new(),
             relay_via: None,
+            memory_bytes: None,
+            memories: BTreeMap::new(),
         }
     }
 
@@ -152,12 +159,7 @@ impl Sandbox {
     /// # Panics
     /// If it does not come up: the test cannot go on.
     #[must_use]
-    pub fn on_machines(
-        count: u8,
-        network: &Network,
-        disk_bytes: u64,
-        relay_via: SocketAddr,
-    ) -> Self {
+    pub fn on_machines(count: u8, network: &Network, size: Size, relay_via: SocketAddr) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("holdfast-test-")
             .tempdir()
@@ -172,9 +174,11 @@ impl Sandbox {
             dark: BTreeSet::new(),
             paused: BTreeSet::new(),
             relay_via: Some(relay_via),
+            memory_bytes: size.memory_bytes,
+            memories: BTreeMap::new(),
         };
         for number in 1..=count {
-            sandbox.add_machine(number, network, disk_bytes);
+            sandbox.add_machine(number, network, size.disk_bytes);
         }
         sandbox.wait_until_healthy(START_TIME_MAX);
         sandbox
@@ -191,6 +195,10 @@ impl Sandbox {
         let node = machines::new(&folder, number, &settings, disk_bytes, relay_via);
         let name = node.name.clone();
         self.nodes.push(node);
+        if self.memory_bytes.is_some() {
+            memory::take_before(self.machine(&name).disk.image(), disk_bytes)
+                .expect("memory for a disk");
+        }
         self.restart(&name);
         wait_for(
             &format!("the first answer of {name}"),
@@ -394,6 +402,12 @@ impl Sandbox {
         kibibytes.unwrap_or(0) << 10
     }
 
+    /// The limit of a node's memory, if it was to have one, or why it has none.
+    #[must_use]
+    pub fn memory(&self, name: &str) -> Option<&Result<Memory, String>> {
+        self.memories.get(name)
+    }
+
     /// Gives a machine's disk its power back, if it was cut.
     pub fn restore_power(&mut self, name: &str) {
         if self.dark.remove(name) {
@@ -440,6 +454,10 @@ impl Sandbox {
             .stderr(log)
             .spawn()
             .expect("the holdfast binary starts");
+        if let Some(bytes) = self.memory_bytes {
+            let limited = Memory::limit(child.id(), bytes);
+            self.memories.insert(name.to_owned(), limited);
+        }
         self.dead.remove(name);
         self.ours.insert(name.to_owned(), child);
     }

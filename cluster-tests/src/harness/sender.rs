@@ -94,6 +94,10 @@ impl Load {
         while !self.is_stopped() {
             thread::sleep(PACE);
             let letter = self.letter();
+            self.recorder.record(Event::Letter {
+                letter: letter.number,
+                recipients: letter.recipients.clone(),
+            });
             for turn in at.. {
                 let node = turn % self.nodes.len();
                 let cut = random.one_in(CUT_ONE_IN);
@@ -144,8 +148,20 @@ pub struct Session {
     wire: Wire,
     node: String,
     letters: u32,
-    /// The last refusal said that a quota is used up.
-    over_quota: bool,
+    /// Whether it offers BDAT.
+    chunking: bool,
+    /// What the last refusal said of its cause.
+    cause: Cause,
+}
+
+/// Of a refusal, where a rule asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Other,
+    /// A quota is used up.
+    OverQuota,
+    /// The primary cannot be asked about a recipient.
+    Unverified,
 }
 
 /// A message of which all but the end has been sent.
@@ -170,11 +186,13 @@ impl Session {
         welcome(wire.reply()?)?;
         wire.write(b"EHLO sender.test\r\n")?;
         welcome(wire.reply()?)?;
+        let chunking = wire.said.contains("CHUNKING");
         Ok(Self {
             wire,
             node: node.to_owned(),
             letters: 0,
-            over_quota: false,
+            chunking,
+            cause: Cause::Other,
         })
     }
 
@@ -184,7 +202,7 @@ impl Session {
         self.letters += 1;
         let attempt = AttemptId(load.next_attempt.fetch_add(1, Ordering::Relaxed));
         let text = letter.bytes(attempt);
-        let (node, letters) = (self.node.clone(), self.letters);
+        let (node, letters, chunking) = (self.node.clone(), self.letters, self.chunking);
         let (wire, code) = self.transact(&load.recorder, attempt, letter, &text, cut)?;
         Some((
             code,
@@ -192,7 +210,8 @@ impl Session {
                 wire,
                 node,
                 letters,
-                over_quota: false,
+                chunking,
+                cause: Cause::Other,
             },
         ))
     }
@@ -245,15 +264,15 @@ impl Session {
         cut: bool,
     ) -> Option<(Wire, u16)> {
         record_attempt(recorder, attempt, letter, &self.node, text);
-        // Odd tries go by BDAT, even ones by DATA.
-        let by_chunk = attempt.0 % 2 == 1;
+        // Odd tries go by BDAT where it is offered, the others by DATA.
+        let by_chunk = attempt.0 % 2 == 1 && self.chunking;
         let mut stage = Stage::BeforeTheDot;
         let ended: io::Result<u16> = (|| {
             let code = self.envelope(letter)?;
             if code >= 300 {
                 return Ok(code);
             }
-            self.over_quota = false;
+            self.cause = Cause::Other;
             let payload = if by_chunk {
                 [format!("BDAT {} LAST\r\n", text.len()).as_bytes(), text].concat()
             } else {
@@ -272,13 +291,15 @@ impl Session {
             self.wire.write(&payload)?;
             stage = Stage::AfterTheDot;
             let code = self.wire.reply()?;
-            self.over_quota = says_over_quota(&self.wire.said);
+            self.cause = Cause::of(&self.wire.said);
             Ok(code)
         })();
         match ended {
             Ok(code) => {
-                if self.over_quota {
-                    recorder.record(Event::OverQuota { attempt });
+                match self.cause {
+                    Cause::Other => {}
+                    Cause::OverQuota => recorder.record(Event::OverQuota { attempt }),
+                    Cause::Unverified => recorder.record(Event::Unverified { attempt }),
                 }
                 recorder.record(Event::Replied {
                     attempt,
@@ -313,21 +334,31 @@ impl Session {
         self.wire.write(commands.as_bytes())?;
         let mut refused = None;
         let mut last = 250;
-        self.over_quota = false;
+        self.cause = Cause::Other;
         for _ in 0..=letter.recipients.len() {
             last = self.wire.reply()?;
             if last >= 300 && refused.is_none() {
                 refused = Some(last);
-                self.over_quota = says_over_quota(&self.wire.said);
+                self.cause = Cause::of(&self.wire.said);
             }
         }
         Ok(refused.unwrap_or(last))
     }
 }
 
-/// RFC 3463 section 3.3: "X.2.2 Mailbox full".
-fn says_over_quota(reply: &str) -> bool {
-    reply.starts_with("452 4.2.2 ") || reply.starts_with("552 5.2.2 ")
+impl Cause {
+    fn of(reply: &str) -> Self {
+        let last = reply.lines().last().unwrap_or_default();
+        // RFC 3463 section 3.3: "X.2.2 Mailbox full".
+        if last.starts_with("452 4.2.2 ") || last.starts_with("552 5.2.2 ") {
+            return Self::OverQuota;
+        }
+        // Section 3.5 has "X.4.1 No answer from host", for whatever host.
+        if last.starts_with("451 4.4.1 ") && last.contains("cannot be asked about") {
+            return Self::Unverified;
+        }
+        Self::Other
+    }
 }
 
 impl Unfinished {

@@ -11,7 +11,7 @@ const LINE_BYTES_MAX: u64 = 8 << 10;
 
 pub(crate) struct Wire {
     stream: BufReader<TcpStream>,
-    /// The last line of the reply that was read last.
+    /// The reply that was read last, with all its lines.
     pub(crate) said: String,
 }
 
@@ -61,14 +61,15 @@ impl Wire {
 
     /// The code of the next reply.
     pub(crate) fn reply(&mut self) -> io::Result<u16> {
+        self.said.clear();
         loop {
             let line = self.line()?.ok_or(io::ErrorKind::UnexpectedEof)?;
             let code = std::str::from_utf8(line.get(..3).unwrap_or_default())
                 .ok()
                 .and_then(|code| code.parse().ok())
                 .ok_or(io::ErrorKind::InvalidData)?;
+            self.said += &String::from_utf8_lossy(&line);
             if line.get(3) != Some(&b'-') {
-                self.said = String::from_utf8_lossy(&line).into_owned();
                 return Ok(code);
             }
         }

@@ -1,6 +1,8 @@
 //! Every copy beyond the first has its cause: a try whose sender got no answer, or an earlier
 //! delivery whose outcome the cluster may not know, because the primary's answer was lost or a
 //! fault was at work.
+//!
+//! Where causes for one copy more are left over, nothing is tried: it would have been excused.
 
 use std::collections::{HashMap, HashSet};
 
@@ -43,21 +45,21 @@ pub fn check(history: &History) -> Verdict {
             *unanswered.entry(a_try.letter).or_default() += 1;
         }
     }
-    let mut surplus: Vec<String> = copies
-        .iter()
-        .filter_map(|((letter, to), copies)| {
-            let unanswered = unanswered.get(letter).copied().unwrap_or(0);
-            let unsure = lawful[&(*letter, *to)];
-            (*copies > 1 + unanswered + unsure).then(|| {
-                format!(
-                    "letter {letter} reached {to} {copies} times; {unanswered} tries and {unsure} \
-                     deliveries had no known outcome"
-                )
-            })
-        })
-        .collect();
+    let mut tried = 0;
+    let mut surplus = Vec::new();
+    for ((letter, to), copies) in &copies {
+        let unanswered = unanswered.get(letter).copied().unwrap_or(0);
+        let unsure = lawful[&(*letter, *to)];
+        tried += usize::from(*copies > unanswered + unsure);
+        if *copies > 1 + unanswered + unsure {
+            surplus.push(format!(
+                "letter {letter} reached {to} {copies} times; {unanswered} tries and {unsure} \
+                 deliveries had no known outcome"
+            ));
+        }
+    }
     surplus.sort();
-    Verdict::of(copies.len(), surplus)
+    Verdict::of(tried, surplus)
 }
 
 #[cfg(test)]
@@ -108,7 +110,45 @@ mod tests {
             Event::Confirmed { number: 2 },
         ];
         for events in [&lost_answer[..], &killed, &unanswered] {
-            assert_eq!(check(&history(events)), Verdict::Holds { tried: 1 });
+            assert!(!matches!(check(&history(events)), Verdict::Broken { .. }));
         }
+    }
+
+    #[test]
+    fn only_what_no_cause_would_excuse_counts_as_tried() {
+        let sure = [
+            attempt(1, 1, TO),
+            replied(1, 250),
+            delivered(1, TO),
+            CONFIRMED,
+        ];
+        assert_eq!(check(&history(&sure)), Verdict::Holds { tried: 1 });
+        let lost_answer = &sure[..3];
+        let during_a_fault = [&sure[..], &[began(Fault::Kill)]].concat();
+        let unanswered = [
+            attempt(1, 1, TO),
+            closed(1, Stage::AfterTheDot),
+            delivered(1, TO),
+            CONFIRMED,
+        ];
+        for events in [lost_answer, &during_a_fault, &unanswered] {
+            assert_eq!(check(&history(events)), Verdict::Unknown, "{events:?}");
+        }
+        // A delivery that is sure, of the same letter to somebody else.
+        let both = [
+            attempt(1, 1, &[TO[0], "b@other.test"]),
+            replied(1, 250),
+            delivered(1, TO),
+            CONFIRMED,
+            numbered(2, delivered(1, &["b@other.test"])),
+        ];
+        assert_eq!(check(&history(&both)), Verdict::Holds { tried: 1 });
+    }
+
+    fn numbered(number: u64, mut delivery: Event) -> Event {
+        if let Event::Delivered { number: its, .. } = &mut delivery {
+            *its = number;
+        }
+        delivery
     }
 }

@@ -14,6 +14,7 @@
 //! | [`replicas_disagree`] | which of your nodes is right? |
 //! | [`quota_not_exact`] | you hold more than I pay for, or refused what I had room for |
 //! | [`early_or_missing_bounce`] | my sender was told too early, or never |
+//! | [`verdict_cache`] | you refused a user of mine, or took whom nobody could vouch for |
 //! | [`refused_for_good`] | you told my sender to give up |
 //! | [`duplicates_without_cause`] | it came twice, and nothing had happened |
 //! | [`duplicates`] | it came twice |
@@ -33,6 +34,7 @@ pub mod refused_for_good;
 pub mod replicas_disagree;
 pub mod two_lease_holders;
 pub mod unexpected_mail;
+pub mod verdict_cache;
 
 use std::fmt;
 
@@ -96,6 +98,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("replicas disagree", replicas_disagree::check),
     ("quota not exact", quota_not_exact::check),
     ("early or missing bounce", early_or_missing_bounce::check),
+    ("verdict cache", verdict_cache::check),
     ("refused for good", refused_for_good::check),
     ("duplicates without cause", duplicates_without_cause::check),
     ("duplicates", duplicates::check),
@@ -169,6 +172,7 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::Event;
     use crate::history::sketch::{attempt, delivered, history, replied};
 
     #[test]
@@ -189,6 +193,7 @@ mod tests {
             attempt(2, 1, to),
             replied(2, 250),
             delivered(2, to),
+            Event::Confirmed { number: 2 },
         ]));
         assert!(!report.is_broken(), "{report}");
         let without_faults = [
@@ -198,6 +203,7 @@ mod tests {
             "replicas disagree",
             "quota not exact",
             "early or missing bounce",
+            "verdict cache",
         ];
         for (name, _) in RULES {
             let is_tried = !without_faults.contains(name);

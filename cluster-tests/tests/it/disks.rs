@@ -1,5 +1,6 @@
 //! Disks fill, fail, slow down and rot, and nothing acknowledged is lost.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use holdfast_cluster_tests::harness::{
 use holdfast_cluster_tests::history::Fault;
 use holdfast_cluster_tests::random::Random;
 
-use crate::{ALWAYS_TRIED, alone, test_time};
+use crate::{ALWAYS_TRIED, alone, is_soak, test_time};
 
 const HEAL_TIME_MAX: Duration = Duration::from_secs(60);
 /// A node whose disk fails stops within that time.
@@ -149,10 +150,7 @@ struct Rot {
 impl Rot {
     /// Changes one bit of one file of the kind; none where there is no such file with content.
     fn set_in(folder: &Path, kind: fn(&Path) -> bool, random: &mut Random) -> Option<Self> {
-        let mut files = Vec::new();
-        collect(folder, &mut files);
-        files.retain(|file| kind(file) && fs::metadata(file).is_ok_and(|found| found.len() > 0));
-        files.sort();
+        let files = filled(folder, kind);
         let file = files.get(random.between(0, files.len().checked_sub(1)? as u64) as usize)?;
         let mut bytes = fs::read(file).expect("a file to change");
         // Where there is something: tables and logs begin files that are not filled yet.
@@ -183,6 +181,15 @@ impl Rot {
     }
 }
 
+/// The files of the kind that have content, in order.
+fn filled(folder: &Path, kind: fn(&Path) -> bool) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    collect(folder, &mut files);
+    files.retain(|file| kind(file) && fs::metadata(file).is_ok_and(|found| found.len() > 0));
+    files.sort();
+    files
+}
+
 fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -194,6 +201,27 @@ fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
+/// What became of nodes that found a kind of file changed.
+#[derive(Default)]
+struct Found {
+    /// They did not start with it,
+    refused: usize,
+    /// or did,
+    taken: usize,
+    /// and of both, so many had to be replaced.
+    replaced: usize,
+    /// No node had such a file with content.
+    absent: usize,
+}
+
+impl Found {
+    fn is_tried(&self) -> bool {
+        self.refused + self.taken > 0
+    }
+}
+
+/// In the soak every kind comes so often at most for each to have been tried once.
+const ROUNDS_MAX: usize = 3;
 /// For a node to notice what it read at its start.
 const LOOK_TIME: Duration = Duration::from_secs(4);
 
@@ -207,18 +235,25 @@ fn a_byte_that_changed_on_disk_is_refused_or_repaired() {
         run.wait_for_acknowledged(100);
         // Deliveries leave room on the disks.
         run.primaries_come_up();
-        let (mut refused, mut replaced, mut taken) = (0, 0, 0);
+        let mut found: BTreeMap<&str, Found> = BTreeMap::new();
         let begun = Instant::now();
-        for round in 0.. {
+        for round in 0..ROUNDS_MAX * KINDS.len() {
             let (kind, belongs) = KINDS[round % KINDS.len()];
-            if round >= KINDS.len() && begun.elapsed() > test_time(20) {
+            let is_enough = !is_soak() || found.values().all(Found::is_tried);
+            if round >= KINDS.len() && begun.elapsed() > test_time(20) && is_enough {
                 break;
             }
-            let names = run.sandbox.names();
-            let victim = names[random.between(0, 2) as usize].clone();
+            let found = found.entry(kind).or_default();
+            // One that has such a file, if any has.
+            let mut names = run.sandbox.names();
+            names.rotate_left(random.between(0, 2) as usize);
+            let data_of = |name: &String| run.sandbox.node(name).data_dir.clone();
+            let has_it = |name: &&String| !filled(&data_of(name), belongs).is_empty();
+            let victim = names.iter().find(has_it).unwrap_or(&names[0]).clone();
+            let data = data_of(&victim);
             run.kill(&victim);
-            let data = run.sandbox.node(&victim).data_dir.clone();
             let Some(rot) = Rot::set_in(&data, belongs, &mut random) else {
+                found.absent += 1;
                 run.restart(&victim);
                 run.sandbox.wait_until_healthy(HEAL_TIME_MAX);
                 continue;
@@ -234,11 +269,11 @@ fn a_byte_that_changed_on_disk_is_refused_or_repaired() {
             // The state is read in full.
             drop(run.sandbox.ask(&victim, &["status", "--state-hash"]));
             if run.sandbox.ended(&victim).is_some() {
-                refused += 1;
+                found.refused += 1;
                 run.recorder
                     .note(format!("{victim} does not start with it"));
             } else {
-                taken += 1;
+                found.taken += 1;
             }
             // As if the disk had been put back: rot at two nodes at once is more than three bear.
             run.kill(&victim);
@@ -248,17 +283,32 @@ fn a_byte_that_changed_on_disk_is_refused_or_repaired() {
             if run.sandbox.ended(&victim).is_some() {
                 // It had noticed while it ran, and condemned its data directory for ever.
                 run.replace(&victim);
-                replaced += 1;
+                found.replaced += 1;
             }
             run.sandbox.wait_until_healthy(HEAL_TIME_MAX);
             run.ended(Fault::BitRot, &[victim]);
             run.wait_for_acknowledged(5);
         }
-        eprintln!(
-            "  bit-rot: {refused} times refused, {replaced} nodes of these replaced, {taken} times \
-             started with it"
+        for (kind, found) in &found {
+            let Found {
+                refused,
+                taken,
+                replaced,
+                absent,
+            } = found;
+            eprintln!(
+                "  bit-rot in {kind}: {refused} times refused, {taken} times started with it, \
+                 {replaced} nodes of these replaced, {absent} times there was no such file"
+            );
+        }
+        let untried = found.iter().filter(|(_, found)| !found.is_tried());
+        let untried: Vec<&str> = untried.map(|(kind, _)| *kind).collect();
+        eprintln!("  bit-rot: kinds that were not tried: {untried:?}");
+        assert!(!is_soak() || untried.is_empty(), "not tried: {untried:?}");
+        assert!(
+            found.values().any(|found| found.refused > 0),
+            "nothing was noticed"
         );
-        assert!(refused > 0, "nothing was noticed");
         run.stop_sending();
         // All that is held is read from disk, by whoever delivers.
         run.primaries_come_up();

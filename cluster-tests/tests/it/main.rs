@@ -20,6 +20,7 @@ mod quorum;
 mod quotas;
 mod recovery;
 mod strangers;
+mod verdicts;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
