@@ -154,6 +154,13 @@ impl Page<'_, '_> {
             MetricType::Counter,
         )?;
         ConstCounter::new(vitals.leader_changes).encode(encoder)?;
+        let encoder = self.0.encode_descriptor(
+            "raft_snapshots_installed",
+            "Times that this node was too far behind for the log and was sent all rows",
+            None,
+            MetricType::Counter,
+        )?;
+        ConstCounter::new(vitals.snapshots_installed).encode(encoder)?;
         self.gauge(
             "raft_last_log_index",
             "The last entry in this node's log",

@@ -31,6 +31,7 @@ pub struct Network {
     machines: u8,
     wan_profile: &'static str,
     level: Option<u32>,
+    snapshot_every: Option<u64>,
     /// None: packets are forwarded at once, and a cut line drops them.
     relays: Option<Relays>,
     cut: BTreeSet<Link>,
@@ -49,6 +50,7 @@ impl Network {
             machines: 0,
             wan_profile: "lan",
             level: None,
+            snapshot_every: None,
             relays: None,
             cut: BTreeSet::new(),
         };
@@ -151,10 +153,17 @@ impl Network {
         self.level = level;
     }
 
+    /// New nodes write down their state after so many entries, and give back the log before it.
+    pub fn set_snapshot_every(&mut self, entries: u64) {
+        self.snapshot_every = Some(entries);
+    }
+
     /// What is in the nodes' configurations for its sake.
     pub(super) fn settings(&self) -> String {
         let timing = format!("wan_profile = \"{}\"\n", self.wan_profile);
-        level_setting(self.level) + &timing
+        let every = self.snapshot_every;
+        let snapshots = every.map(|entries| format!("sandbox_snapshot_every = {entries}\n"));
+        level_setting(self.level) + &snapshots.unwrap_or_default() + &timing
     }
 
     /// From now on clients of the flood's port come from many addresses.

@@ -87,6 +87,14 @@ impl Run {
         Self::in_network(count, Network::new(count), size)
     }
 
+    /// The same with nodes that give back their log after so many entries.
+    #[must_use]
+    pub fn with_short_logs(count: u8, entries: u64) -> Self {
+        let mut network = Network::new(count);
+        network.set_snapshot_every(entries);
+        Self::in_network(count, network, ORDINARY)
+    }
+
     /// The same over lines that can be made bad.
     #[must_use]
     pub fn over_relays(count: u8, wan_profile: &'static str) -> Self {

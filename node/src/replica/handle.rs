@@ -66,6 +66,8 @@ pub(crate) struct Inner {
     pub(crate) disk_total: AtomicU64,
     /// How often another node than the last was seen to lead.
     pub(crate) leader_changes: AtomicU64,
+    /// How often all rows were replaced by another node's.
+    pub(crate) replaced: Arc<AtomicU64>,
     /// Consensus is being stopped on purpose: that it has stopped is no failure.
     pub(crate) stopping: AtomicBool,
     /// Nodes that this one, as leader, is making voters.

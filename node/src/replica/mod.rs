@@ -259,7 +259,7 @@ pub async fn start(
         effects.clone(),
         peers.clock.clone(),
     )?;
-    let applied = machine.applied();
+    let (applied, replaced) = (machine.applied(), machine.replaced());
     let config = options.profile.raft_config(options.snapshot_every);
     let config = config
         .validate()
@@ -299,6 +299,7 @@ pub async fn start(
         disk_free: AtomicU64::new(0),
         disk_total: AtomicU64::new(0),
         leader_changes: AtomicU64::new(0),
+        replaced,
         stopping: AtomicBool::new(false),
         promoting: std::sync::Mutex::default(),
         replacing: std::sync::Mutex::default(),

@@ -155,6 +155,8 @@ struct History {
     /// Who had the lease at each epoch.
     holders: BTreeMap<u64, u64>,
     hashes: BTreeMap<u64, [u8; 32]>,
+    /// How many snapshots each life of a host had installed when last looked at.
+    installed: BTreeMap<(usize, u64), u64>,
     /// Senders send no more.
     calm: bool,
     broken: Vec<String>,
@@ -193,13 +195,28 @@ fn member(host: usize, id: NodeId) -> Member {
     }
 }
 
-fn options(host: usize, dir: &Path, fatal: &Arc<Mutex<Option<String>>>) -> super::Options {
+/// Of odd seeds, so often that hosts which come back find no log to catch up from.
+const SNAPSHOT_EVERY: u64 = 50;
+
+fn snapshot_every(seed: u64) -> u64 {
+    match seed % 2 {
+        0 => crate::config::SNAPSHOT_EVERY,
+        _ => SNAPSHOT_EVERY,
+    }
+}
+
+fn options(
+    host: usize,
+    dir: &Path,
+    snapshot_every: u64,
+    fatal: &Arc<Mutex<Option<String>>>,
+) -> super::Options {
     let fatal = fatal.clone();
     super::Options {
         data_dir: dir.to_owned(),
         member: member(host, NodeId(0)),
         profile: WanProfile::Lan,
-        snapshot_every: crate::config::SNAPSHOT_EVERY,
+        snapshot_every,
         disk_free_min: 0,
         fatal: Arc::new(move |why| {
             lock(&fatal).get_or_insert(why);
@@ -275,7 +292,8 @@ fn template() -> Template {
     let identities: Arc<Mutex<Vec<Identity>>> = Arc::default();
     let clusters: Arc<Mutex<Vec<Cluster>>> = Arc::default();
     for (host, (runtime, machine)) in hosts.iter().enumerate() {
-        let options = options(host, &dir.path().join(host.to_string()), &fatal);
+        let dir = dir.path().join(host.to_string());
+        let options = options(host, &dir, crate::config::SNAPSHOT_EVERY, &fatal);
         let (identities, clusters, switch) = (identities.clone(), clusters.clone(), switch.clone());
         enter(Some(machine.clone()));
         let made = runtime.spawn(async move {
@@ -401,6 +419,8 @@ struct Run {
     simulated: Duration,
     accepted: usize,
     delivered: usize,
+    /// Snapshots that were installed.
+    installed: u64,
     broken: Vec<String>,
 }
 
@@ -495,10 +515,12 @@ impl Simulation {
     /// What no moment may show.
     fn look(&mut self) {
         let mut history = lock(&self.history);
-        for host in &self.hosts {
+        for (number, host) in self.hosts.iter().enumerate() {
             let Some(cluster) = lock(&host.cluster).clone() else {
                 continue;
             };
+            let installed = cluster.vitals().snapshots_installed;
+            history.installed.insert((number, host.life), installed);
             let (term, leads, applied) = {
                 let metrics = cluster.0.raft.metrics();
                 let metrics = metrics.borrow_watched();
@@ -525,7 +547,7 @@ impl Simulation {
         at.life += 1;
         let seed = mix(self.seed ^ (host as u64) << 32 ^ at.life << 48);
         let (runtime, machine) = machine(host, BEGIN + self.now, seed);
-        let options = options(host, &at.dir, &at.fatal);
+        let options = options(host, &at.dir, snapshot_every(self.seed), &at.fatal);
         let (slot, fatal, history) = (at.cluster.clone(), at.fatal.clone(), self.history.clone());
         self.switch.up(host);
         self.switch.note(&[2, host as u64]);
@@ -673,6 +695,7 @@ impl Simulation {
             simulated: Duration::from_millis(self.now),
             accepted,
             delivered: history.delivered.len(),
+            installed: history.installed.values().sum(),
             broken: history.broken,
         }
     }
@@ -938,8 +961,8 @@ fn no_seed_loses_mail() {
             Ok(went) => {
                 simulated += went.simulated;
                 println!(
-                    "seed {seed} trace {} accepted {} delivered {}",
-                    went.trace, went.accepted, went.delivered
+                    "seed {seed} trace {} accepted {} delivered {} snapshots {}",
+                    went.trace, went.accepted, went.delivered, went.installed
                 );
             }
             Err(why) => {

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{Stream, StreamExt};
 use holdfast_ledger::{Effect, apply_batch};
@@ -34,6 +35,8 @@ pub(crate) struct StateMachine {
     clock: Arc<Clock>,
     applied: watch::Sender<Option<LogId>>,
     membership: StoredMembership,
+    /// How often all rows were replaced by another node's.
+    replaced: Arc<AtomicU64>,
 }
 
 impl StateMachine {
@@ -63,12 +66,18 @@ impl StateMachine {
             clock,
             applied: watch::Sender::new(applied),
             membership,
+            replaced: Arc::default(),
         })
     }
 
     /// What has been applied, as it grows.
     pub(crate) fn applied(&self) -> watch::Receiver<Option<LogId>> {
         self.applied.subscribe()
+    }
+
+    /// How often a snapshot was installed, as it grows.
+    pub(crate) fn replaced(&self) -> Arc<AtomicU64> {
+        self.replaced.clone()
     }
 
     pub(super) fn meta_rows(
@@ -179,9 +188,15 @@ impl RaftStateMachine<Types> for StateMachine {
                 snapshots.adopt(snapshot.path())?
             };
             let (_, rows) = snapshot.rows()?;
+            failpoint::reach("snapshot-adopted");
             store.replace_state(rows, &meta_rows)
         })
         .await??;
+        self.replaced.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(
+            entry = meta.last_log_id.map_or(0, |id| id.index),
+            "a snapshot of another node took the place of this node's rows: it was too far behind for the log"
+        );
         self.membership = meta.last_membership.clone();
         self.applied.send_replace(meta.last_log_id);
         let _unheard = self.effects.send(Effect::MembersChanged);

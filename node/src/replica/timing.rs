@@ -41,7 +41,7 @@ impl WanProfile {
             max_payload_entries: 128,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
             max_in_snapshot_log_to_keep: snapshot_every / 2,
-            purge_batch_size: 1024,
+            purge_batch_size: 1024.min(snapshot_every / 2),
             replication_lag_threshold: 200,
             ..Config::default()
         }

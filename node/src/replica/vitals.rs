@@ -15,6 +15,8 @@ pub struct Vitals {
     pub term: u64,
     pub leader: Option<NodeId>,
     pub leader_changes: u64,
+    /// How often this node was so far behind that it was sent all rows.
+    pub snapshots_installed: u64,
     pub last_log: u64,
     /// Entries known to be committed that this node has not applied.
     pub apply_lag: u64,
@@ -54,6 +56,7 @@ impl Cluster {
             term: metrics.current_term,
             leader: metrics.current_leader.map(NodeId),
             leader_changes: inner.leader_changes.load(Ordering::Relaxed),
+            snapshots_installed: inner.replaced.load(Ordering::Relaxed),
             last_log: metrics.last_log_index.unwrap_or(0),
             apply_lag: index(&metrics.cluster_committed).saturating_sub(applied),
             voters: membership.voter_ids().count(),
