@@ -9,6 +9,9 @@ use holdfast_ledger::{
 };
 use holdfast_mail::{Domain, Timestamp};
 
+use crate::reach;
+use crate::replica;
+
 /// Instead of a primary: whoever the domain's MX records name before us.
 pub const BY_MX: &str = "mx";
 
@@ -39,6 +42,7 @@ pub fn sentences(view: &dyn KvRead, record: &DomainRecord) -> Result<Vec<String>
         attended: attended.as_ref(),
         reach: query::reach(view, domain)?.as_ref(),
         now,
+        clock: replica::now(),
     });
     says.extend(hosts);
     Ok(says)
@@ -135,7 +139,10 @@ struct Sight<'a> {
     attended: Option<&'a Attended>,
     /// Whether the primary can be reached, once somebody has looked.
     reach: Option<&'a Reach>,
+    /// The ledger's, which stands still while nothing happens.
     now: Timestamp,
+    /// This node's, by which it answers senders.
+    clock: Timestamp,
 }
 
 fn explain(sight: &Sight<'_>) -> Vec<String> {
@@ -205,44 +212,49 @@ fn arrival(sight: &Sight<'_>) -> String {
             format!("{} are used", parts.join(" and "))
         }
     };
-    let is_up = sight.reach.is_some_and(|reach| reach.down.is_none());
-    if policy.defer && is_up && !policy.attended {
+    if !policy.has_room(held.messages, held.bytes, 1) {
+        return if policy.full_for_good {
+            format!(
+                "A message for {domain} is refused with 552 now and goes back to its sender; {room}."
+            )
+        } else {
+            format!(
+                "A message for {domain} is put off with 452 now and its sender tries again; {room}."
+            )
+        };
+    }
+    let whom = if policy.verify && !sight.takes_anyone {
+        format!("a recipient of {domain} whom its primary has")
+    } else if !policy.verify && policy.listed_only && sight.listed > 0 {
+        format!("a listed recipient of {domain}")
+    } else {
+        domain.to_string()
+    };
+    let reach = sight.reach;
+    if reach.is_some_and(|reach| reach::puts_off(policy, reach, sight.clock)) {
         return format!(
-            "A message for {domain} is put off with 451 now, since the primary is up, and its \
-             sender tries that; {room}."
+            "A message for {whom} is put off with 451 now, since the primary is up, and its sender \
+             tries that; {room}."
         );
     }
-    if policy.has_room(held.messages, held.bytes, 1) {
-        let whom = if policy.verify && !sight.takes_anyone {
-            format!("a recipient of {domain} whom its primary has")
-        } else if !policy.verify && policy.listed_only && sight.listed > 0 {
-            format!("a listed recipient of {domain}")
-        } else {
-            domain.to_string()
-        };
-        let then = match sight.attended {
-            _ if !policy.attended => format!("delivered to {primary}"),
-            None => "held until somebody signs in to receive it".to_owned(),
-            Some(attended) => format!(
-                "delivered to {}, where {} is signed in",
-                attended.to, attended.account
-            ),
-        };
-        return format!("A message for {whom} is accepted now and {then}; {room}.");
-    }
-    if policy.full_for_good {
-        format!(
-            "A message for {domain} is refused with 552 now and goes back to its sender; {room}."
-        )
-    } else {
-        format!(
-            "A message for {domain} is put off with 452 now and its sender tries again; {room}."
-        )
-    }
+    let is_down = reach.is_some_and(|reach| reach.down.is_some());
+    let then = match sight.attended {
+        _ if !policy.attended && is_down && policy.atrn => {
+            format!("held until {primary} can be reached, or somebody calls for it")
+        }
+        _ if !policy.attended && is_down => format!("held until {primary} can be reached"),
+        _ if !policy.attended => format!("delivered to {primary}"),
+        None => "held until somebody signs in to receive it".to_owned(),
+        Some(attended) => format!(
+            "delivered to {}, where {} is signed in",
+            attended.to, attended.account
+        ),
+    };
+    format!("A message for {whom} is accepted now and {then}; {room}.")
 }
 
 fn primary(sight: &Sight<'_>) -> String {
-    let Sight { policy, now, .. } = sight;
+    let Sight { policy, clock, .. } = sight;
     if policy.attended {
         return "Where mail goes is tried only while somebody is signed in there.".to_owned();
     }
@@ -250,14 +262,14 @@ fn primary(sight: &Sight<'_>) -> String {
         None => "Nobody has looked at the primary yet".to_owned(),
         Some(Reach {
             down: None, since, ..
-        }) => format!("The primary has been up for {}", span(now.since(*since))),
+        }) => format!("The primary has been up for {}", span(clock.since(*since))),
         Some(Reach {
             down: Some(why),
             since,
             ..
         }) => format!(
             "The primary has been down for {} ({})",
-            span(now.since(*since)),
+            span(clock.since(*since)),
             why.trim_end_matches("; mail is kept")
         ),
     };
@@ -280,8 +292,9 @@ fn recipients(sight: &Sight<'_>) -> String {
         );
         return format!(
             "The primary is asked whether it takes mail for a recipient; its yes is asked for again \
-             after {}, its no is forgotten after {}. While it is down, known recipients are taken, \
-             and mail for unknown ones is put off with 451.{}",
+             after {}, its no is forgotten after {}; whom it has not is refused with 550. While it \
+             is down, recipients it was known to have are taken, and mail for those it was not asked \
+             about is put off with 451.{}",
             span(sight.policy.yes),
             span(sight.policy.no),
             anyone.unwrap_or_default()
@@ -399,7 +412,7 @@ pub fn span(span: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_mail::Network;
+    use holdfast_mail::{Network, NodeId};
 
     use super::*;
 
@@ -421,6 +434,7 @@ mod tests {
             attended: None,
             reach: None,
             now: Timestamp(1_800_000_000_000),
+            clock: Timestamp(1_800_000_000_000),
         };
         assert_eq!(
             explain(&sight),
@@ -519,6 +533,92 @@ mod tests {
             let networks = list.iter().map(|text| Network::parse(text).unwrap());
             let askers = &Askers::Networks(networks.collect());
             assert!(asking(&Sight { askers, ..sight }).starts_with(said));
+        }
+    }
+
+    #[test]
+    fn what_becomes_of_a_message_is_what_its_sender_is_answered() {
+        let domain = Domain::parse("a.example").unwrap();
+        let at = |minutes: u64| Timestamp(1_800_000_000_000 + minutes * 60_000);
+        let defer = Policy {
+            defer: true,
+            ..Policy::default()
+        };
+        let up = Reach {
+            down: None,
+            since: at(0),
+            at: at(2),
+            node: NodeId(1),
+        };
+        let down = Reach {
+            down: Some("refused".to_owned()),
+            ..up.clone()
+        };
+        let tell = |policy: &Policy, reach: &Reach, clock: Timestamp| {
+            arrival(&Sight {
+                domain: &domain,
+                primary: "mx.a.example:25",
+                policy,
+                own: &PolicyChange::default(),
+                plan: None,
+                health: &Health::default(),
+                held: Counts {
+                    messages: 3,
+                    bytes: 9,
+                },
+                refused: 0,
+                askers: &Askers::Anybody,
+                listed: 1,
+                takes_anyone: false,
+                attended: None,
+                reach: Some(reach),
+                // Nothing has happened since the primary was first looked at.
+                now: at(0),
+                clock,
+            })
+        };
+        let relay = Policy::default();
+        let listed = Policy {
+            listed_only: true,
+            ..defer
+        };
+        let full = Policy {
+            quota_messages: Some(3),
+            ..defer
+        };
+        let atrn = Policy {
+            atrn: true,
+            ..relay
+        };
+        for (policy, reach, clock, said) in [
+            (&relay, &up, at(3), "is accepted now and delivered to mx.a"),
+            (
+                &relay,
+                &down,
+                at(3),
+                "is accepted now and held until mx.a.example:25 can be reached;",
+            ),
+            (
+                &atrn,
+                &down,
+                at(3),
+                "can be reached, or somebody calls for it;",
+            ),
+            (&defer, &up, at(0), "is accepted now and delivered"),
+            (&defer, &up, at(3), "is put off with 451 now"),
+            (
+                &listed,
+                &up,
+                at(3),
+                "for a listed recipient of a.example is put off with 451 now",
+            ),
+            (&full, &up, at(3), "is put off with 452 now"),
+            // Nobody has looked for long.
+            (&defer, &up, at(60), "is accepted now and delivered"),
+            (&defer, &down, at(3), "is accepted now and held"),
+        ] {
+            let told = tell(policy, reach, clock);
+            assert!(told.contains(said), "{said}: {told}");
         }
     }
 

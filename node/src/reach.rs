@@ -6,8 +6,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use holdfast_ledger::{Command, Seen, query};
-use holdfast_mail::Domain;
+use holdfast_ledger::query::Reach;
+use holdfast_ledger::{Command, Policy, Seen, query};
+use holdfast_mail::{Domain, Timestamp};
 use tokio::time::Instant;
 
 use crate::destination::{Destination, Unreachable};
@@ -20,6 +21,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the cluster may take to note what was found. Later than this it is found again.
 const NOTE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How long a primary must have been up before senders are sent there: one that comes and goes is
+/// none to rely on.
+const UP_AT_LEAST: Duration = Duration::from_secs(60);
+
+/// Whether senders are asked to go to the primary. What nobody has looked at for long may be down by
+/// now, and where mail goes to whoever is signed in there is no primary to go to.
+pub(crate) fn puts_off(policy: &Policy, reach: &Reach, now: Timestamp) -> bool {
+    policy.defer
+        && !policy.attended
+        && reach.down.is_none()
+        && now.since(reach.since) >= UP_AT_LEAST
+        && now.since(reach.at) < policy.probe * 2 + UP_AT_LEAST
+}
 
 /// An attempt at a session.
 pub(crate) struct Failed {
@@ -109,4 +124,50 @@ pub(crate) fn is_up(cluster: &Cluster, domain: &Domain) {
     };
     let cluster = cluster.clone();
     tokio::spawn(async move { note(&cluster, vec![seen]).await });
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_mail::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn senders_are_asked_to_go_to_a_primary_that_has_been_up_and_was_seen_lately() {
+        let minute = |minutes: u64| Timestamp(minutes * 60_000);
+        let policy = Policy {
+            defer: true,
+            probe: Duration::from_secs(300),
+            ..Policy::default()
+        };
+        let reach = Reach {
+            down: None,
+            since: minute(100),
+            at: minute(110),
+            node: NodeId(1),
+        };
+        let down = Reach {
+            down: Some("refused".to_owned()),
+            ..reach.clone()
+        };
+        let attended = Policy {
+            attended: true,
+            ..policy
+        };
+        for (policy, reach, now, is_asked) in [
+            (&policy, &reach, minute(112), true),
+            (&policy, &reach, minute(121), false),
+            (&policy, &down, minute(112), false),
+            (&attended, &reach, minute(112), false),
+            (&Policy::default(), &reach, minute(112), false),
+        ] {
+            assert_eq!(puts_off(policy, reach, now), is_asked, "{now:?}");
+        }
+        let fresh = Reach {
+            at: minute(100),
+            ..reach
+        };
+        assert!(!puts_off(&policy, &fresh, Timestamp(minute(101).0 - 1)));
+        assert!(puts_off(&policy, &fresh, minute(101)));
+    }
 }

@@ -27,9 +27,11 @@ fn senders_are_asked_to_go_to_a_server_that_is_up_and_believed_when_they_cannot(
 
     // A server that has just come up is not relied on yet.
     says("The primary has been up for");
+    says("is accepted now and delivered to");
     assert_eq!(give(BOB, "one").code, 250);
     pass(&sandbox, "2m");
     says("The primary has been up for 2m");
+    says("is put off with 451 now, since the primary is up");
     let deferred = give(BOB, "two");
     assert_eq!(deferred.code, 451);
     assert!(
@@ -60,5 +62,6 @@ fn senders_are_asked_to_go_to_a_server_that_is_up_and_believed_when_they_cannot(
     mailbox.go_away();
     assert_eq!(give(BOB, "four").code, 250);
     says("The primary has been down for");
+    says("is accepted now and held until");
     assert_eq!(give("other@sender.test", "five").code, 250);
 }

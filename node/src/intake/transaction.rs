@@ -22,6 +22,7 @@ use super::inquiry::Answer;
 use super::{Options, Shared, etrn};
 use crate::failpoint;
 use crate::history;
+use crate::reach;
 use crate::replica::{BodyWriter, ProposeError, now, random_id};
 use crate::talk::serve::Desk;
 
@@ -59,10 +60,6 @@ const HEADER_ID_CHARS_MAX: usize = 998;
 
 /// Recipients that the history names of a refused command.
 const REFUSED_RECIPIENTS_MAX: usize = 10;
-
-/// How long a primary must have been up before senders are sent there: one that comes and goes is
-/// none to rely on.
-const UP_AT_LEAST: Duration = Duration::from_secs(60);
 
 const CATCHING_UP: &str =
     "this server is still catching up; please try again or another of our mail exchangers";
@@ -297,14 +294,12 @@ impl<'a> Transaction<'a> {
         {
             return None;
         }
-        // What nobody has looked at for long may be down by now.
         let reach = query::reach(&view, &record.name).ok()??;
-        let is_up = reach.down.is_none()
-            && now().since(reach.since) >= UP_AT_LEAST
-            && now().since(reach.at) < policy.probe * 2 + UP_AT_LEAST;
         let knocks = &self.shared.knocks;
         let mut knocks = knocks.lock().unwrap_or_else(PoisonError::into_inner);
-        if !is_up || knocks.believes(self.client, &record.name, now()) {
+        if !reach::puts_off(&policy, &reach, now())
+            || knocks.believes(self.client, &record.name, now())
+        {
             return None;
         }
         let text = format!(

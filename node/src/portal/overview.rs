@@ -7,15 +7,15 @@ use std::time::Duration;
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
-use holdfast_ledger::query::{self, Counts, DomainRecord};
+use holdfast_ledger::query::{self, Counts, DomainRecord, Reach};
 use holdfast_ledger::{KvError, Policy};
-use holdfast_mail::Domain;
+use holdfast_mail::{Domain, Timestamp};
 
 use super::Portal;
 use super::door::{Posted, SignedIn};
 use super::page::{Frame, Problem, bytes, count, render, span};
-use crate::explain;
 use crate::release::{NotStarted, Pending};
+use crate::{explain, reach, replica};
 
 /// How it is with a domain.
 pub(super) struct Picture {
@@ -84,13 +84,10 @@ pub(super) fn picture(portal: &Portal, record: &DomainRecord) -> Result<Picture,
     };
     let (tone, headline, sentence, last_reply) = match &oldest {
         None => {
-            let text = if policy.attended {
-                "Nothing waits. What arrives here is held until you receive it.".to_owned()
-            } else {
-                format!("Nothing waits. What arrives here is passed on to {primary} at once.")
-            };
-            let headline = "All delivered".to_owned();
-            (Tone::Good, headline, format!("{text}{kept}"), String::new())
+            let reach = query::reach(&view, domain)?;
+            let (tone, headline, text) = idle(&policy, reach.as_ref(), &primary, replica::now());
+            let (headline, text) = (headline.to_owned(), format!("{text}{kept}"));
+            (tone, headline, text, String::new())
         }
         Some(first) => {
             let now = query::now(&view)?;
@@ -105,7 +102,7 @@ pub(super) fn picture(portal: &Portal, record: &DomainRecord) -> Result<Picture,
                 String::new()
             };
             let then = if !policy.attended {
-                let next = match portal.copies.next_try(domain, crate::replica::now()) {
+                let next = match portal.copies.next_try(domain, replica::now()) {
                     Some(wait) if wait >= Duration::from_secs(1) => {
                         format!("next in {}", span(wait))
                     }
@@ -125,7 +122,7 @@ pub(super) fn picture(portal: &Portal, record: &DomainRecord) -> Result<Picture,
             let down = since.map_or_else(String::new, |reach| {
                 format!(
                     "Your server has been down for {}. ",
-                    span(now.since(reach.since))
+                    span(replica::now().since(reach.since))
                 )
             });
             let sentence = format!(
@@ -154,6 +151,46 @@ pub(super) fn picture(portal: &Portal, record: &DomainRecord) -> Result<Picture,
         used: used(&policy, all),
         room: room(&policy, all),
         last_reply,
+    })
+}
+
+/// How it is with a domain of which nothing waits.
+fn idle(
+    policy: &Policy,
+    reach: Option<&Reach>,
+    primary: &str,
+    now: Timestamp,
+) -> (Tone, &'static str, String) {
+    let good = |text: String| (Tone::Good, "All delivered", text);
+    if policy.attended {
+        return good("Nothing waits. What arrives here is held until you receive it.".to_owned());
+    }
+    let Some(reach) = reach else {
+        return good(format!(
+            "Nothing waits. What arrives here is passed on to {primary} at once."
+        ));
+    };
+    if reach.down.is_some() && policy.atrn {
+        return good("Nothing waits. What arrives here is held until you call for it.".to_owned());
+    }
+    if reach.down.is_some() {
+        let text = format!(
+            "Your server has been down for {}. Nothing waits: what arrives here is held, and \
+             delivered as soon as {primary} answers.",
+            span(now.since(reach.since))
+        );
+        return (Tone::Waiting, "Your server is down", text);
+    }
+    good(if reach::puts_off(policy, reach, now) {
+        format!(
+            "Nothing waits. Your server is up, so senders who come here are asked to go there; who \
+             keeps coming back is taken, and passed on to {primary} at once."
+        )
+    } else {
+        format!(
+            "Nothing waits. Your server is up, and what arrives here is passed on to {primary} at \
+             once."
+        )
     })
 }
 
@@ -303,7 +340,58 @@ pub(super) async fn domains(
 
 #[cfg(test)]
 mod tests {
+    use holdfast_mail::NodeId;
+
     use super::*;
+
+    #[test]
+    fn a_server_that_is_down_is_told_of_although_nothing_waits() {
+        let now = Timestamp(1_800_000_000_000);
+        let up = Reach {
+            down: None,
+            since: Timestamp(now.0 - 8_040_000),
+            at: now,
+            node: NodeId(1),
+        };
+        let down = Reach {
+            down: Some("refused".to_owned()),
+            ..up.clone()
+        };
+        let relay = Policy::default();
+        let (defer, attended, atrn) = (
+            Policy {
+                defer: true,
+                ..relay
+            },
+            Policy {
+                attended: true,
+                ..relay
+            },
+            Policy {
+                atrn: true,
+                ..relay
+            },
+        );
+        for (policy, reach, tone, said) in [
+            (&relay, None, Tone::Good, "passed on to mx:25 at once"),
+            (&relay, Some(&up), Tone::Good, "Your server is up, and what"),
+            (
+                &relay,
+                Some(&down),
+                Tone::Waiting,
+                "has been down for 2 h 14 min.",
+            ),
+            (&defer, Some(&up), Tone::Good, "asked to go there"),
+            (&defer, Some(&down), Tone::Waiting, "is held, and delivered"),
+            (&atrn, Some(&down), Tone::Good, "until you call for it"),
+            (&attended, Some(&down), Tone::Good, "until you receive it"),
+        ] {
+            let (found, headline, text) = idle(policy, reach, "mx:25", now);
+            assert_eq!(found, tone, "{text}");
+            assert!(text.contains(said), "{said}: {text}");
+            assert_eq!(headline == "All delivered", tone == Tone::Good);
+        }
+    }
 
     #[test]
     fn a_quota_reads_as_its_fuller_part() {
