@@ -10,11 +10,15 @@ use crate::{Command, Disposal, Undecodable};
 
 /// The highest level that this version knows. A new cluster begins here. It goes up by one in each
 /// version that adds a command, so that two versions in a row run together.
-pub const NEWEST: u32 = 3;
+pub const NEWEST: u32 = 4;
 
 /// Since which level the name of a node that was removed is kept: state that an older version would
 /// not write is different on it.
 pub(crate) const REMOVED_NAMES: u32 = 3;
+
+/// Since which level failed sign-ins are counted for each network that they come from. Below it one
+/// count decides for everybody, as an older version would.
+pub(crate) const SIGN_INS_BY_NETWORK: u32 = 4;
 
 impl Command {
     /// Since which level it exists. A new command gets the level that the next release brings, never

@@ -108,6 +108,11 @@ impl Doorkeeper {
         let Some(account) = account else {
             return Err(NotSignedIn::Wrong);
         };
+        let from = attempt.from.to_string();
+        // The log would say the same, and a guesser must not fill it.
+        if account.is_locked_for(&from, now()) {
+            return Err(NotSignedIn::Wrong);
+        }
         let step = match &account.second_factor {
             Some(secret) => code_fits(secret, attempt.code),
             None => Some(0),
@@ -115,11 +120,11 @@ impl Doorkeeper {
         let change = AccountChange::SignIn {
             good: good && step.is_some(),
             step: step.unwrap_or(0),
-            from: attempt.from.to_string(),
+            from: from.clone(),
         };
         let person = Person {
             who: name.clone(),
-            from: attempt.from.to_string(),
+            from,
         };
         let signed_in = matches!(change, AccountChange::SignIn { good: true, .. });
         let command = Command::OfAccount { name, change };

@@ -3,15 +3,15 @@
 use holdfast_mail::Domain;
 use holdfast_proto::ledger as proto;
 
+use super::sign_in::{Tried, sign_in, unlock};
 use super::{Logged, refuse};
 use crate::account::{
-    ACCOUNT_TOKENS_MAX, AccessToken, AccountChange, FAILURE_PERIOD, FAILURES_MAX, LOCK_TIME,
-    TOKEN_LABEL_OCTETS_MAX, is_account_name,
+    ACCOUNT_TOKENS_MAX, AccessToken, AccountChange, TOKEN_LABEL_OCTETS_MAX, is_account_name,
 };
-use crate::{Kv, KvError, KvRead, Refusal, Reply, row, tables};
+use crate::{Kv, KvError, KvRead, Refusal, Reply, query, row, tables};
 
 /// Octets of a password's hash, of a second factor's secret and of a client's address.
-const TEXT_OCTETS_MAX: usize = 512;
+pub(super) const TEXT_OCTETS_MAX: usize = 512;
 
 pub(super) fn change(
     kv: &mut dyn Kv,
@@ -80,9 +80,14 @@ pub(super) fn change(
             row.domains = names(domains);
         }
         AccountChange::SignOut => row.epoch = when.index,
-        AccountChange::Unlock => (row.failures, row.locked_until_ms) = (0, 0),
+        AccountChange::Unlock => unlock(&mut row),
         AccountChange::SignIn { good, step, from } => {
-            if let Some(refusal) = sign_in(&mut row, when, *good, *step, from) {
+            let tried = Tried {
+                good: *good,
+                step: *step,
+                from,
+            };
+            if let Some(refusal) = sign_in(&mut row, when, query::level(kv)?, &tried) {
                 return refuse(refusal);
             }
         }
@@ -104,42 +109,6 @@ pub(super) fn change(
     }
     row::put(kv, &key, &row);
     Ok(Reply::Done)
-}
-
-fn sign_in(
-    row: &mut proto::AccountRow,
-    when: Logged,
-    good: bool,
-    step: u64,
-    from: &str,
-) -> Option<Refusal> {
-    // Whoever guesses on several nodes at once is judged in the order of the log.
-    if when.at.0 < row.locked_until_ms {
-        return Some(Refusal::AccountLocked);
-    }
-    if from.len() > TEXT_OCTETS_MAX {
-        return Some(Refusal::Malformed);
-    }
-    if good {
-        if step != 0 && step <= row.last_step {
-            return Some(Refusal::CodeUsed);
-        }
-        row.last_step = step.max(row.last_step);
-        (row.failures, row.locked_until_ms) = (0, 0);
-        row.signed_in_at_ms = when.at.0;
-        from.clone_into(&mut row.signed_in_from);
-        return None;
-    }
-    let since = u128::from(when.at.0.saturating_sub(row.failing_since_ms));
-    if row.failures == 0 || since >= FAILURE_PERIOD.as_millis() {
-        (row.failures, row.failing_since_ms) = (0, when.at.0);
-    }
-    row.failures += 1;
-    if row.failures >= FAILURES_MAX {
-        row.failures = 0;
-        row.locked_until_ms = when.at.plus(LOCK_TIME).0;
-    }
-    None
 }
 
 fn add_token(

@@ -27,6 +27,7 @@ mod recipients;
 mod record;
 mod report;
 mod review;
+mod sign_in;
 mod submit;
 mod sweep;
 mod usage;
