@@ -15,7 +15,7 @@ pub use session::{SESSION_TIME, Seal, Session};
 pub use token::{NewToken, TokenError, bearer};
 
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use holdfast_ledger::account::{Account, AccountChange, Scopes, is_account_name};
@@ -43,7 +43,7 @@ const CLIENT_PERIOD: Duration = Duration::from_secs(60);
 
 /// One for a node.
 pub struct Doorkeeper {
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     clients: Mutex<Recent<IpAddr>>,
 }
 
@@ -84,7 +84,7 @@ impl NotSignedIn {
 impl Default for Doorkeeper {
     fn default() -> Self {
         Self {
-            turns: Semaphore::new(HASHED_MAX),
+            turns: Arc::new(Semaphore::new(HASHED_MAX)),
             clients: Mutex::default(),
         }
     }
@@ -203,8 +203,15 @@ impl Doorkeeper {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NotSignedIn> {
         let busy = || NotSignedIn::Unable("too many people are signing in".to_owned());
-        let turn = tokio::time::timeout_at(until, self.turns.acquire());
-        let _turn = turn.await.map_err(|_| busy())?.map_err(|_| busy())?;
+        let turn = tokio::time::timeout_at(until, self.turns.clone().acquire_owned());
+        let turn = turn.await.map_err(|_| busy())?.map_err(|_| busy())?;
+        // The work goes on without a client that has gone, and keeps its turn: else whoever connects
+        // and leaves has any number of passwords hashed at once.
+        let work = move || {
+            let done = work();
+            drop(turn);
+            done
+        };
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| NotSignedIn::Unable(error.to_string()))
@@ -214,4 +221,33 @@ impl Doorkeeper {
 fn unreadable(error: KvError) -> NotSignedIn {
     tracing::error!("the accounts cannot be read: {error}");
     NotSignedIn::Unable("the accounts cannot be read".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_leaves_does_not_give_back_the_turn_of_its_password() {
+        let doorkeeper = Doorkeeper::default();
+        let until = Instant::now() + SIGN_IN_TIME_MAX;
+        let (finish, finished) = mpsc::channel::<()>();
+        let (begun, begin) = tokio::sync::oneshot::channel();
+        let hashing = doorkeeper.take_turn(until, move || {
+            let _heard = begun.send(());
+            finished.recv()
+        });
+        tokio::select! {
+            _ = hashing => unreachable!("it waits to be told"),
+            begun = begin => begun.unwrap(),
+        }
+        assert_eq!(doorkeeper.turns.available_permits(), HASHED_MAX - 1);
+        finish.send(()).unwrap();
+        let all = doorkeeper
+            .turns
+            .acquire_many(u32::try_from(HASHED_MAX).unwrap());
+        assert!(all.await.is_ok(), "and it is given back in the end");
+    }
 }
