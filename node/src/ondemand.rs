@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use holdfast_ledger::account::{Account, Scopes};
 use holdfast_ledger::query;
 use holdfast_ledger::{KvError, KvRead, Refusal, RouteTls};
-use holdfast_mail::{Domain, network};
+use holdfast_mail::Domain;
 use holdfast_smtp::login::Login;
 use holdfast_smtp::reply::Reply;
 use holdfast_smtp::server::{Options, Question, Service, Session};
@@ -66,8 +66,7 @@ pub(crate) async fn run(room: OnDemand, listener: Listener, stopped: watch::Rece
     let clients = Mutex::default();
     while let Ok(place) = places.clone().acquire_owned().await {
         let (stream, peer) = listener.accept().await;
-        let client = network::client(peer.ip());
-        if !Recent::within(&clients, client, CLIENT_PERIOD, CLIENT_CALLS_MAX) {
+        if !Recent::client_within(&clients, peer.ip(), CLIENT_PERIOD, CLIENT_CALLS_MAX) {
             let _gone =
                 stream.try_write(b"421 4.7.0 too many connections; try again in a minute\r\n");
             continue;

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use holdfast_ledger::{Command, KvError, Refusal, Reply, query};
-use holdfast_mail::{Domain, network};
+use holdfast_mail::{Domain, Network};
 use tokio::time::Instant;
 
 use crate::recent::Recent;
@@ -37,7 +37,7 @@ const CLIENT_PERIOD: Duration = Duration::from_secs(60);
 /// One for a node, so that who asks by two protocols does not ask twice as often.
 #[derive(Default)]
 pub struct Desk {
-    clients: Mutex<Recent<IpAddr>>,
+    clients: Mutex<Recent<Network>>,
     domains: Mutex<Recent<Domain>>,
 }
 
@@ -80,8 +80,7 @@ impl Desk {
         wanted: Wanted,
         via: &'static str,
     ) -> Result<Pending, NotStarted> {
-        let from = network::client(client);
-        if !Recent::within(&self.clients, from, CLIENT_PERIOD, CLIENT_REQUESTS_MAX) {
+        if !self.may_ask(client) {
             return Err(NotStarted::TooOften);
         }
         let domains = allowed(cluster, client, wanted).map_err(|error| {
@@ -109,11 +108,14 @@ impl Desk {
         domain: Domain,
         via: &'static str,
     ) -> Result<Pending, NotStarted> {
-        let from = network::client(client);
-        if !Recent::within(&self.clients, from, CLIENT_PERIOD, CLIENT_REQUESTS_MAX) {
+        if !self.may_ask(client) {
             return Err(NotStarted::TooOften);
         }
         self.start(cluster, domain, via).await
+    }
+
+    fn may_ask(&self, client: IpAddr) -> bool {
+        Recent::client_within(&self.clients, client, CLIENT_PERIOD, CLIENT_REQUESTS_MAX)
     }
 
     /// Starts a domain. Nobody asked: there are signs that its primary is back.

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use holdfast_ledger::account::{Account, AccountChange, Scopes, is_account_name};
 use holdfast_ledger::{Command, KvError, Reply, query};
-use holdfast_mail::network;
+use holdfast_mail::Network;
 use holdfast_smtp::login::Login;
 use holdfast_smtp::reply;
 use tokio::sync::Semaphore;
@@ -44,7 +44,7 @@ const CLIENT_PERIOD: Duration = Duration::from_secs(60);
 /// One for a node.
 pub struct Doorkeeper {
     turns: Arc<Semaphore>,
-    clients: Mutex<Recent<IpAddr>>,
+    clients: Mutex<Recent<Network>>,
 }
 
 /// What somebody typed.
@@ -97,8 +97,7 @@ impl Doorkeeper {
         cluster: &Cluster,
         attempt: &Attempt<'_>,
     ) -> Result<Account, NotSignedIn> {
-        let client = network::client(attempt.from);
-        if !Recent::within(&self.clients, client, CLIENT_PERIOD, CLIENT_TRIES_MAX) {
+        if !self.may_try(attempt.from) {
             return Err(NotSignedIn::TooOften);
         }
         let until = Instant::now() + SIGN_IN_TIME_MAX;
@@ -146,8 +145,7 @@ impl Doorkeeper {
         wanted: Scopes,
     ) -> Result<Account, NotSignedIn> {
         if token::is_token(&login.secret) {
-            let client = network::client(from);
-            if !Recent::within(&self.clients, client, CLIENT_PERIOD, CLIENT_TRIES_MAX) {
+            if !self.may_try(from) {
                 return Err(NotSignedIn::TooOften);
             }
             return match bearer(cluster, &login.secret, wanted, now()) {
@@ -173,6 +171,10 @@ impl Doorkeeper {
         self.take_turn(until, move || password::hash(&password))
             .await?
             .map_err(NotSignedIn::Unable)
+    }
+
+    fn may_try(&self, client: IpAddr) -> bool {
+        Recent::client_within(&self.clients, client, CLIENT_PERIOD, CLIENT_TRIES_MAX)
     }
 
     fn known(&self, cluster: &Cluster, name: &str) -> Result<Option<Account>, NotSignedIn> {

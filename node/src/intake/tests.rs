@@ -188,6 +188,25 @@ impl Client {
     }
 }
 
+#[test]
+fn whoever_fills_one_door_does_not_keep_others_out_of_the_other() {
+    let client: IpAddr = "192.0.2.1".parse().unwrap();
+    let doors = [Door::Exchange, Door::Submission { tls: true }];
+    for (has_both_doors, expected) in [(true, [8, 2]), (false, [10, 10])] {
+        let hall = Hall {
+            strangers: Guests::default(),
+            customers: Guests::default(),
+            has_both_doors,
+        };
+        let took = doors.map(|door| {
+            let entered = (0..20).map(|_| hall.enter(door, client, (10, 10)));
+            entered.filter_map(Result::ok).collect::<Vec<_>>()
+        });
+        // What one door took is still taken while the other is filled.
+        assert_eq!(took.map(|guests| guests.len()), expected);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_answered_250_is_held_byte_for_byte_behind_our_trace_line() {
     let house = House::open().await;
