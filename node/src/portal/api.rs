@@ -7,7 +7,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,9 +18,10 @@ use holdfast_ledger::account::{Account, Scopes};
 use holdfast_ledger::query::{self, DomainRecord};
 use holdfast_ledger::{Command, DISPOSE_MAX, Reply, Seq};
 use holdfast_mail::MessageId;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::door::domain_of;
+use super::door::{BODY_TIME_MAX, domain_of, whole};
 use super::page::Problem;
 use super::{Client, Portal, mail, overview};
 use crate::accounts::{TokenError, bearer};
@@ -95,7 +97,28 @@ impl FromRequestParts<Arc<Portal>> for Bearer {
             status: StatusCode::UNAUTHORIZED,
             text: "show a token: Authorization: Bearer holdfast_…".to_owned(),
         })?;
-        Ok(Self { token, client })
+        let asker = Self { token, client };
+        // Before a body is read: a stranger's costs memory, and time.
+        asker.account(portal, Scopes::default())?;
+        Ok(asker)
+    }
+}
+
+/// What a request says, as JSON.
+pub(super) struct Said<T>(T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Portal>> for Said<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &Arc<Portal>) -> Result<Self, Failure> {
+        let (parts, body) = whole(request, BODY_TIME_MAX).await?;
+        let request = Request::from_parts(parts, Body::from(body));
+        let read = Json::<T>::from_request(request, &()).await;
+        let Json(said) = read.map_err(|rejection| Failure {
+            status: rejection.status(),
+            text: rejection.body_text(),
+        })?;
+        Ok(Self(said))
     }
 }
 
@@ -271,7 +294,7 @@ async fn dispose(
     State(portal): State<Arc<Portal>>,
     asker: Bearer,
     Path(name): Path<String>,
-    Json(order): Json<Order>,
+    Said(order): Said<Order>,
 ) -> Result<Json<Value>, Failure> {
     let (account, record) = asker.domain(&portal, MAIL, &name)?;
     let wrong = |why: String| Failure::from(Problem::Wrong(why));
@@ -331,7 +354,7 @@ async fn change_listed(
     State(portal): State<Arc<Portal>>,
     asker: Bearer,
     Path(name): Path<String>,
-    Json(listing): Json<Listing>,
+    Said(listing): Said<Listing>,
 ) -> Result<Json<Value>, Failure> {
     let (account, record) = asker.domain(&portal, SETTINGS, &name)?;
     let domain = record.name;
