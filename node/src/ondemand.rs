@@ -20,13 +20,13 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, interval};
 
-use crate::accounts::Doorkeeper;
+use crate::accounts::{Credentials, Doorkeeper};
 use crate::attendance::{Attendance, NotThere, RENEW_EVERY};
 use crate::dial::CONNECT_TIMEOUT;
 use crate::net::listen::Listener;
 use crate::net::tls::SmtpServer;
 use crate::recent::Recent;
-use crate::replica::Cluster;
+use crate::replica::{Cluster, now};
 use crate::switchboard::Switchboard;
 use crate::talk::deliver::{Connection, Dialing};
 use crate::talk::serve::{self, Caller};
@@ -101,13 +101,13 @@ async fn serve_one(
     let mut desk = Desk {
         room,
         peer,
-        account: None,
+        customer: None,
         granted: Vec::new(),
     };
     let tls = Some(room.tls.load().as_ref().clone());
     let caller = serve::serve(stream, session, tls, &mut desk, stopped).await?;
-    if let Some(caller) = caller {
-        hand_out(room, caller, peer, desk.granted).await;
+    if let (Some(caller), Some(customer)) = (caller, desk.customer) {
+        hand_out(room, caller, &customer, desk.granted).await;
     }
     Ok(())
 }
@@ -116,8 +116,15 @@ async fn serve_one(
 struct Desk<'a> {
     room: &'a OnDemand,
     peer: SocketAddr,
-    account: Option<Account>,
+    customer: Option<Customer>,
     granted: Vec<Attendance>,
+}
+
+/// Who has logged in.
+struct Customer {
+    account: Account,
+    shown: Credentials,
+    peer: SocketAddr,
 }
 
 impl serve::Desk for Desk<'_> {
@@ -139,25 +146,7 @@ impl serve::Desk for Desk<'_> {
     fn reset(&mut self) {}
 }
 
-impl Desk<'_> {
-    async fn log_in(&mut self, login: Login) -> Reply {
-        let deliver = Scopes {
-            deliver: true,
-            ..Scopes::default()
-        };
-        let room = self.room;
-        let who = room
-            .doorkeeper
-            .program(&room.cluster, &login, self.peer.ip(), deliver);
-        match who.await {
-            Ok(account) => {
-                self.account = Some(account);
-                Reply::new(235, 7, 0, "welcome")
-            }
-            Err(why) => why.to_reply(),
-        }
-    }
-
+impl Customer {
     /// Why this customer may not have one of their domains' mail over this connection, if not: a
     /// password can be stolen, so the operator says where it is enough, and from which addresses.
     fn may_have(
@@ -178,11 +167,55 @@ impl Desk<'_> {
         })
     }
 
+    /// Why mail of a domain no longer goes to them, if so. A session may last for hours: what it was begun
+    /// with can be taken back meanwhile, and so can what they may have.
+    fn lost(&self, view: &dyn KvRead, domain: &Domain) -> Result<Option<&'static str>, KvError> {
+        Ok(match self.shown.account(view, now())? {
+            None => Some("what they logged in with is no longer good"),
+            Some(account) if !account.domains.contains(domain) => Some("it is no longer theirs"),
+            Some(_) => self.may_have(view, domain)?,
+        })
+    }
+
+    /// A sign of life for one of the domains that they were granted.
+    async fn renew(&self, attendance: &Attendance) -> Result<(), String> {
+        let lost = self.lost(&attendance.cluster.view(), &attendance.domain);
+        if let Some(why) = lost.map_err(|error| error.to_string())? {
+            return Err(why.to_owned());
+        }
+        attendance.renew().await.map_err(|why| why.to_string())
+    }
+}
+
+impl Desk<'_> {
+    async fn log_in(&mut self, login: Login) -> Reply {
+        let deliver = Scopes {
+            deliver: true,
+            ..Scopes::default()
+        };
+        let room = self.room;
+        let who = room
+            .doorkeeper
+            .program(&room.cluster, &login, self.peer.ip(), deliver);
+        match who.await {
+            Ok((account, shown)) => {
+                self.customer = Some(Customer {
+                    account,
+                    shown,
+                    peer: self.peer,
+                });
+                Reply::new(235, 7, 0, "welcome")
+            }
+            Err(why) => why.to_reply(),
+        }
+    }
+
     /// The replies are those of RFC 2645 section 5.2.1.
     async fn atrn(&mut self, asked: Vec<Domain>) -> Reply {
-        let Some(account) = &self.account else {
+        let Some(customer) = &self.customer else {
             return Reply::new(530, 7, 0, "log in first (AUTH)");
         };
+        let account = &customer.account;
         let theirs = |domain: &Domain| account.domains.contains(domain);
         // RFC 2645 section 5.2.1: if any of them may not be had, none is.
         if !asked.iter().all(theirs) {
@@ -201,7 +234,7 @@ impl Desk<'_> {
         let count = wanted.len();
         let mut denied = None;
         let mut failed = None;
-        wanted.retain(|domain| match self.may_have(&view, domain) {
+        wanted.retain(|domain| match customer.may_have(&view, domain) {
             Ok(None) => true,
             Ok(Some(why)) => {
                 denied = Some(why);
@@ -267,7 +300,13 @@ impl Desk<'_> {
 }
 
 /// The roles have turned: mail goes out for one domain after the other.
-async fn hand_out(room: &OnDemand, caller: Caller, peer: SocketAddr, granted: Vec<Attendance>) {
+async fn hand_out(
+    room: &OnDemand,
+    caller: Caller,
+    customer: &Customer,
+    granted: Vec<Attendance>,
+) {
+    let peer = customer.peer;
     let helo = &room.cluster.me().smtp_name;
     let dialing = Dialing::new(helo, CONNECT_TIMEOUT, OPENING_WAIT_MAX);
     let opened = async {
@@ -279,7 +318,7 @@ async fn hand_out(room: &OnDemand, caller: Caller, peer: SocketAddr, granted: Ve
             tokio::select! {
                 opened = &mut opening => return opened.map_err(|why| why.to_string()),
                 _ = signs.tick() => for attendance in &granted {
-                    attendance.renew().await.map_err(|why| why.to_string())?;
+                    customer.renew(attendance).await?;
                 },
             }
         }
@@ -302,7 +341,7 @@ async fn hand_out(room: &OnDemand, caller: Caller, peer: SocketAddr, granted: Ve
         let (home, back) = oneshot::channel();
         connection.returns_to(home);
         room.switchboard.offer(domain.clone(), connection);
-        match until_back(room, &attendance, rest.as_slice(), back).await {
+        match until_back(room, customer, &attendance, rest.as_slice(), back).await {
             Some(returned) => connection = returned,
             None => return,
         }
@@ -313,6 +352,7 @@ async fn hand_out(room: &OnDemand, caller: Caller, peer: SocketAddr, granted: Ve
 /// Gives signs of life until the courier is through with the connection, and `None` once it is lost.
 async fn until_back(
     room: &OnDemand,
+    customer: &Customer,
     now: &Attendance,
     later: &[Attendance],
     mut back: oneshot::Receiver<Connection>,
@@ -324,7 +364,7 @@ async fn until_back(
             returned = &mut back => return returned.ok(),
             _ = signs.tick() => {
                 for attendance in std::iter::once(now).chain(later) {
-                    if let Err(why) = attendance.renew().await {
+                    if let Err(why) = customer.renew(attendance).await {
                         tracing::info!(domain = %attendance.domain, "an on-demand session ends: {why}");
                         drop(room.switchboard.take(&now.domain));
                         return None;

@@ -5,11 +5,13 @@
 //! What must hold for all nodes at once, guesses and codes used, goes through the log.
 
 mod codes;
+mod credentials;
 mod password;
 mod session;
 mod token;
 
 pub use codes::{Enrolment, code_fits};
+pub use credentials::Credentials;
 pub use password::{PASSWORD_OCTETS_MAX, PASSWORD_OCTETS_MIN};
 pub use session::{SESSION_TIME, Seal, Session};
 pub use token::{NewToken, TokenError, bearer};
@@ -136,20 +138,24 @@ impl Doorkeeper {
     }
 
     /// Who it is, for a program that has a name and a secret: a token of the account that is good for
-    /// what is `wanted`, or its password where there is no second factor.
+    /// what is `wanted`, or its password where there is no second factor. And what it showed, to be looked
+    /// at again while its session lasts.
     pub async fn program(
         &self,
         cluster: &Cluster,
         login: &Login,
         from: IpAddr,
         wanted: Scopes,
-    ) -> Result<Account, NotSignedIn> {
+    ) -> Result<(Account, Credentials), NotSignedIn> {
         if token::is_token(&login.secret) {
             if !self.may_try(from) {
                 return Err(NotSignedIn::TooOften);
             }
             return match bearer(cluster, &login.secret, wanted, now()) {
-                Ok((account, _)) if account.name == login.user.trim().to_lowercase() => Ok(account),
+                Ok((account, token)) if account.name == login.user.trim().to_lowercase() => {
+                    let shown = Credentials::token(&account, token.id, wanted);
+                    Ok((account, shown))
+                }
                 Ok(_) | Err(TokenError::Unknown | TokenError::Scope) => Err(NotSignedIn::Wrong),
                 Err(why @ TokenError::Unreadable) => Err(NotSignedIn::Unable(why.to_string())),
             };
@@ -161,7 +167,9 @@ impl Doorkeeper {
             code: "",
             from,
         };
-        self.sign_in(cluster, &attempt).await
+        let account = self.sign_in(cluster, &attempt).await?;
+        let shown = Credentials::password(&account);
+        Ok((account, shown))
     }
 
     /// The hash of a new password.

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::counters::Reason;
 use super::inquiry::Answer;
 use super::{Options, Shared, etrn};
+use crate::accounts::Credentials;
 use crate::failpoint;
 use crate::history;
 use crate::replica::{BodyWriter, ProposeError, now, random_id};
@@ -74,6 +75,8 @@ pub(super) struct Transaction<'a> {
     client: IpAddr,
     /// Who has logged in, to send mail to anybody.
     account: Option<Account>,
+    /// What they showed.
+    shown: Option<Credentials>,
     mail: Option<Mail>,
     recipients: Vec<Recipient>,
     /// The last message whose content began, for the log lines of this transaction.
@@ -102,6 +105,7 @@ impl<'a> Transaction<'a> {
             options,
             client,
             account: None,
+            shown: None,
             mail: None,
             recipients: Vec::new(),
             message: None,
@@ -140,6 +144,9 @@ impl<'a> Transaction<'a> {
         if self.shared.cluster.disk_low() {
             return self.refuse("disk_low", disk_low());
         }
+        if let Some(refusal) = self.look_again() {
+            return refusal;
+        }
         if let Some(account) = &self.account
             && !is_theirs(account, &mail.reverse_path)
         {
@@ -157,11 +164,32 @@ impl<'a> Transaction<'a> {
         let (doorkeeper, cluster) = (&self.shared.doorkeeper, &self.shared.cluster);
         let who = doorkeeper.program(cluster, &login, self.client, send);
         match who.await {
-            Ok(account) => {
-                self.account = Some(account);
+            Ok((account, shown)) => {
+                (self.account, self.shown) = (Some(account), Some(shown));
                 Reply::new(235, 7, 0, "welcome")
             }
             Err(why) => self.refuse("login", why.to_reply()),
+        }
+    }
+
+    /// A password that was changed, or a token that was removed, is not good for the rest of a session
+    /// either: whoever stole it may have kept one open.
+    fn look_again(&mut self) -> Option<Reply> {
+        let shown = self.shown.as_ref()?;
+        match shown.account(&self.shared.cluster.view(), now()) {
+            Ok(Some(account)) => {
+                self.account = Some(account);
+                None
+            }
+            Ok(None) => {
+                let text = "what you logged in with is no longer good; connect and log in again";
+                Some(self.refuse("login", Reply::new(421, 7, 0, text)))
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                let text = "the accounts cannot be read; please try again";
+                Some(self.refuse("state", Reply::new(451, 3, 0, text)))
+            }
         }
     }
 
