@@ -4,6 +4,8 @@
 //! The node that has the connection delivers: the ledger says so (`Attend`), and the others leave the
 //! domain alone meanwhile.
 
+use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,11 +20,12 @@ use holdfast_smtp::reply::Reply;
 use holdfast_smtp::server::{Options, Question, Service, Session};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot, watch};
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, timeout};
 
 use crate::accounts::{Credentials, Doorkeeper};
 use crate::attendance::{Attendance, NotThere, RENEW_EVERY};
 use crate::dial::CONNECT_TIMEOUT;
+use crate::guests::{Guests, Places};
 use crate::net::listen::Listener;
 use crate::net::tls::SmtpServer;
 use crate::recent::Recent;
@@ -34,9 +37,17 @@ use crate::talk::serve::{self, Caller};
 /// Customers at a time. Each has a session and, while mail goes, a courier.
 const CUSTOMERS_MAX: usize = 500;
 
+/// Of them at one client: a customer calls once, an office with several servers a few times. Else one host
+/// that never logs in keeps out everybody.
+const CUSTOMERS_PER_CLIENT_MAX: usize = 10;
+
 /// Connections that one client may make within [`CLIENT_PERIOD`].
 const CLIENT_CALLS_MAX: u32 = 30;
 const CLIENT_PERIOD: Duration = Duration::from_secs(60);
+
+/// From the connection to the login: a customer's server shows its secret at once, and who has none takes
+/// a customer's place meanwhile. Enough for the slowest line and a wrong try or two.
+const LOGIN_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Domains served in one session, one after the other.
 const DOMAINS_MAX: usize = 100;
@@ -63,6 +74,11 @@ pub(crate) struct OnDemand {
 pub(crate) async fn run(room: OnDemand, listener: Listener, stopped: watch::Receiver<bool>) {
     let room = Arc::new(room);
     let places = Arc::new(Semaphore::new(CUSTOMERS_MAX));
+    let guests = Guests::default();
+    let caps = Places {
+        all_max: CUSTOMERS_MAX,
+        each_max: CUSTOMERS_PER_CLIENT_MAX,
+    };
     let clients = Mutex::default();
     while let Ok(place) = places.clone().acquire_owned().await {
         let (stream, peer) = listener.accept().await;
@@ -71,6 +87,13 @@ pub(crate) async fn run(room: OnDemand, listener: Listener, stopped: watch::Rece
                 stream.try_write(b"421 4.7.0 too many connections; try again in a minute\r\n");
             continue;
         }
+        let guest = match guests.enter(peer.ip(), caps) {
+            Ok(guest) => guest,
+            Err(why) => {
+                let _gone = stream.try_write(format!("421 4.7.0 {why}\r\n").as_bytes());
+                continue;
+            }
+        };
         if room.cluster.is_drained() {
             let _gone = stream
                 .try_write(b"421 4.3.2 this server is being maintained; call another one\r\n");
@@ -82,7 +105,7 @@ pub(crate) async fn run(room: OnDemand, listener: Listener, stopped: watch::Rece
             if let Err(why) = serve_one(&room, stream, peer, stopped).await {
                 tracing::debug!(client = %peer.ip(), "an on-demand session broke off: {why}");
             }
-            drop((place, served));
+            drop((place, guest, served));
         });
     }
 }
@@ -92,30 +115,44 @@ async fn serve_one(
     stream: TcpStream,
     peer: SocketAddr,
     stopped: watch::Receiver<bool>,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let session = Session::new(Options {
         service: Service::OnDemand,
         // Nothing is taken here.
         ..Options::new(&room.name, 0, true)
     });
+    let (stranger, logged_in) = oneshot::channel();
     let mut desk = Desk {
         room,
         peer,
+        stranger: Some(stranger),
         customer: None,
         granted: Vec::new(),
     };
     let tls = Some(room.tls.load().as_ref().clone());
-    let caller = serve::serve(stream, session, tls, &mut desk, stopped).await?;
+    let caller = tokio::select! {
+        served = serve::serve(stream, session, tls, &mut desk, stopped) => served?,
+        () = stays_a_stranger(logged_in) => return Err(io::ErrorKind::TimedOut.into()),
+    };
     if let (Some(caller), Some(customer)) = (caller, desk.customer) {
         hand_out(room, caller, &customer, desk.granted).await;
     }
     Ok(())
 }
 
+/// Resolves if nobody has logged in in time.
+async fn stays_a_stranger(logged_in: oneshot::Receiver<Infallible>) {
+    if timeout(LOGIN_TIME_MAX, logged_in).await.is_ok() {
+        std::future::pending().await
+    }
+}
+
 /// One customer's.
 struct Desk<'a> {
     room: &'a OnDemand,
     peer: SocketAddr,
+    /// Dropped at the login.
+    stranger: Option<oneshot::Sender<Infallible>>,
     customer: Option<Customer>,
     granted: Vec<Attendance>,
 }
@@ -199,6 +236,7 @@ impl Desk<'_> {
             .program(&room.cluster, &login, self.peer.ip(), deliver);
         match who.await {
             Ok((account, shown)) => {
+                self.stranger = None;
                 self.customer = Some(Customer {
                     account,
                     shown,
@@ -378,5 +416,24 @@ async fn until_back(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_log_in_is_not_waited_for_and_who_has_is() {
+        let begun = Instant::now();
+        let (stranger, logged_in) = oneshot::channel();
+        stays_a_stranger(logged_in).await;
+        assert_eq!(begun.elapsed(), LOGIN_TIME_MAX);
+        drop(stranger);
+
+        let (stranger, logged_in) = oneshot::channel();
+        drop(stranger);
+        let stays = timeout(2 * LOGIN_TIME_MAX, stays_a_stranger(logged_in));
+        assert!(stays.await.is_err());
     }
 }
