@@ -61,6 +61,10 @@ const HEADER_ID_CHARS_MAX: usize = 998;
 /// Recipients that the history names of a refused command.
 const REFUSED_RECIPIENTS_MAX: usize = 10;
 
+/// Refusals of one session that the log and the history tell one by one. A session whose every recipient is
+/// refused says nothing new with the next, and would fill both; the others are summed at its end.
+const REFUSALS_TOLD_MAX: u64 = 100;
+
 /// How long a primary must have been up before senders are sent there: one that comes and goes is
 /// none to rely on.
 const UP_AT_LEAST: Duration = Duration::from_secs(60);
@@ -84,6 +88,8 @@ pub(super) struct Transaction<'a> {
     content: Option<Content>,
     /// Why the desk refused what it was last asked; the session's own refusals have none.
     reason: Option<&'static str>,
+    /// Refusals so far.
+    refusals: u64,
     /// For the history: the recipient that was asked about.
     asked: Option<String>,
     /// For the history: the message that is whole, until it is accepted or refused.
@@ -111,6 +117,7 @@ impl<'a> Transaction<'a> {
             message: None,
             content: None,
             reason: None,
+            refusals: 0,
             asked: None,
             whole: None,
         }
@@ -593,8 +600,19 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// The session is over. For the history, if it was in the middle of a transaction.
+    /// The session is over. For the history: what was not told yet, and if it was in the middle of a
+    /// transaction.
     pub(super) fn ended(&self, why: &str) {
+        if self.refusals > REFUSALS_TOLD_MAX {
+            let untold = self.refusals - REFUSALS_TOLD_MAX;
+            let text = format!("{untold} more refusals in the same session");
+            tracing::info!(client = %self.client, "{text}");
+            self.shared.cluster.note(Happening {
+                client: self.client.to_string(),
+                text,
+                ..history::happening("refused")
+            });
+        }
         let Some(mail) = &self.mail else {
             return;
         };
@@ -609,8 +627,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// A refusal, with as much of its transaction as is known.
-    fn note_refusal(&mut self, reply: &Reply) {
-        let (asked, whole) = (self.asked.take(), self.whole.take());
+    fn note_refusal(&self, reply: &Reply, asked: Option<String>, whole: Option<Happening>) {
         let to = match asked {
             Some(asked) => vec![asked],
             // The first say whose mail it is; a client may name a thousand, and be refused without end.
@@ -727,15 +744,19 @@ impl Desk for Transaction<'_> {
             .refused
             .get_or_create(&Reason { reason })
             .inc();
-        tracing::info!(
-            client = %self.client,
-            msg = self.message.map(tracing::field::display),
-            code = reply.code,
-            reason,
-            "refused: {}",
-            reply.lines.join(" ")
-        );
-        self.note_refusal(reply);
+        self.refusals += 1;
+        let (asked, whole) = (self.asked.take(), self.whole.take());
+        if self.refusals <= REFUSALS_TOLD_MAX {
+            tracing::info!(
+                client = %self.client,
+                msg = self.message.map(tracing::field::display),
+                code = reply.code,
+                reason,
+                "refused: {}",
+                reply.lines.join(" ")
+            );
+            self.note_refusal(reply, asked, whole);
+        }
         // What is refused from here on is no part of that message.
         if self.content.is_none() {
             self.message = None;
