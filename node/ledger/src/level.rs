@@ -20,6 +20,10 @@ pub(crate) const REMOVED_NAMES: u32 = 3;
 /// count decides for everybody, as an older version would.
 pub(crate) const SIGN_INS_BY_NETWORK: u32 = 4;
 
+/// Since which level sign-ins have a part of the audit of their own, and no account has more than its
+/// share of either: an older version would forget other rows.
+pub(crate) const AUDIT_SHARES: u32 = 4;
+
 impl Command {
     /// Since which level it exists. A new command gets the level that the next release brings, never
     /// one that was released: versions of that level do not know it, and would stop.

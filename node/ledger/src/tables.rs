@@ -8,6 +8,7 @@
 //! | 04   | swept     |                   | `SweptRow`   | for ever                                |
 //! | 05   | post      |                   | `LeaseRow`   | another node takes the post             |
 //! | 06   | audit count |                 | `AuditCountRow` | for ever                             |
+//! | 07   | sign-in count |               | `AuditCountRow` | for ever                             |
 //! | 10   | members   | node              | `Member`     | RemoveMember                            |
 //! | 11   | removed   | node              | `RemovedRow` | for ever: ids are never reused          |
 //! | 12   | tokens    | token id          | `TokenRow`   | Redeem, or Sweep once expired           |
@@ -33,6 +34,8 @@
 //! | 34   | owed      | message id, kind  | `OwedRow`    | Report: its notification is written     |
 //! | 35   | reports   | seq               | `ReportRow`  | the notification is delivered or dropped|
 //! | 36   | audit     | seq               | `AuditRow`   | there are newer ones enough             |
+//! | 38   | audited sign-ins | seq        | `AuditRow`   | there are newer ones enough             |
+//! | 39   | audit of  | table account 00 seq | `AuditOfRow` | its row in that table goes          |
 //! | 37   | aside     | domain 00 seq     | `QueueRow`   | it is released, undeleted or discarded  |
 //! | 40   | accounts  | name              | `AccountRow` | it is removed                           |
 //! | 41   | token ids | token id          | `TokenOfRow` | it, or its account, is removed          |
@@ -68,6 +71,7 @@ pub(crate) const TOTAL: &[u8] = &[0x03];
 pub(crate) const SWEPT: &[u8] = &[0x04];
 pub(crate) const POST: &[u8] = &[0x05];
 pub(crate) const AUDIT_COUNT: &[u8] = &[0x06];
+pub(crate) const SIGN_IN_COUNT: &[u8] = &[0x07];
 pub(crate) const MEMBERS: &[u8] = &[0x10];
 pub(crate) const REMOVED: &[u8] = &[0x11];
 pub(crate) const TOKENS: &[u8] = &[0x12];
@@ -92,6 +96,8 @@ pub(crate) const OWED: &[u8] = &[0x34];
 pub(crate) const REPORTS: &[u8] = &[0x35];
 pub(crate) const AUDIT: &[u8] = &[0x36];
 pub(crate) const ASIDE: &[u8] = &[0x37];
+pub(crate) const SIGN_INS: &[u8] = &[0x38];
+const AUDIT_OF: &[u8] = &[0x39];
 pub(crate) const ACCOUNTS: &[u8] = &[0x40];
 const TOKEN_IDS: &[u8] = &[0x41];
 pub(crate) const ATTENDED: &[u8] = &[0x42];
@@ -110,6 +116,9 @@ pub(crate) const DRAINED: &[u8] = &[0x51];
 
 /// Ends a domain's name in a key.
 const DOMAIN_END: u8 = 0;
+
+/// Ends an account's name in a key, which no name holds either.
+const NAME_END: u8 = 0;
 
 /// Kinds of notification, at the end of a key.
 const FAILED: u8 = 1;
@@ -297,7 +306,17 @@ pub(crate) fn report(seq: Seq) -> Vec<u8> {
 }
 
 pub(crate) fn audit(seq: Seq) -> Vec<u8> {
-    [AUDIT, &seq.0.to_be_bytes()].concat()
+    audited(AUDIT, seq)
+}
+
+/// A row of the audit, in one of its two tables.
+pub(crate) fn audited(table: &[u8], seq: Seq) -> Vec<u8> {
+    [table, &seq.0.to_be_bytes()].concat()
+}
+
+/// The prefix of what is in one of the audit's tables of an account.
+pub(crate) fn audit_of(table: &[u8], account: &str) -> Vec<u8> {
+    [AUDIT_OF, table, account.as_bytes(), &[NAME_END]].concat()
 }
 
 pub(crate) fn held(domain: &Domain, seq: Seq) -> Vec<u8> {

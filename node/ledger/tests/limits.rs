@@ -1,5 +1,6 @@
 //! What happens at the named limits, and when the world breaks.
 
+use holdfast_ledger::account::AccountChange;
 use holdfast_ledger::query;
 use holdfast_ledger::{
     Askers, Batch, COMMANDS_PER_BATCH_MAX, Command, Effect, Kv, KvError, KvRead, MARK_KEPT,
@@ -234,6 +235,76 @@ impl KvRead for Broken {
 impl Kv for Broken {
     fn put(&mut self, _: &[u8], _: &[u8]) {}
     fn delete(&mut self, _: &[u8]) {}
+}
+
+fn by(who: &str, says: String, command: Command) -> Command {
+    Command::By {
+        who: who.to_owned(),
+        from: "192.0.2.1".to_owned(),
+        says,
+        command: Box::new(command),
+    }
+}
+
+fn account(name: &str, change: AccountChange) -> Command {
+    Command::OfAccount {
+        name: name.to_owned(),
+        change,
+    }
+}
+
+#[test]
+fn what_one_customer_does_again_and_again_makes_nobody_forget_what_others_did() {
+    let mut kv = MemoryKv::new();
+    let person = || AccountChange::Add {
+        password: "hash".to_owned(),
+        domains: vec![],
+    };
+    let note = |who, says: &str| by(who, says.to_owned(), Command::Note);
+    let mut commands = vec![
+        account("ann", person()),
+        account("joe", person()),
+        note("operator", "first"),
+        note("joe", "joe's"),
+    ];
+    for n in 0..11_000 {
+        let sign_in = AccountChange::SignIn {
+            good: true,
+            step: 0,
+            from: "192.0.2.1".to_owned(),
+        };
+        commands.push(by("ann", format!("in {n}"), account("ann", sign_in)));
+        commands.push(note("ann", &n.to_string()));
+    }
+    enter(&mut kv, 1, START, commands);
+    let audit = query::audit(&kv).unwrap();
+    let said = |who: &str| -> Vec<&str> {
+        let of = audit.iter().filter(|entry| entry.by == who);
+        of.map(|entry| entry.what.as_str()).collect()
+    };
+    assert_eq!((said("operator"), said("joe")), (vec!["first"], vec!["joe's"]));
+    let ann = said("ann");
+    assert_eq!(ann.len(), 1_000, "500 sign-ins and 500 others, the last");
+    assert_eq!((ann[0], ann[999]), ("in 10500", "10999"));
+}
+
+#[test]
+fn the_audit_is_bounded_whoever_writes_it_and_shares_go_with_their_rows() {
+    let mut kv = MemoryKv::new();
+    let person = AccountChange::Add {
+        password: "hash".to_owned(),
+        domains: vec![],
+    };
+    let note = |who, n: usize| by(who, n.to_string(), Command::Note);
+    let mut commands = vec![account("ann", person)];
+    commands.extend((0..10).map(|n| note("ann", n)));
+    commands.extend((0..10_000).map(|n| note("operator", n)));
+    enter(&mut kv, 1, START, commands);
+    let audit = query::audit(&kv).unwrap();
+    assert_eq!(audit.len(), 10_000);
+    assert!(audit.iter().all(|entry| entry.by == "operator"));
+    let shares = kv.rows().filter(|(key, _)| key[0] == 0x39).count();
+    assert_eq!(shares, 0);
 }
 
 fn enter(kv: &mut MemoryKv, index: u64, at: Timestamp, commands: Vec<Command>) -> Vec<Reply> {

@@ -135,11 +135,13 @@ impl Bearer {
         })
     }
 
-    fn person(&self, account: Account) -> Person {
-        Person {
+    /// Who changes something.
+    fn person(&self, portal: &Portal, account: Account) -> Result<Person, Failure> {
+        portal.may_change(&account.name)?;
+        Ok(Person {
             who: account.name,
             from: format!("{} (token)", self.client.0),
-        }
+        })
     }
 
     fn domain(
@@ -311,7 +313,7 @@ async fn dispose(
     if messages.is_empty() || messages.len() > DISPOSE_MAX {
         return Err(wrong(format!("name 1 to {DISPOSE_MAX} messages")));
     }
-    let person = asker.person(account);
+    let person = asker.person(&portal, account)?;
     let command = Command::Dispose {
         domain: record.name,
         how,
@@ -371,7 +373,7 @@ async fn change_listed(
     let mode = mode.transpose()?;
     let (added, removed) = (add.len(), remove.len());
     let view = portal.cluster.view();
-    let person = asker.person(account);
+    let person = asker.person(&portal, account)?;
     for command in recipients::commands(&view, &domain, add, remove, listing.clear)? {
         portal.change(&person, command).await?;
     }

@@ -136,6 +136,7 @@ impl FromRequest<Arc<Portal>> for Posted {
         if !Seal::is_form_key(&who.session, fields.get("key")) {
             return Err(Problem::Foreign);
         }
+        portal.may_change(&who.session.account.name)?;
         Ok(Self { who, fields })
     }
 }

@@ -75,6 +75,11 @@ const SIGN_IN_OCTETS_MAX: usize = 8 * 1024;
 /// Octets of a request's head, with its cookies. What is read of a head is kept, whoever sends it.
 const HEAD_OCTETS_MAX: usize = 32 * 1024;
 
+/// Forms, and orders of programs, of one account within [`CHANGES_PERIOD`]: more than anybody types, and
+/// enough for a program that carries lists over. Each is an entry of the log and a line of the audit.
+const CHANGES_MAX: u32 = 60;
+const CHANGES_PERIOD: Duration = Duration::from_secs(60);
+
 /// Sent with every answer. No script, style or form but our own; no other site frames a page.
 const HEADERS: [(HeaderName, &str); 6] = [
     (
@@ -102,6 +107,8 @@ struct Portal {
     release: Arc<Desk>,
     seal: OnceLock<Seal>,
     copies: Copies,
+    /// Accounts that changed something a moment ago.
+    changes: Mutex<Recent<String>>,
     /// Domains whose DNS was looked at a moment ago.
     checks: Mutex<Recent<Domain>>,
     /// True once the node stops or is drained: open pages are told to come back elsewhere.
@@ -133,6 +140,7 @@ pub async fn run(options: Options, cluster: Cluster, mut stop: watch::Receiver<b
         release: options.release,
         seal: OnceLock::new(),
         copies,
+        changes: Mutex::default(),
         checks: Mutex::default(),
         stopping: options.closing,
     });
@@ -192,6 +200,14 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 }
 
 impl Portal {
+    fn may_change(&self, account: &str) -> Result<(), Problem> {
+        let account = account.to_owned();
+        match Recent::within(&self.changes, account, CHANGES_PERIOD, CHANGES_MAX) {
+            true => Ok(()),
+            false => Err(Problem::TooOften),
+        }
+    }
+
     /// The key of sessions; a node that has just joined does not know it yet.
     fn seal(&self) -> Result<&Seal, Problem> {
         if let Some(seal) = self.seal.get() {
