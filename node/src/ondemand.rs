@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use holdfast_ledger::account::{Account, Scopes};
-use holdfast_ledger::query;
-use holdfast_ledger::{KvError, KvRead, Refusal, RouteTls};
+use holdfast_ledger::{KvError, KvRead, Refusal, RouteTls, level, query};
 use holdfast_mail::Domain;
 use holdfast_smtp::login::Login;
 use holdfast_smtp::reply::Reply;
@@ -226,14 +225,17 @@ impl Customer {
 
 impl Desk<'_> {
     async fn log_in(&mut self, login: Login) -> Reply {
-        let deliver = Scopes {
-            deliver: true,
+        let room = self.room;
+        // No token of before could have the one.
+        let has_scope = room.cluster.level() >= level::FETCH_SCOPE;
+        let wanted = Scopes {
+            fetch: has_scope,
+            deliver: !has_scope,
             ..Scopes::default()
         };
-        let room = self.room;
         let who = room
             .doorkeeper
-            .program(&room.cluster, &login, self.peer.ip(), deliver);
+            .program(&room.cluster, &login, self.peer.ip(), wanted);
         match who.await {
             Ok((account, shown)) => {
                 self.stranger = None;

@@ -130,6 +130,8 @@ pub struct Scopes {
     pub settings: bool,
     /// Send mail in the domains' names.
     pub send: bool,
+    /// Get the domains' mail (ATRN): its content, which nothing else here shows.
+    pub fetch: bool,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -248,6 +250,7 @@ impl Scopes {
         mail: true,
         settings: true,
         send: true,
+        fetch: true,
     };
 
     /// Whether everything in `other` is in this.
@@ -264,6 +267,7 @@ impl Scopes {
             (self.mail, "mail"),
             (self.settings, "settings"),
             (self.send, "send"),
+            (self.fetch, "fetch"),
         ]
         .into_iter()
         .filter_map(|(is, name)| is.then_some(name))
@@ -280,28 +284,31 @@ impl Scopes {
                 "mail" => scopes.mail = true,
                 "settings" => scopes.settings = true,
                 "send" => scopes.send = true,
+                "fetch" => scopes.fetch = true,
                 other => return Err(other),
             }
         }
         Ok(scopes)
     }
 
-    fn bits(self) -> u32 {
+    pub(crate) fn bits(self) -> u32 {
         u32::from(self.read)
             | u32::from(self.deliver) << 1
             | u32::from(self.mail) << 2
             | u32::from(self.settings) << 3
             | u32::from(self.send) << 4
+            | u32::from(self.fetch) << 5
     }
 
     /// What a newer version may grant is not granted here.
-    fn from_bits(bits: u32) -> Self {
+    pub(crate) fn from_bits(bits: u32) -> Self {
         Self {
             read: bits & 1 != 0,
             deliver: bits & 2 != 0,
             mail: bits & 4 != 0,
             settings: bits & 8 != 0,
             send: bits & 16 != 0,
+            fetch: bits & 32 != 0,
         }
     }
 }

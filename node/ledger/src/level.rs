@@ -20,6 +20,9 @@ pub(crate) const REMOVED_NAMES: u32 = 3;
 /// count decides for everybody, as an older version would.
 pub(crate) const SIGN_INS_BY_NETWORK: u32 = 4;
 
+/// Since which level getting mail (ATRN) is a scope of tokens. Until then `deliver` is enough for it.
+pub const FETCH_SCOPE: u32 = 4;
+
 /// Since which level sign-ins have a part of the audit of their own, and no account has more than its
 /// share of either: an older version would forget other rows.
 pub(crate) const AUDIT_SHARES: u32 = 4;
@@ -112,8 +115,10 @@ impl AccountChange {
             | Self::SignOut
             | Self::Unlock
             | Self::SignIn { .. }
-            | Self::AddToken(_)
             | Self::RemoveToken(_) => 1,
+            // Who does not know a scope does not keep it.
+            Self::AddToken(token) if token.scopes.fetch => FETCH_SCOPE,
+            Self::AddToken(_) => 1,
             // Who does not know a limit does not keep to it.
             Self::SendLimits { .. } => 3,
         }

@@ -980,6 +980,11 @@ impl Stage {
                 .map(|(account, token)| format!("{} of {}", token.label, account.name))
                 .into_iter()
                 .collect(),
+            ["token", id, "scopes"] => query::access_token(kv, &padded(id))
+                .unwrap()
+                .map(|(_, token)| token.scopes.names().collect::<Vec<_>>().join(", "))
+                .into_iter()
+                .collect(),
             ["total"] => counts(query::total(kv).unwrap()),
             ["lease", name] => query::lease(kv, &domain(name))
                 .unwrap()
@@ -1234,10 +1239,14 @@ fn account_change(words: &[&str]) -> Option<AccountChange> {
                 from: from.to_owned(),
             }
         }
-        ["token", id, label] => AccountChange::AddToken(AccessToken {
+        ["token", id, label, rest @ ..] => AccountChange::AddToken(AccessToken {
             id: padded(id),
             secret_hash: [1; 32],
-            scopes: Scopes::ALL,
+            scopes: match rest {
+                [] => Scopes::ALL,
+                ["may", list] => Scopes::from_names(list.split(',')).ok()?,
+                _ => return None,
+            },
             label: (*label).to_owned(),
             expires_at: None,
         }),

@@ -66,6 +66,7 @@ mod tests {
         mail: false,
         settings: false,
         send: true,
+        fetch: false,
     };
 
     struct House {

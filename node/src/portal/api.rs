@@ -99,7 +99,7 @@ impl FromRequestParts<Arc<Portal>> for Bearer {
         })?;
         let asker = Self { token, client };
         // Before a body is read: a stranger's costs memory, and time.
-        asker.account(portal, Scopes::default())?;
+        asker.account(portal, NONE)?;
         Ok(asker)
     }
 }
@@ -156,28 +156,23 @@ impl Bearer {
     }
 }
 
-const READ: Scopes = Scopes {
-    read: true,
+const NONE: Scopes = Scopes {
+    read: false,
     deliver: false,
     mail: false,
     settings: false,
     send: false,
+    fetch: false,
 };
+const READ: Scopes = Scopes { read: true, ..NONE };
 const DELIVER: Scopes = Scopes {
-    read: false,
     deliver: true,
-    ..READ
+    ..NONE
 };
-const MAIL: Scopes = Scopes {
-    read: false,
-    mail: true,
-    ..READ
-};
-
+const MAIL: Scopes = Scopes { mail: true, ..NONE };
 const SETTINGS: Scopes = Scopes {
-    read: false,
     settings: true,
-    ..READ
+    ..NONE
 };
 
 async fn domains(State(portal): State<Arc<Portal>>, asker: Bearer) -> Result<Json<Value>, Failure> {

@@ -6,7 +6,8 @@ use holdfast_proto::ledger as proto;
 use super::sign_in::{Tried, sign_in, unlock};
 use super::{Logged, refuse};
 use crate::account::{
-    ACCOUNT_TOKENS_MAX, AccessToken, AccountChange, TOKEN_LABEL_OCTETS_MAX, is_account_name,
+    ACCOUNT_TOKENS_MAX, AccessToken, AccountChange, Scopes, TOKEN_LABEL_OCTETS_MAX,
+    is_account_name,
 };
 use crate::{Kv, KvError, KvRead, Refusal, Reply, query, row, tables};
 
@@ -140,6 +141,21 @@ pub(super) fn forget_domain(kv: &mut dyn Kv, domain: &Domain) -> Result<(), KvEr
             row.domains.retain(|name| name != domain.as_str());
             row::put(kv, &key, &row);
         }
+    }
+    Ok(())
+}
+
+/// Tokens that could be used for ATRN because they ask for delivery may still: else an upgrade would keep
+/// customers from their mail.
+pub(super) fn let_deliver_fetch(kv: &mut dyn Kv) -> Result<(), KvError> {
+    for (key, value) in kv.scan(tables::ACCOUNTS, &[], usize::MAX)? {
+        let mut row: proto::AccountRow = row::decode(&key, &value)?;
+        for token in &mut row.tokens {
+            let scopes = Scopes::from_bits(token.scopes);
+            let fetch = scopes.fetch || scopes.deliver;
+            token.scopes = Scopes { fetch, ..scopes }.bits();
+        }
+        row::put(kv, &key, &row);
     }
     Ok(())
 }
