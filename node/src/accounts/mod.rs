@@ -38,6 +38,13 @@ const HASHED_MAX: usize = 2;
 /// How long a sign-in may wait for its turn and for a quorum.
 const SIGN_IN_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// A sign-in that fails is answered so long after it began, whatever it took: the failure of somebody who
+/// exists is entered in the log first, and the time that takes would tell that they do.
+const WRONG_AFTER: Duration = Duration::from_secs(2);
+
+/// How often a quorum is looked for meanwhile.
+const QUORUM_POLL: Duration = Duration::from_millis(100);
+
 /// Sign-ins that one client may try within [`CLIENT_PERIOD`], whatever account they are for: who
 /// tries one password on many accounts is slowed down too.
 const CLIENT_TRIES_MAX: u32 = 20;
@@ -99,6 +106,26 @@ impl Doorkeeper {
         cluster: &Cluster,
         attempt: &Attempt<'_>,
     ) -> Result<Account, NotSignedIn> {
+        late(self.identify(cluster, attempt, None)).await
+    }
+
+    /// The same of an account without a second factor, for `secret` to become it: the code is that of the
+    /// new device, and is used up.
+    pub async fn enrol(
+        &self,
+        cluster: &Cluster,
+        attempt: &Attempt<'_>,
+        secret: &[u8],
+    ) -> Result<Account, NotSignedIn> {
+        late(self.identify(cluster, attempt, Some(secret))).await
+    }
+
+    async fn identify(
+        &self,
+        cluster: &Cluster,
+        attempt: &Attempt<'_>,
+        new: Option<&[u8]>,
+    ) -> Result<Account, NotSignedIn> {
         if !self.may_try(attempt.from) {
             return Err(NotSignedIn::TooOften);
         }
@@ -107,6 +134,14 @@ impl Doorkeeper {
         let account = self.known(cluster, &name)?;
         let good = self.is_right(until, account.as_ref(), attempt).await?;
         let Some(account) = account else {
+            // As the failure of somebody who exists does.
+            while !cluster.has_quorum() {
+                if Instant::now() >= until {
+                    let why = "no quorum of the nodes can be reached";
+                    return Err(NotSignedIn::Unable(why.to_owned()));
+                }
+                tokio::time::sleep(QUORUM_POLL).await;
+            }
             return Err(NotSignedIn::Wrong);
         };
         let from = attempt.from.to_string();
@@ -114,9 +149,12 @@ impl Doorkeeper {
         if account.is_locked_for(&from, now()) {
             return Err(NotSignedIn::Wrong);
         }
-        let step = match &account.second_factor {
-            Some(secret) => code_fits(secret, attempt.code),
-            None => Some(0),
+        let step = match (&account.second_factor, new) {
+            (Some(secret), None) => code_fits(secret, attempt.code),
+            (None, Some(secret)) => code_fits(secret, attempt.code),
+            (None, None) => Some(0),
+            // The device that they have is switched off first.
+            (Some(_), Some(_)) => None,
         };
         let change = AccountChange::SignIn {
             good: good && step.is_some(),
@@ -228,6 +266,18 @@ impl Doorkeeper {
     }
 }
 
+/// What comes of a sign-in, and if it is wrong, not before its time.
+async fn late<T>(
+    tried: impl Future<Output = Result<T, NotSignedIn>>,
+) -> Result<T, NotSignedIn> {
+    let answer_at = Instant::now() + WRONG_AFTER;
+    let tried = tried.await;
+    if matches!(tried, Err(NotSignedIn::Wrong)) {
+        tokio::time::sleep_until(answer_at).await;
+    }
+    tried
+}
+
 fn unreadable(error: KvError) -> NotSignedIn {
     tracing::error!("the accounts cannot be read: {error}");
     NotSignedIn::Unable("the accounts cannot be read".to_owned())
@@ -259,5 +309,21 @@ mod tests {
             .turns
             .acquire_many(u32::try_from(HASHED_MAX).unwrap());
         assert!(all.await.is_ok(), "and it is given back in the end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_long_a_wrong_sign_in_takes_tells_nothing() {
+        for took in [0, 50, 1_900].map(Duration::from_millis) {
+            let begun = Instant::now();
+            let wrong = late(async {
+                tokio::time::sleep(took).await;
+                Err::<(), _>(NotSignedIn::Wrong)
+            });
+            assert!(wrong.await.is_err());
+            assert_eq!(begun.elapsed(), WRONG_AFTER);
+        }
+        let begun = Instant::now();
+        assert!(late(async { Ok(()) }).await.is_ok());
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }
