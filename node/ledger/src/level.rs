@@ -20,6 +20,9 @@ pub(crate) const REMOVED_NAMES: u32 = 3;
 /// count decides for everybody, as an older version would.
 pub(crate) const SIGN_INS_BY_NETWORK: u32 = 4;
 
+/// Since which level the code that switched a second factor on is used up.
+pub(crate) const CODES_STAY_USED: u32 = 4;
+
 /// Since which level getting mail (ATRN) is a scope of tokens. Until then `deliver` is enough for it.
 pub const FETCH_SCOPE: u32 = 4;
 

@@ -9,7 +9,7 @@ use crate::account::{
     ACCOUNT_TOKENS_MAX, AccessToken, AccountChange, Scopes, TOKEN_LABEL_OCTETS_MAX,
     is_account_name,
 };
-use crate::{Kv, KvError, KvRead, Refusal, Reply, query, row, tables};
+use crate::{Kv, KvError, KvRead, Refusal, Reply, level, query, row, tables};
 
 /// Octets of a password's hash, of a second factor's secret and of a client's address.
 pub(super) const TEXT_OCTETS_MAX: usize = 512;
@@ -71,7 +71,10 @@ pub(super) fn change(
                 return refuse(Refusal::Malformed);
             }
             row.second_factor = secret.to_vec().into();
-            row.last_step = 0;
+            // A code is used by the time it is for, whichever device made it.
+            if query::level(kv)? < level::CODES_STAY_USED {
+                row.last_step = 0;
+            }
             row.epoch = when.index;
         }
         AccountChange::Domains(domains) => {
