@@ -23,6 +23,9 @@ pub(crate) const SIGN_INS_BY_NETWORK: u32 = 4;
 /// Since which level the code that switched a second factor on is used up.
 pub(crate) const CODES_STAY_USED: u32 = 4;
 
+/// Since which level the names of a domain's list are counted and limited.
+pub(crate) const LISTED_COUNTS: u32 = 4;
+
 /// Since which level getting mail (ATRN) is a scope of tokens. Until then `deliver` is enough for it.
 pub const FETCH_SCOPE: u32 = 4;
 

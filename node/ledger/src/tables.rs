@@ -18,6 +18,7 @@
 //! | 23   | policies  | domain 00         | `PolicyRow`  | RemoveDomain                            |
 //! | 24   | health    | domain 00         | `HealthRow`  | removal or change of the primary        |
 //! | 25   | listed    | domain 00 name    | `RecipientRow` | it is removed, or RemoveDomain        |
+//! | 2c   | listed count | domain 00      | `RecipientsRow` | the list goes                         |
 //! | 26   | known     | domain 00 name    | `KnownRow`   | Unlearn, Sweep once out of date, or RemoveDomain |
 //! |      |           | domain 00         | `KnownsRow`  | RemoveDomain                            |
 //! |      |           |                   | `SweptRow`   | for ever                                |
@@ -88,6 +89,7 @@ pub(crate) const PLANS: &[u8] = &[0x28];
 pub(crate) const USAGE: &[u8] = &[0x29];
 const ASKERS: &[u8] = &[0x2a];
 const ROUTES: &[u8] = &[0x2b];
+const LISTED_COUNTS: &[u8] = &[0x2c];
 pub(crate) const MESSAGES: &[u8] = &[0x30];
 pub(crate) const HELD: &[u8] = &[0x31];
 pub(crate) const REFUSED: &[u8] = &[0x32];
@@ -260,6 +262,10 @@ pub(crate) fn attended(domain: &Domain) -> Vec<u8> {
 
 pub(crate) fn listed(domain: &Domain, name: &str) -> Vec<u8> {
     [&of_domain(LISTED, domain)[..], name.as_bytes()].concat()
+}
+
+pub(crate) fn listed_count(domain: &Domain) -> Vec<u8> {
+    of_domain(LISTED_COUNTS, domain)
 }
 
 pub(crate) fn account(name: &str) -> Vec<u8> {

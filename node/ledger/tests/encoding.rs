@@ -796,6 +796,7 @@ fn replies() -> Vec<Reply> {
             R::DrillUnderWay,
             R::UnknownDrill,
             R::TooManySchedules,
+            R::TooManyRecipients,
             R::RotationUnderWay,
             R::NoRotation,
             R::AuthorityInUse,

@@ -6,8 +6,7 @@ use holdfast_proto::ledger as proto;
 use super::sign_in::{Tried, sign_in, unlock};
 use super::{Logged, refuse};
 use crate::account::{
-    ACCOUNT_TOKENS_MAX, AccessToken, AccountChange, Scopes, TOKEN_LABEL_OCTETS_MAX,
-    is_account_name,
+    ACCOUNT_TOKENS_MAX, AccessToken, AccountChange, Scopes, TOKEN_LABEL_OCTETS_MAX, is_account_name,
 };
 use crate::{Kv, KvError, KvRead, Refusal, Reply, level, query, row, tables};
 

@@ -37,7 +37,7 @@ pub use attend::ATTEND_TTL_MAX;
 pub use dispose::{DISPOSE_MAX, UNDELETE_TIME};
 pub use known::{KNOWN_MAX, SWEEP_KNOWN_MAX};
 pub use observe::SEEN_MAX;
-pub use recipients::RECIPIENTS_PER_COMMAND_MAX;
+pub use recipients::{RECIPIENTS_MAX, RECIPIENTS_PER_COMMAND_MAX};
 pub use report::REPORT_KEPT;
 pub use review::REVIEW_MAX;
 pub use submit::SENT_PERIOD;
