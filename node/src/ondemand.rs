@@ -340,12 +340,7 @@ impl Desk<'_> {
 }
 
 /// The roles have turned: mail goes out for one domain after the other.
-async fn hand_out(
-    room: &OnDemand,
-    caller: Caller,
-    customer: &Customer,
-    granted: Vec<Attendance>,
-) {
+async fn hand_out(room: &OnDemand, caller: Caller, customer: &Customer, granted: Vec<Attendance>) {
     let peer = customer.peer;
     let helo = &room.cluster.me().smtp_name;
     let dialing = Dialing::new(helo, CONNECT_TIMEOUT, OPENING_WAIT_MAX);

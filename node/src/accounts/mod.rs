@@ -267,9 +267,7 @@ impl Doorkeeper {
 }
 
 /// What comes of a sign-in, and if it is wrong, not before its time.
-async fn late<T>(
-    tried: impl Future<Output = Result<T, NotSignedIn>>,
-) -> Result<T, NotSignedIn> {
+async fn late<T>(tried: impl Future<Output = Result<T, NotSignedIn>>) -> Result<T, NotSignedIn> {
     let answer_at = Instant::now() + WRONG_AFTER;
     let tried = tried.await;
     if matches!(tried, Err(NotSignedIn::Wrong)) {

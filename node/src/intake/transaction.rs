@@ -299,10 +299,7 @@ impl<'a> Transaction<'a> {
             Standing::Taken => return None,
             Standing::Refused => Answer::Refused(String::new()),
             Standing::Unknown | Standing::TakenUnlessRefused => {
-                self.shared
-                    .inquiry
-                    .ask(address, domain, self.client)
-                    .await
+                self.shared.inquiry.ask(address, domain, self.client).await
             }
         };
         match (answer, standing) {

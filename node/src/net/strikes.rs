@@ -120,7 +120,8 @@ mod tests {
     fn who_has_many_networks_of_ipv6_is_out_with_all_of_them() {
         let mut strikes = Strikes::default();
         let now = Instant::now();
-        let ip = |site: u16, network| std::net::Ipv6Addr::new(0x2001, 0xdb8, site, network, 0, 0, 0, 1);
+        let ip =
+            |site: u16, network| std::net::Ipv6Addr::new(0x2001, 0xdb8, site, network, 0, 0, 0, 1);
         for network in 0..2 * u16::try_from(FAILURES_MAX).unwrap() {
             strikes.failed(ip(1, network).into(), now);
         }

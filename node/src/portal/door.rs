@@ -114,10 +114,7 @@ impl Fields {
 }
 
 /// A request with all of its body, if that comes in time.
-pub(super) async fn whole(
-    request: Request,
-    patience: Duration,
-) -> Result<(Parts, Bytes), Problem> {
+pub(super) async fn whole(request: Request, patience: Duration) -> Result<(Parts, Bytes), Problem> {
     let (parts, body) = request.into_parts();
     let reading = Bytes::from_request(Request::from_parts(parts.clone(), body), &());
     let read = tokio::time::timeout(patience, reading).await;
