@@ -10,12 +10,17 @@ use holdfast_smtp::finger::{QUERY_OCTETS_MAX, Query, parse};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::Semaphore;
 
+use crate::guests::{Guests, Places};
 use crate::net::listen::Listener;
 use crate::release::{Desk, NotStarted, Pending, Wanted};
 use crate::replica::Cluster;
 
 /// Connections at a time; each is one short line, so others wait for a moment.
 const CONNECTIONS_MAX: usize = 64;
+
+/// Connections at a time of one client, which asks for a handful of domains. Else one host that says
+/// nothing keeps out everybody.
+const CONNECTIONS_PER_CLIENT_MAX: usize = 4;
 
 /// How long a client may take to send its line, and then to take the answer. Who is slower keeps
 /// others out.
@@ -24,8 +29,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Serves `listener` until the task is aborted.
 pub async fn run(cluster: Cluster, desk: Arc<Desk>, listener: Listener) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let guests = Guests::default();
+    let caps = Places {
+        all_max: CONNECTIONS_MAX,
+        each_max: CONNECTIONS_PER_CLIENT_MAX,
+    };
     while let Ok(place) = places.clone().acquire_owned().await {
         let (stream, peer) = listener.accept().await;
+        let Ok(guest) = guests.enter(peer.ip(), caps) else {
+            continue;
+        };
         let (cluster, desk) = (cluster.clone(), desk.clone());
         tokio::spawn(async move {
             let answered = serve(stream, PATIENCE, async |query| {
@@ -34,7 +47,7 @@ pub async fn run(cluster: Cluster, desk: Arc<Desk>, listener: Listener) {
             if let Err(error) = answered.await {
                 tracing::debug!(client = %peer.ip(), "a finger query broke off: {error}");
             }
-            drop(place);
+            drop((place, guest));
         });
     }
 }

@@ -15,6 +15,7 @@ mod drill;
 pub mod explain;
 pub mod failpoint;
 pub mod finger;
+mod guests;
 pub mod history;
 pub mod intake;
 pub mod listing;

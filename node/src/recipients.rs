@@ -109,7 +109,8 @@ pub fn commands(
     pieces.extend(added.map(|list| (list.to_vec(), vec![])));
     let removed = remove.chunks(RECIPIENTS_PER_COMMAND_MAX);
     pieces.extend(removed.map(|list| (vec![], list.to_vec())));
-    if pieces.is_empty() {
+    // What changes nothing is no command: it would be an entry of the log, and a line of the audit.
+    if pieces.is_empty() && clear {
         pieces.push((vec![], vec![]));
     }
     let command = |(add, remove)| Command::SetRecipients {
@@ -159,6 +160,7 @@ mod tests {
         };
         let max = RECIPIENTS_PER_COMMAND_MAX;
         assert_eq!(shape(vec![], vec![], true), [(0, 0, true)]);
+        assert_eq!(shape(vec![], vec![], false), [], "nothing for nothing");
         assert_eq!(
             shape(many.clone(), many.clone(), true),
             [(max, 0, true), (0, max, false)]

@@ -1,8 +1,8 @@
 //! Asking for the mail that is held for a domain: who may, how often, and how.
 //!
 //! Any node answers for the whole cluster, and the counts are the cluster's. Mail goes only to the
-//! configured primary, so a stranger gains nothing; but each request costs a log entry and a
-//! connection, and its answer tells how much waits. So a domain's owner says who may ask, a domain
+//! configured primary, so a stranger gains nothing; but each request for a domain with mail costs a log
+//! entry and a connection, and its answer tells how much waits. So a domain's owner says who may ask, a domain
 //! is started once in a while, and a client may ask only so often. What is not configured and what
 //! one may not ask for are answered alike.
 
@@ -10,8 +10,9 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use futures::future::join_all;
 use holdfast_ledger::{Command, KvError, Refusal, Reply, query};
-use holdfast_mail::{Domain, network};
+use holdfast_mail::{Domain, Network};
 use tokio::time::Instant;
 
 use crate::recent::Recent;
@@ -37,7 +38,7 @@ const CLIENT_PERIOD: Duration = Duration::from_secs(60);
 /// One for a node, so that who asks by two protocols does not ask twice as often.
 #[derive(Default)]
 pub struct Desk {
-    clients: Mutex<Recent<IpAddr>>,
+    clients: Mutex<Recent<Network>>,
     domains: Mutex<Recent<Domain>>,
 }
 
@@ -45,7 +46,7 @@ pub struct Desk {
 #[derive(Clone, Debug)]
 pub enum Wanted {
     Domain(Domain),
-    /// The domain and all below it.
+    /// A configured domain and all below it.
     Below(Domain),
     /// A name that no domain has.
     Nothing,
@@ -80,8 +81,7 @@ impl Desk {
         wanted: Wanted,
         via: &'static str,
     ) -> Result<Pending, NotStarted> {
-        let from = network::client(client);
-        if !Recent::within(&self.clients, from, CLIENT_PERIOD, CLIENT_REQUESTS_MAX) {
+        if !self.may_ask(client) {
             return Err(NotStarted::TooOften);
         }
         let domains = allowed(cluster, client, wanted).map_err(|error| {
@@ -91,9 +91,13 @@ impl Desk {
         if domains.is_empty() {
             return Err(NotStarted::NotAllowed);
         }
+        // At once: one after the other, a hundred would keep the client waiting.
+        let started = domains
+            .into_iter()
+            .map(|domain| self.start(cluster, domain, via));
         let mut pending = Pending::Known(0);
-        for domain in domains {
-            pending = match (pending, self.start(cluster, domain, via).await?) {
+        for started in join_all(started).await {
+            pending = match (pending, started?) {
                 (Pending::Known(sum), Pending::Known(more)) => Pending::Known(sum + more),
                 _ => Pending::Started,
             };
@@ -109,11 +113,14 @@ impl Desk {
         domain: Domain,
         via: &'static str,
     ) -> Result<Pending, NotStarted> {
-        let from = network::client(client);
-        if !Recent::within(&self.clients, from, CLIENT_PERIOD, CLIENT_REQUESTS_MAX) {
+        if !self.may_ask(client) {
             return Err(NotStarted::TooOften);
         }
         self.start(cluster, domain, via).await
+    }
+
+    fn may_ask(&self, client: IpAddr) -> bool {
+        Recent::client_within(&self.clients, client, CLIENT_PERIOD, CLIENT_REQUESTS_MAX)
     }
 
     /// Starts a domain. Nobody asked: there are signs that its primary is back.
@@ -125,15 +132,18 @@ impl Desk {
     ) -> Result<Pending, NotStarted> {
         let unable = |why: &dyn std::fmt::Display| NotStarted::Unable(why.to_string());
         let now = Instant::now();
-        if !Recent::within(&self.domains, domain.clone(), DOMAIN_PERIOD, 1) {
-            return match query::held(&cluster.view(), &domain, None, 1) {
-                Ok(held) if held.is_empty() => Ok(Pending::Known(0)),
-                Ok(_) => Ok(Pending::Started),
-                Err(error) => Err(unable(&error)),
-            };
+        let (is_empty, counted) = counted(cluster, &domain).map_err(|error| unable(&error))?;
+        // No log entry for nothing.
+        if is_empty && cluster.is_current() {
+            return Ok(Pending::Known(0));
+        }
+        if !Recent::within(&self.domains, counted.clone(), DOMAIN_PERIOD, 1) {
+            return Ok(match is_empty {
+                true => Pending::Known(0),
+                false => Pending::Started,
+            });
         }
         let via = via.to_owned();
-        let asked = domain.clone();
         match cluster
             .propose(Command::Flush { domain, via }, now + ANSWER_TIME_MAX)
             .await
@@ -142,16 +152,28 @@ impl Desk {
             // It was removed a moment ago, with nothing held.
             Ok(Reply::Refused(Refusal::UnknownDomain)) => Ok(Pending::Known(0)),
             Ok(other) => {
-                Recent::forget(&self.domains, &asked);
+                Recent::forget(&self.domains, &counted);
                 Err(NotStarted::Unable(format!("unexpected: {other:?}")))
             }
             Err(error) => {
                 // Nothing was started: who asks again at once is right to.
-                Recent::forget(&self.domains, &asked);
+                Recent::forget(&self.domains, &counted);
                 Err(unable(&error))
             }
         }
     }
+}
+
+/// Whether a domain holds nothing, as far as this node knows, and under whose name it is started only
+/// once in a while: a host of which nothing is known may be made up, and shares its domain's.
+fn counted(cluster: &Cluster, domain: &Domain) -> Result<(bool, Domain), KvError> {
+    let view = cluster.view();
+    let is_empty = query::held(&view, domain, None, 1)?.is_empty();
+    let keeper = match is_empty {
+        true => query::keeper(&view, domain)?,
+        false => None,
+    };
+    Ok((is_empty, keeper.unwrap_or_else(|| domain.clone())))
 }
 
 /// The configured domains that are wanted and that `client` may ask for.
@@ -166,6 +188,8 @@ fn allowed(cluster: &Cluster, client: IpAddr, wanted: Wanted) -> Result<Vec<Doma
             Ok(is_allowed.then_some(domain).into_iter().collect())
         }
         Wanted::Nothing => Ok(Vec::new()),
+        // `@com` would start everybody's.
+        Wanted::Below(above) if query::domain(&view, &above)?.is_none() => Ok(Vec::new()),
         Wanted::Below(above) => {
             let suffix = format!(".{above}");
             let is_below = |name: &Domain| *name == above || name.as_str().ends_with(&suffix);

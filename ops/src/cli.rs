@@ -1027,7 +1027,7 @@ pub(crate) enum Token {
         /// What it is for
         #[arg(long, default_value = "")]
         label: String,
-        /// What it may do: read, deliver, mail, settings, send
+        /// What it may do: read, deliver, mail, settings, send, fetch
         #[arg(
             long = "scope",
             value_name = "SCOPE",

@@ -81,7 +81,7 @@ fn other_than(run: &Run, name: &str) -> String {
 }
 
 /// The feature level before this version's.
-const LEVEL_BEFORE: u32 = 2;
+const LEVEL_BEFORE: u32 = 3;
 
 /// As the manual says it: drained, stopped, started as the new version, put back.
 fn upgrade(run: &mut Run, name: &str) {

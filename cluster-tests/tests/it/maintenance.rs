@@ -129,11 +129,11 @@ fn a_cluster_is_upgraded_node_by_node_and_no_transaction_fails() {
     let done = sandbox.must("n2", &["cluster", "finalize-upgrade"]);
     assert_eq!(
         (&done["before"], &done["level"]),
-        (&2.into(), &3.into()),
+        (&2.into(), &4.into()),
         "{done}"
     );
     wait_for("the level", SOON, || {
-        (sandbox.status_of("n3")?["level"] == 3).then_some(())
+        (sandbox.status_of("n3")?["level"] == 4).then_some(())
     });
     // Now it is known to all of them.
     sandbox.must(

@@ -4,9 +4,10 @@
 //! came of it is entered in the log: so a guess counts on every node, and a code of the second
 //! factor is good once in the whole cluster.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use holdfast_mail::{Domain, Timestamp};
+use holdfast_mail::{Domain, Timestamp, network};
 use holdfast_proto::ledger as proto;
 
 use crate::wire::{domain, exactly};
@@ -21,11 +22,24 @@ pub const ACCOUNT_TOKENS_MAX: usize = 50;
 /// Octets of a token's label.
 pub const TOKEN_LABEL_OCTETS_MAX: usize = 100;
 
-/// Wrong passwords or codes within [`FAILURE_PERIOD`] that lock an account for [`LOCK_TIME`]: a
-/// guesser has about 500 tries a day, and who forgot a password is not locked out for long.
+/// Wrong passwords or codes from one network within [`FAILURE_PERIOD`] that lock an account for it, for
+/// [`LOCK_TIME`]: a guesser has about 500 tries a day, and who forgot a password is not locked out for
+/// long. Not for other networks: else five guesses each quarter of an hour kept a customer out for good.
 pub const FAILURES_MAX: u32 = 5;
 pub const FAILURE_PERIOD: Duration = Duration::from_secs(15 * 60);
 pub const LOCK_TIME: Duration = Duration::from_secs(15 * 60);
+
+/// The same from all networks together that nobody has signed in from lately: then the account is locked
+/// for all of those, so that a guesser with many addresses has no more than 2,400 tries a day.
+pub const FAILURES_EVERYWHERE_MAX: u32 = 25;
+
+/// How long a network counts as one of the account's own after somebody signed in from there: whatever
+/// others try elsewhere, it is not locked out.
+pub const FAMILIAR_TIME: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Networks that an account's row remembers, about 50 octets each. Those that failed are fewer, for the
+/// account is locked before; beyond it strangers are forgotten first, and the oldest of them.
+pub const PLACES_MAX: usize = 64;
 
 /// Recipients that one account may send to in an hour unless an operator says otherwise: an office's
 /// day, and few enough that a stolen password does not get the nodes onto every blocklist before
@@ -74,11 +88,21 @@ pub struct Account {
     pub created_at: Timestamp,
     /// Sessions begun under another epoch have ended.
     pub epoch: u64,
+    /// For whoever comes from a network that is not the account's own.
     pub locked_until: Option<Timestamp>,
+    pub places: Vec<Place>,
     pub signed_in_at: Option<Timestamp>,
     pub signed_in_from: String,
     pub tokens: Vec<AccessToken>,
     pub send_limits: SendLimits,
+}
+
+/// A network from which somebody tried to sign in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub network: String,
+    pub locked_until: Option<Timestamp>,
+    pub signed_in_at: Option<Timestamp>,
 }
 
 /// A key for programs.
@@ -106,6 +130,8 @@ pub struct Scopes {
     pub settings: bool,
     /// Send mail in the domains' names.
     pub send: bool,
+    /// Get the domains' mail (ATRN): its content, which nothing else here shows.
+    pub fetch: bool,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -155,6 +181,15 @@ impl Account {
             created_at: Timestamp(row.created_at_ms),
             epoch: row.epoch,
             locked_until: time(row.locked_until_ms),
+            places: row
+                .places
+                .into_iter()
+                .map(|place| Place {
+                    network: place.network,
+                    locked_until: time(place.locked_until_ms),
+                    signed_in_at: time(place.signed_in_at_ms),
+                })
+                .collect(),
             signed_in_at: time(row.signed_in_at_ms),
             signed_in_from: row.signed_in_from,
             tokens: row
@@ -167,9 +202,37 @@ impl Account {
         })
     }
 
+    /// Whether it is locked for all networks but its own.
     #[must_use]
     pub fn is_locked(&self, now: Timestamp) -> bool {
         self.locked_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether it is locked for somebody at this address.
+    #[must_use]
+    pub fn is_locked_for(&self, from: &str, now: Timestamp) -> bool {
+        let network = network_of(from);
+        let place = self.places.iter().find(|place| place.network == network);
+        let is_familiar = place.is_some_and(|place| place.is_familiar(now));
+        let is_shut = place.is_some_and(|place| place.locked_until.is_some_and(|at| now < at));
+        is_shut || self.is_locked(now) && !is_familiar
+    }
+}
+
+impl Place {
+    /// Whether somebody signed in from there lately.
+    #[must_use]
+    pub fn is_familiar(&self, now: Timestamp) -> bool {
+        let until = self.signed_in_at.map(|at| at.plus(FAMILIAR_TIME));
+        until.is_some_and(|until| now < until)
+    }
+}
+
+/// What counts as one client among those who sign in; a text that is no address is one by itself.
+pub(crate) fn network_of(from: &str) -> String {
+    match from.parse::<IpAddr>() {
+        Ok(address) => network::client(address).to_string(),
+        Err(_) => from.to_owned(),
     }
 }
 
@@ -187,6 +250,7 @@ impl Scopes {
         mail: true,
         settings: true,
         send: true,
+        fetch: true,
     };
 
     /// Whether everything in `other` is in this.
@@ -203,6 +267,7 @@ impl Scopes {
             (self.mail, "mail"),
             (self.settings, "settings"),
             (self.send, "send"),
+            (self.fetch, "fetch"),
         ]
         .into_iter()
         .filter_map(|(is, name)| is.then_some(name))
@@ -219,28 +284,31 @@ impl Scopes {
                 "mail" => scopes.mail = true,
                 "settings" => scopes.settings = true,
                 "send" => scopes.send = true,
+                "fetch" => scopes.fetch = true,
                 other => return Err(other),
             }
         }
         Ok(scopes)
     }
 
-    fn bits(self) -> u32 {
+    pub(crate) fn bits(self) -> u32 {
         u32::from(self.read)
             | u32::from(self.deliver) << 1
             | u32::from(self.mail) << 2
             | u32::from(self.settings) << 3
             | u32::from(self.send) << 4
+            | u32::from(self.fetch) << 5
     }
 
     /// What a newer version may grant is not granted here.
-    fn from_bits(bits: u32) -> Self {
+    pub(crate) fn from_bits(bits: u32) -> Self {
         Self {
             read: bits & 1 != 0,
             deliver: bits & 2 != 0,
             mail: bits & 4 != 0,
             settings: bits & 8 != 0,
             send: bits & 16 != 0,
+            fetch: bits & 32 != 0,
         }
     }
 }

@@ -10,11 +10,28 @@ use crate::{Command, Disposal, Undecodable};
 
 /// The highest level that this version knows. A new cluster begins here. It goes up by one in each
 /// version that adds a command, so that two versions in a row run together.
-pub const NEWEST: u32 = 3;
+pub const NEWEST: u32 = 4;
 
 /// Since which level the name of a node that was removed is kept: state that an older version would
 /// not write is different on it.
 pub(crate) const REMOVED_NAMES: u32 = 3;
+
+/// Since which level failed sign-ins are counted for each network that they come from. Below it one
+/// count decides for everybody, as an older version would.
+pub(crate) const SIGN_INS_BY_NETWORK: u32 = 4;
+
+/// Since which level the code that switched a second factor on is used up.
+pub(crate) const CODES_STAY_USED: u32 = 4;
+
+/// Since which level the names of a domain's list are counted and limited.
+pub(crate) const LISTED_COUNTS: u32 = 4;
+
+/// Since which level getting mail (ATRN) is a scope of tokens. Until then `deliver` is enough for it.
+pub const FETCH_SCOPE: u32 = 4;
+
+/// Since which level sign-ins have a part of the audit of their own, and no account has more than its
+/// share of either: an older version would forget other rows.
+pub(crate) const AUDIT_SHARES: u32 = 4;
 
 impl Command {
     /// Since which level it exists. A new command gets the level that the next release brings, never
@@ -104,8 +121,10 @@ impl AccountChange {
             | Self::SignOut
             | Self::Unlock
             | Self::SignIn { .. }
-            | Self::AddToken(_)
             | Self::RemoveToken(_) => 1,
+            // Who does not know a scope does not keep it.
+            Self::AddToken(token) if token.scopes.fetch => FETCH_SCOPE,
+            Self::AddToken(_) => 1,
             // Who does not know a limit does not keep to it.
             Self::SendLimits { .. } => 3,
         }

@@ -916,10 +916,17 @@ pub fn audit_after(
     after: Option<Seq>,
     limit: usize,
 ) -> Result<Vec<(Seq, Audited)>, KvError> {
-    let from = after.map_or_else(Vec::new, |seq| tables::after(tables::audit(seq)));
-    kv.scan(tables::AUDIT, &from, limit)?
-        .iter()
-        .map(|(key, value)| {
+    let mut rows = Vec::new();
+    for table in [tables::AUDIT, tables::SIGN_INS] {
+        let from = after.map(|seq| tables::after(tables::audited(table, seq)));
+        for (key, value) in kv.scan(table, &from.unwrap_or_default(), limit)? {
+            rows.push((tables::seq_of(&key)?, key, value));
+        }
+    }
+    rows.sort_unstable_by_key(|(seq, ..)| *seq);
+    rows.truncate(limit);
+    rows.iter()
+        .map(|(seq, key, value)| {
             let row: proto::AuditRow = row::decode(key, value)?;
             let audited = Audited {
                 at: Timestamp(row.at_ms),
@@ -933,7 +940,7 @@ pub fn audit_after(
                     .map(|id| wire::message_id(id).map_err(|e| unreadable(key, e)))
                     .collect::<Result<_, _>>()?,
             };
-            Ok((tables::seq_of(key)?, audited))
+            Ok((*seq, audited))
         })
         .collect()
 }

@@ -176,6 +176,10 @@ pub enum Refusal {
     #[error("there are as many schedules as there may be; nothing was changed; remove one first")]
     TooManySchedules,
     #[error(
+        "the domain has as many recipients as may be listed, 100,000; nothing was changed; take anybody's mail, or whom the primary says it has, instead"
+    )]
+    TooManyRecipients,
+    #[error(
         "the certificate authority is being rotated already; nothing was changed; `cluster rotate-ca` follows it, and --finish ends it"
     )]
     RotationUnderWay,
@@ -330,6 +334,7 @@ impl Refusal {
             Self::DrillUnderWay => proto::Refusal::DrillUnderWay,
             Self::UnknownDrill => proto::Refusal::UnknownDrill,
             Self::TooManySchedules => proto::Refusal::TooManySchedules,
+            Self::TooManyRecipients => proto::Refusal::TooManyRecipients,
             Self::RotationUnderWay => proto::Refusal::RotationUnderWay,
             Self::NoRotation => proto::Refusal::NoRotation,
             Self::AuthorityInUse => proto::Refusal::AuthorityInUse,
@@ -380,6 +385,7 @@ impl Refusal {
             Ok(P::DrillUnderWay) => Self::DrillUnderWay,
             Ok(P::UnknownDrill) => Self::UnknownDrill,
             Ok(P::TooManySchedules) => Self::TooManySchedules,
+            Ok(P::TooManyRecipients) => Self::TooManyRecipients,
             Ok(P::RotationUnderWay) => Self::RotationUnderWay,
             Ok(P::NoRotation) => Self::NoRotation,
             Ok(P::AuthorityInUse) => Self::AuthorityInUse,

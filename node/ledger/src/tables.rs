@@ -8,6 +8,7 @@
 //! | 04   | swept     |                   | `SweptRow`   | for ever                                |
 //! | 05   | post      |                   | `LeaseRow`   | another node takes the post             |
 //! | 06   | audit count |                 | `AuditCountRow` | for ever                             |
+//! | 07   | sign-in count |               | `AuditCountRow` | for ever                             |
 //! | 10   | members   | node              | `Member`     | RemoveMember                            |
 //! | 11   | removed   | node              | `RemovedRow` | for ever: ids are never reused          |
 //! | 12   | tokens    | token id          | `TokenRow`   | Redeem, or Sweep once expired           |
@@ -17,6 +18,7 @@
 //! | 23   | policies  | domain 00         | `PolicyRow`  | RemoveDomain                            |
 //! | 24   | health    | domain 00         | `HealthRow`  | removal or change of the primary        |
 //! | 25   | listed    | domain 00 name    | `RecipientRow` | it is removed, or RemoveDomain        |
+//! | 2c   | listed count | domain 00      | `RecipientsRow` | the list goes                         |
 //! | 26   | known     | domain 00 name    | `KnownRow`   | Unlearn, Sweep once out of date, or RemoveDomain |
 //! |      |           | domain 00         | `KnownsRow`  | RemoveDomain                            |
 //! |      |           |                   | `SweptRow`   | for ever                                |
@@ -33,6 +35,8 @@
 //! | 34   | owed      | message id, kind  | `OwedRow`    | Report: its notification is written     |
 //! | 35   | reports   | seq               | `ReportRow`  | the notification is delivered or dropped|
 //! | 36   | audit     | seq               | `AuditRow`   | there are newer ones enough             |
+//! | 38   | audited sign-ins | seq        | `AuditRow`   | there are newer ones enough             |
+//! | 39   | audit of  | table account 00 seq | `AuditOfRow` | its row in that table goes          |
 //! | 37   | aside     | domain 00 seq     | `QueueRow`   | it is released, undeleted or discarded  |
 //! | 40   | accounts  | name              | `AccountRow` | it is removed                           |
 //! | 41   | token ids | token id          | `TokenOfRow` | it, or its account, is removed          |
@@ -68,6 +72,7 @@ pub(crate) const TOTAL: &[u8] = &[0x03];
 pub(crate) const SWEPT: &[u8] = &[0x04];
 pub(crate) const POST: &[u8] = &[0x05];
 pub(crate) const AUDIT_COUNT: &[u8] = &[0x06];
+pub(crate) const SIGN_IN_COUNT: &[u8] = &[0x07];
 pub(crate) const MEMBERS: &[u8] = &[0x10];
 pub(crate) const REMOVED: &[u8] = &[0x11];
 pub(crate) const TOKENS: &[u8] = &[0x12];
@@ -84,6 +89,7 @@ pub(crate) const PLANS: &[u8] = &[0x28];
 pub(crate) const USAGE: &[u8] = &[0x29];
 const ASKERS: &[u8] = &[0x2a];
 const ROUTES: &[u8] = &[0x2b];
+const LISTED_COUNTS: &[u8] = &[0x2c];
 pub(crate) const MESSAGES: &[u8] = &[0x30];
 pub(crate) const HELD: &[u8] = &[0x31];
 pub(crate) const REFUSED: &[u8] = &[0x32];
@@ -92,6 +98,8 @@ pub(crate) const OWED: &[u8] = &[0x34];
 pub(crate) const REPORTS: &[u8] = &[0x35];
 pub(crate) const AUDIT: &[u8] = &[0x36];
 pub(crate) const ASIDE: &[u8] = &[0x37];
+pub(crate) const SIGN_INS: &[u8] = &[0x38];
+const AUDIT_OF: &[u8] = &[0x39];
 pub(crate) const ACCOUNTS: &[u8] = &[0x40];
 const TOKEN_IDS: &[u8] = &[0x41];
 pub(crate) const ATTENDED: &[u8] = &[0x42];
@@ -110,6 +118,9 @@ pub(crate) const DRAINED: &[u8] = &[0x51];
 
 /// Ends a domain's name in a key.
 const DOMAIN_END: u8 = 0;
+
+/// Ends an account's name in a key, which no name holds either.
+const NAME_END: u8 = 0;
 
 /// Kinds of notification, at the end of a key.
 const FAILED: u8 = 1;
@@ -253,6 +264,10 @@ pub(crate) fn listed(domain: &Domain, name: &str) -> Vec<u8> {
     [&of_domain(LISTED, domain)[..], name.as_bytes()].concat()
 }
 
+pub(crate) fn listed_count(domain: &Domain) -> Vec<u8> {
+    of_domain(LISTED_COUNTS, domain)
+}
+
 pub(crate) fn account(name: &str) -> Vec<u8> {
     [ACCOUNTS, name.as_bytes()].concat()
 }
@@ -297,7 +312,17 @@ pub(crate) fn report(seq: Seq) -> Vec<u8> {
 }
 
 pub(crate) fn audit(seq: Seq) -> Vec<u8> {
-    [AUDIT, &seq.0.to_be_bytes()].concat()
+    audited(AUDIT, seq)
+}
+
+/// A row of the audit, in one of its two tables.
+pub(crate) fn audited(table: &[u8], seq: Seq) -> Vec<u8> {
+    [table, &seq.0.to_be_bytes()].concat()
+}
+
+/// The prefix of what is in one of the audit's tables of an account.
+pub(crate) fn audit_of(table: &[u8], account: &str) -> Vec<u8> {
+    [AUDIT_OF, table, account.as_bytes(), &[NAME_END]].concat()
 }
 
 pub(crate) fn held(domain: &Domain, seq: Seq) -> Vec<u8> {

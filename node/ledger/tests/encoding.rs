@@ -495,9 +495,20 @@ fn commands() -> Vec<Command> {
                 mail: false,
                 settings: true,
                 send: false,
+                fetch: false,
             },
             label: "backup".to_owned(),
             expires_at: Some(Timestamp(1_800_000_000_000)),
+        })),
+        of_account(AccountChange::AddToken(AccessToken {
+            id: [1; 16],
+            secret_hash: [2; 32],
+            scopes: Scopes {
+                fetch: true,
+                ..Scopes::default()
+            },
+            label: "fetchmail".to_owned(),
+            expires_at: None,
         })),
         of_account(AccountChange::RemoveToken([1; 16])),
         Command::Attend {
@@ -785,6 +796,7 @@ fn replies() -> Vec<Reply> {
             R::DrillUnderWay,
             R::UnknownDrill,
             R::TooManySchedules,
+            R::TooManyRecipients,
             R::RotationUnderWay,
             R::NoRotation,
             R::AuthorityInUse,

@@ -1,10 +1,12 @@
 //! What happens at the named limits, and when the world breaks.
 
+use holdfast_ledger::account::AccountChange;
 use holdfast_ledger::query;
 use holdfast_ledger::{
     Askers, Batch, COMMANDS_PER_BATCH_MAX, Command, Effect, Kv, KvError, KvRead, MARK_KEPT,
-    MemoryKv, Month, NETWORKS_MAX, PLANS_MAX, PlanChange, Primary, Refusal, Reply, Row,
-    SWEEP_MARKS_MAX, SWEEP_USAGE_MAX, TOKENS_MAX, USAGE_MONTHS, apply_batch,
+    MemoryKv, Month, NETWORKS_MAX, PLANS_MAX, PlanChange, Primary, RECIPIENTS_MAX,
+    RECIPIENTS_PER_COMMAND_MAX, Refusal, Reply, Row, SWEEP_MARKS_MAX, SWEEP_USAGE_MAX, TOKENS_MAX,
+    USAGE_MONTHS, apply_batch,
 };
 use holdfast_mail::{Domain, MessageId, Network, Timestamp};
 
@@ -234,6 +236,137 @@ impl KvRead for Broken {
 impl Kv for Broken {
     fn put(&mut self, _: &[u8], _: &[u8]) {}
     fn delete(&mut self, _: &[u8]) {}
+}
+
+#[test]
+fn a_domain_lists_a_bounded_number_of_recipients() {
+    let mut kv = MemoryKv::new();
+    let domain = || Domain::parse("example.org").unwrap();
+    let set = |add: Vec<String>, remove: Vec<String>| Command::SetRecipients {
+        domain: domain(),
+        add,
+        remove,
+        clear: false,
+    };
+    let names = |from: usize, number: usize| (from..from + number).map(|n| n.to_string()).collect();
+    let mut commands = vec![Command::SetDomain {
+        domain: domain(),
+        primary: Primary {
+            host: "mx.example.org".to_owned(),
+            port: 25,
+        },
+        must_be_new: true,
+        must_exist: false,
+    }];
+    let step = RECIPIENTS_PER_COMMAND_MAX;
+    let pieces = (0..RECIPIENTS_MAX).step_by(step);
+    commands.extend(pieces.map(|from| set(names(from, step), vec![])));
+    let replies = enter(&mut kv, 1, START, commands);
+    assert!(replies.iter().all(|reply| *reply == Reply::Done));
+
+    let one = |name: &str| vec![name.to_owned()];
+    let replies = enter(
+        &mut kv,
+        2,
+        START,
+        vec![
+            set(one("one-more"), vec![]),
+            set(one("7"), one("no-such")),
+            set(vec!["one-more".to_owned(), "ONE-more".to_owned()], one("7")),
+            set(one("7"), vec![]),
+            set(one("7"), one("7")),
+            set(vec![], one("8")),
+            set(one("7"), vec![]),
+        ],
+    );
+    let refused = Reply::Refused(Refusal::TooManyRecipients);
+    assert_eq!(
+        replies,
+        [
+            refused.clone(),
+            Reply::Done,
+            Reply::Done,
+            refused.clone(),
+            refused,
+            Reply::Done,
+            Reply::Done
+        ]
+    );
+    let listed = query::recipients(&kv, &domain(), None, usize::MAX).unwrap();
+    assert_eq!(listed.len(), RECIPIENTS_MAX);
+}
+
+fn by(who: &str, says: String, command: Command) -> Command {
+    Command::By {
+        who: who.to_owned(),
+        from: "192.0.2.1".to_owned(),
+        says,
+        command: Box::new(command),
+    }
+}
+
+fn account(name: &str, change: AccountChange) -> Command {
+    Command::OfAccount {
+        name: name.to_owned(),
+        change,
+    }
+}
+
+#[test]
+fn what_one_customer_does_again_and_again_makes_nobody_forget_what_others_did() {
+    let mut kv = MemoryKv::new();
+    let person = || AccountChange::Add {
+        password: "hash".to_owned(),
+        domains: vec![],
+    };
+    let note = |who, says: &str| by(who, says.to_owned(), Command::Note);
+    let mut commands = vec![
+        account("ann", person()),
+        account("joe", person()),
+        note("operator", "first"),
+        note("joe", "joe's"),
+    ];
+    for n in 0..11_000 {
+        let sign_in = AccountChange::SignIn {
+            good: true,
+            step: 0,
+            from: "192.0.2.1".to_owned(),
+        };
+        commands.push(by("ann", format!("in {n}"), account("ann", sign_in)));
+        commands.push(note("ann", &n.to_string()));
+    }
+    enter(&mut kv, 1, START, commands);
+    let audit = query::audit(&kv).unwrap();
+    let said = |who: &str| -> Vec<&str> {
+        let of = audit.iter().filter(|entry| entry.by == who);
+        of.map(|entry| entry.what.as_str()).collect()
+    };
+    assert_eq!(
+        (said("operator"), said("joe")),
+        (vec!["first"], vec!["joe's"])
+    );
+    let ann = said("ann");
+    assert_eq!(ann.len(), 1_000, "500 sign-ins and 500 others, the last");
+    assert_eq!((ann[0], ann[999]), ("in 10500", "10999"));
+}
+
+#[test]
+fn the_audit_is_bounded_whoever_writes_it_and_shares_go_with_their_rows() {
+    let mut kv = MemoryKv::new();
+    let person = AccountChange::Add {
+        password: "hash".to_owned(),
+        domains: vec![],
+    };
+    let note = |who, n: usize| by(who, n.to_string(), Command::Note);
+    let mut commands = vec![account("ann", person)];
+    commands.extend((0..10).map(|n| note("ann", n)));
+    commands.extend((0..10_000).map(|n| note("operator", n)));
+    enter(&mut kv, 1, START, commands);
+    let audit = query::audit(&kv).unwrap();
+    assert_eq!(audit.len(), 10_000);
+    assert!(audit.iter().all(|entry| entry.by == "operator"));
+    let shares = kv.rows().filter(|(key, _)| key[0] == 0x39).count();
+    assert_eq!(shares, 0);
 }
 
 fn enter(kv: &mut MemoryKv, index: u64, at: Timestamp, commands: Vec<Command>) -> Vec<Reply> {

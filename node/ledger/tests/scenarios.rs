@@ -44,7 +44,7 @@
 //! together                  the indented commands that follow are one entry of the log
 //! ? held|refused|aside|counts|lease|domain DOMAIN   ? envelope|cancelled MESSAGE   ? removed NODE|as NAME
 //! ? recipients DOMAIN   ? takes ADDRESS   ? standing ADDRESS   ? known DOMAIN
-//! ? askers DOMAIN from CLIENT
+//! ? askers DOMAIN from CLIENT   ? account NAME [from CLIENT]
 //! ? plans   ? quota DOMAIN   ? usage MONTH
 //! ? policy|health|reach|route DOMAIN   ? owed   ? reports   ? post   ? audit
 //! ? total   ? domains   ? held domains   ? members   ? bodies   ? cluster   ? now   ? marks
@@ -967,9 +967,22 @@ impl Stage {
                 })
                 .into_iter()
                 .collect(),
+            ["account", name, "from", client] => query::account(kv, name)
+                .unwrap()
+                .map(|account| match account.is_locked_for(client, self.clock) {
+                    true => "locked".to_owned(),
+                    false => "open".to_owned(),
+                })
+                .into_iter()
+                .collect(),
             ["token", id] => query::access_token(kv, &padded(id))
                 .unwrap()
                 .map(|(account, token)| format!("{} of {}", token.label, account.name))
+                .into_iter()
+                .collect(),
+            ["token", id, "scopes"] => query::access_token(kv, &padded(id))
+                .unwrap()
+                .map(|(_, token)| token.scopes.names().collect::<Vec<_>>().join(", "))
                 .into_iter()
                 .collect(),
             ["total"] => counts(query::total(kv).unwrap()),
@@ -1212,18 +1225,28 @@ fn account_change(words: &[&str]) -> Option<AccountChange> {
         ["domains", list] => AccountChange::Domains(domains(list)),
         ["signs", "out"] => AccountChange::SignOut,
         ["unlock"] => AccountChange::Unlock,
-        ["signs", "in", rest @ ..] => AccountChange::SignIn {
-            good: rest != ["badly"],
-            step: match rest {
-                ["code", step] => step.parse().ok()?,
-                _ => 0,
-            },
-            from: "192.0.2.7".to_owned(),
-        },
-        ["token", id, label] => AccountChange::AddToken(AccessToken {
+        ["signs", "in", rest @ ..] => {
+            let (rest, from) = match rest {
+                [rest @ .., "from", client] => (rest, *client),
+                rest => (rest, "192.0.2.7"),
+            };
+            AccountChange::SignIn {
+                good: rest != ["badly"],
+                step: match rest {
+                    ["code", step] => step.parse().ok()?,
+                    _ => 0,
+                },
+                from: from.to_owned(),
+            }
+        }
+        ["token", id, label, rest @ ..] => AccountChange::AddToken(AccessToken {
             id: padded(id),
             secret_hash: [1; 32],
-            scopes: Scopes::ALL,
+            scopes: match rest {
+                [] => Scopes::ALL,
+                ["may", list] => Scopes::from_names(list.split(',')).ok()?,
+                _ => return None,
+            },
             label: (*label).to_owned(),
             expires_at: None,
         }),

@@ -71,6 +71,20 @@ pub fn client(address: IpAddr) -> IpAddr {
     }
 }
 
+/// The networks that an address is in, the widest first, and how many times the room of one client each
+/// has. A provider gives an IPv6 customer a /56 or a /48 for the asking: where only the /64 counts, one
+/// host is as many clients as it likes.
+pub fn circles(address: IpAddr) -> impl Iterator<Item = (Network, u32)> {
+    const V4: &[(u8, u32)] = &[(32, 1)];
+    const V6: &[(u8, u32)] = &[(48, 4), (56, 2), (64, 1)];
+    let address = address.to_canonical();
+    let circles = if address.is_ipv4() { V4 } else { V6 };
+    circles.iter().map(move |&(prefix, room)| {
+        let address = first(address, prefix);
+        (Network { address, prefix }, room)
+    })
+}
+
 fn bits(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
@@ -143,5 +157,24 @@ mod tests {
         assert_eq!(client(ip("2001:db8::1")), client(ip("2001:db8::2")));
         assert_ne!(client(ip("2001:db8::1")), client(ip("2001:db8:0:1::1")));
         assert_eq!(client(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
+    }
+
+    #[test]
+    fn an_ipv6_address_counts_for_wider_networks_too_which_have_more_room() {
+        let shown = |text| -> Vec<_> {
+            let shown = |(network, room): (Network, u32)| (network.to_string(), room);
+            circles(ip(text)).map(shown).collect()
+        };
+        let of = |network: &str, room| (network.to_owned(), room);
+        assert_eq!(
+            shown("2001:db8:1:1234::1"),
+            [
+                of("2001:db8:1::/48", 4),
+                of("2001:db8:1:1200::/56", 2),
+                of("2001:db8:1:1234::/64", 1)
+            ]
+        );
+        assert_eq!(shown("192.0.2.1"), [of("192.0.2.1/32", 1)]);
+        assert_eq!(shown("::ffff:192.0.2.1"), [of("192.0.2.1/32", 1)]);
     }
 }

@@ -31,6 +31,10 @@ pub const ERRORS_MAX: usize = 20;
 /// trying.
 pub const REFUSED_RECIPIENTS_MAX: usize = 100;
 
+/// Recipients put off (4xx) in one session. An honest sender whose mail waits for a primary has hundreds, and
+/// comes again; whoever has names looked up that nobody has does not stop by themselves.
+pub const PUT_OFF_RECIPIENTS_MAX: usize = 300;
+
 /// Commands that carry no mail (NOOP, RSET, HELO, VRFY, HELP, ETRN …, chunks of nothing, and MAIL
 /// or content that was refused), between one message and the next. Each costs little; a connection that lives on them takes another sender's place.
 pub const IDLE_COMMANDS_MAX: usize = 100;

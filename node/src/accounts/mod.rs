@@ -5,22 +5,24 @@
 //! What must hold for all nodes at once, guesses and codes used, goes through the log.
 
 mod codes;
+mod credentials;
 mod password;
 mod session;
 mod token;
 
 pub use codes::{Enrolment, code_fits};
+pub use credentials::Credentials;
 pub use password::{PASSWORD_OCTETS_MAX, PASSWORD_OCTETS_MIN};
 pub use session::{SESSION_TIME, Seal, Session};
 pub use token::{NewToken, TokenError, bearer};
 
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use holdfast_ledger::account::{Account, AccountChange, Scopes, is_account_name};
 use holdfast_ledger::{Command, KvError, Reply, query};
-use holdfast_mail::network;
+use holdfast_mail::Network;
 use holdfast_smtp::login::Login;
 use holdfast_smtp::reply;
 use tokio::sync::Semaphore;
@@ -36,6 +38,13 @@ const HASHED_MAX: usize = 2;
 /// How long a sign-in may wait for its turn and for a quorum.
 const SIGN_IN_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// A sign-in that fails is answered so long after it began, whatever it took: the failure of somebody who
+/// exists is entered in the log first, and the time that takes would tell that they do.
+const WRONG_AFTER: Duration = Duration::from_secs(2);
+
+/// How often a quorum is looked for meanwhile.
+const QUORUM_POLL: Duration = Duration::from_millis(100);
+
 /// Sign-ins that one client may try within [`CLIENT_PERIOD`], whatever account they are for: who
 /// tries one password on many accounts is slowed down too.
 const CLIENT_TRIES_MAX: u32 = 20;
@@ -43,8 +52,8 @@ const CLIENT_PERIOD: Duration = Duration::from_secs(60);
 
 /// One for a node.
 pub struct Doorkeeper {
-    turns: Semaphore,
-    clients: Mutex<Recent<IpAddr>>,
+    turns: Arc<Semaphore>,
+    clients: Mutex<Recent<Network>>,
 }
 
 /// What somebody typed.
@@ -84,7 +93,7 @@ impl NotSignedIn {
 impl Default for Doorkeeper {
     fn default() -> Self {
         Self {
-            turns: Semaphore::new(HASHED_MAX),
+            turns: Arc::new(Semaphore::new(HASHED_MAX)),
             clients: Mutex::default(),
         }
     }
@@ -97,8 +106,27 @@ impl Doorkeeper {
         cluster: &Cluster,
         attempt: &Attempt<'_>,
     ) -> Result<Account, NotSignedIn> {
-        let client = network::client(attempt.from);
-        if !Recent::within(&self.clients, client, CLIENT_PERIOD, CLIENT_TRIES_MAX) {
+        late(self.identify(cluster, attempt, None)).await
+    }
+
+    /// The same of an account without a second factor, for `secret` to become it: the code is that of the
+    /// new device, and is used up.
+    pub async fn enrol(
+        &self,
+        cluster: &Cluster,
+        attempt: &Attempt<'_>,
+        secret: &[u8],
+    ) -> Result<Account, NotSignedIn> {
+        late(self.identify(cluster, attempt, Some(secret))).await
+    }
+
+    async fn identify(
+        &self,
+        cluster: &Cluster,
+        attempt: &Attempt<'_>,
+        new: Option<&[u8]>,
+    ) -> Result<Account, NotSignedIn> {
+        if !self.may_try(attempt.from) {
             return Err(NotSignedIn::TooOften);
         }
         let until = Instant::now() + SIGN_IN_TIME_MAX;
@@ -106,20 +134,36 @@ impl Doorkeeper {
         let account = self.known(cluster, &name)?;
         let good = self.is_right(until, account.as_ref(), attempt).await?;
         let Some(account) = account else {
+            // As the failure of somebody who exists does.
+            while !cluster.has_quorum() {
+                if Instant::now() >= until {
+                    let why = "no quorum of the nodes can be reached";
+                    return Err(NotSignedIn::Unable(why.to_owned()));
+                }
+                tokio::time::sleep(QUORUM_POLL).await;
+            }
             return Err(NotSignedIn::Wrong);
         };
-        let step = match &account.second_factor {
-            Some(secret) => code_fits(secret, attempt.code),
-            None => Some(0),
+        let from = attempt.from.to_string();
+        // The log would say the same, and a guesser must not fill it.
+        if account.is_locked_for(&from, now()) {
+            return Err(NotSignedIn::Wrong);
+        }
+        let step = match (&account.second_factor, new) {
+            (Some(secret), None) => code_fits(secret, attempt.code),
+            (None, Some(secret)) => code_fits(secret, attempt.code),
+            (None, None) => Some(0),
+            // The device that they have is switched off first.
+            (Some(_), Some(_)) => None,
         };
         let change = AccountChange::SignIn {
             good: good && step.is_some(),
             step: step.unwrap_or(0),
-            from: attempt.from.to_string(),
+            from: from.clone(),
         };
         let person = Person {
             who: name.clone(),
-            from: attempt.from.to_string(),
+            from,
         };
         let signed_in = matches!(change, AccountChange::SignIn { good: true, .. });
         let command = Command::OfAccount { name, change };
@@ -132,21 +176,24 @@ impl Doorkeeper {
     }
 
     /// Who it is, for a program that has a name and a secret: a token of the account that is good for
-    /// what is `wanted`, or its password where there is no second factor.
+    /// what is `wanted`, or its password where there is no second factor. And what it showed, to be looked
+    /// at again while its session lasts.
     pub async fn program(
         &self,
         cluster: &Cluster,
         login: &Login,
         from: IpAddr,
         wanted: Scopes,
-    ) -> Result<Account, NotSignedIn> {
+    ) -> Result<(Account, Credentials), NotSignedIn> {
         if token::is_token(&login.secret) {
-            let client = network::client(from);
-            if !Recent::within(&self.clients, client, CLIENT_PERIOD, CLIENT_TRIES_MAX) {
+            if !self.may_try(from) {
                 return Err(NotSignedIn::TooOften);
             }
             return match bearer(cluster, &login.secret, wanted, now()) {
-                Ok((account, _)) if account.name == login.user.trim().to_lowercase() => Ok(account),
+                Ok((account, token)) if account.name == login.user.trim().to_lowercase() => {
+                    let shown = Credentials::token(&account, token.id, wanted);
+                    Ok((account, shown))
+                }
                 Ok(_) | Err(TokenError::Unknown | TokenError::Scope) => Err(NotSignedIn::Wrong),
                 Err(why @ TokenError::Unreadable) => Err(NotSignedIn::Unable(why.to_string())),
             };
@@ -158,7 +205,9 @@ impl Doorkeeper {
             code: "",
             from,
         };
-        self.sign_in(cluster, &attempt).await
+        let account = self.sign_in(cluster, &attempt).await?;
+        let shown = Credentials::password(&account);
+        Ok((account, shown))
     }
 
     /// The hash of a new password.
@@ -168,6 +217,10 @@ impl Doorkeeper {
         self.take_turn(until, move || password::hash(&password))
             .await?
             .map_err(NotSignedIn::Unable)
+    }
+
+    fn may_try(&self, client: IpAddr) -> bool {
+        Recent::client_within(&self.clients, client, CLIENT_PERIOD, CLIENT_TRIES_MAX)
     }
 
     fn known(&self, cluster: &Cluster, name: &str) -> Result<Option<Account>, NotSignedIn> {
@@ -198,15 +251,77 @@ impl Doorkeeper {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NotSignedIn> {
         let busy = || NotSignedIn::Unable("too many people are signing in".to_owned());
-        let turn = tokio::time::timeout_at(until, self.turns.acquire());
-        let _turn = turn.await.map_err(|_| busy())?.map_err(|_| busy())?;
+        let turn = tokio::time::timeout_at(until, self.turns.clone().acquire_owned());
+        let turn = turn.await.map_err(|_| busy())?.map_err(|_| busy())?;
+        // The work goes on without a client that has gone, and keeps its turn: else whoever connects
+        // and leaves has any number of passwords hashed at once.
+        let work = move || {
+            let done = work();
+            drop(turn);
+            done
+        };
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| NotSignedIn::Unable(error.to_string()))
     }
 }
 
+/// What comes of a sign-in, and if it is wrong, not before its time.
+async fn late<T>(tried: impl Future<Output = Result<T, NotSignedIn>>) -> Result<T, NotSignedIn> {
+    let answer_at = Instant::now() + WRONG_AFTER;
+    let tried = tried.await;
+    if matches!(tried, Err(NotSignedIn::Wrong)) {
+        tokio::time::sleep_until(answer_at).await;
+    }
+    tried
+}
+
 fn unreadable(error: KvError) -> NotSignedIn {
     tracing::error!("the accounts cannot be read: {error}");
     NotSignedIn::Unable("the accounts cannot be read".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_leaves_does_not_give_back_the_turn_of_its_password() {
+        let doorkeeper = Doorkeeper::default();
+        let until = Instant::now() + SIGN_IN_TIME_MAX;
+        let (finish, finished) = mpsc::channel::<()>();
+        let (begun, begin) = tokio::sync::oneshot::channel();
+        let hashing = doorkeeper.take_turn(until, move || {
+            let _heard = begun.send(());
+            finished.recv()
+        });
+        tokio::select! {
+            _ = hashing => unreachable!("it waits to be told"),
+            begun = begin => begun.unwrap(),
+        }
+        assert_eq!(doorkeeper.turns.available_permits(), HASHED_MAX - 1);
+        finish.send(()).unwrap();
+        let all = doorkeeper
+            .turns
+            .acquire_many(u32::try_from(HASHED_MAX).unwrap());
+        assert!(all.await.is_ok(), "and it is given back in the end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_long_a_wrong_sign_in_takes_tells_nothing() {
+        for took in [0, 50, 1_900].map(Duration::from_millis) {
+            let begun = Instant::now();
+            let wrong = late(async {
+                tokio::time::sleep(took).await;
+                Err::<(), _>(NotSignedIn::Wrong)
+            });
+            assert!(wrong.await.is_err());
+            assert_eq!(begun.elapsed(), WRONG_AFTER);
+        }
+        let begun = Instant::now();
+        assert!(late(async { Ok(()) }).await.is_ok());
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
 }

@@ -118,6 +118,7 @@ mod tests {
             created_at: Timestamp(1),
             epoch: 7,
             locked_until: None,
+            places: vec![],
             signed_in_at: None,
             signed_in_from: String::new(),
             tokens: vec![],

@@ -17,11 +17,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::guests::{Guests, Places};
 use crate::net::listen::Listener;
 use crate::replica::Cluster;
 
 /// Connections at a time; each is one short request, so others wait for a moment.
-const CONNECTIONS_MAX: usize = 64;
+const CONNECTIONS_MAX: usize = 256;
+
+/// Connections at a time of one client; an authority asks from several places, once for each name. Else
+/// one host that says nothing keeps the authority out, until the certificate has ended.
+const CONNECTIONS_PER_CLIENT_MAX: usize = 8;
 
 /// For a connection, from its first octet to its last. Who is slower keeps others out.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -39,12 +44,20 @@ const PATH: &str = "/.well-known/acme-challenge/";
 /// Serves `listener` until the task is aborted.
 pub(crate) async fn run(cluster: Cluster, listener: Listener) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let guests = Guests::default();
+    let caps = Places {
+        all_max: CONNECTIONS_MAX,
+        each_max: CONNECTIONS_PER_CLIENT_MAX,
+    };
     while let Ok(place) = places.clone().acquire_owned().await {
         let (stream, peer) = listener.accept().await;
+        let Ok(guest) = guests.enter(peer.ip(), caps) else {
+            continue;
+        };
         let cluster = cluster.clone();
         tokio::spawn(async move {
             serve(stream, peer, |token| look_up(cluster.clone(), token)).await;
-            drop(place);
+            drop((place, guest));
         });
     }
 }

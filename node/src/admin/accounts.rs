@@ -123,7 +123,7 @@ pub(super) async fn add_token(
     let scopes =
         Scopes::from_names(request.scopes.iter().map(String::as_str)).map_err(|other| {
             Status::invalid_argument(format!(
-                "{other:?} is none of read, deliver, mail, settings, send"
+                "{other:?} is none of read, deliver, mail, settings, send, fetch"
             ))
         })?;
     let valid_for = (request.valid_ms > 0).then(|| Duration::from_millis(request.valid_ms));

@@ -5,12 +5,14 @@
 //! answer is left alone for a moment.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_ledger::{Command, Doubt, KvError, PROOF_KEPT, Standing, doubt, query};
+use holdfast_mail::network::circles;
 use holdfast_mail::{
-    Address, BodyRef, BodyType, Domain, Envelope, MessageId, Recipient, ReversePath,
+    Address, BodyRef, BodyType, Domain, Envelope, MessageId, Network, Recipient, ReversePath,
 };
 use holdfast_smtp::client::Fate;
 use tokio::sync::watch;
@@ -18,6 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::destination::Destination;
 use crate::net::dns::{Exchangers, Resolver};
+use crate::recent::Recent;
 use crate::replica::{Cluster, now, random_id};
 use crate::switchboard::Switchboard;
 
@@ -42,6 +45,14 @@ const SILENCE_KEPT: Duration = Duration::from_secs(10);
 /// less for other mail.
 const QUESTIONS_MAX: usize = 4;
 
+/// Of them for one client: whoever makes names up must not have the others wait until they are put off.
+const QUESTIONS_PER_CLIENT_MAX: usize = 2;
+
+/// Questions that one client brings about within [`CLIENT_PERIOD`], of whatever domains: more than a sender's
+/// mail to new recipients, and no way to have a primary asked without end.
+const CLIENT_QUESTIONS_MAX: u32 = 120;
+const CLIENT_PERIOD: Duration = Duration::from_secs(60);
+
 /// Domains under question, or with a silent primary, that are remembered. Beyond it nothing more
 /// is asked until some are done.
 const DOMAINS_MAX: usize = 1_000;
@@ -60,13 +71,20 @@ pub(super) struct Inquiry {
     cluster: Cluster,
     resolver: Arc<Resolver>,
     domains: Mutex<HashMap<Domain, Questions>>,
+    clients: Mutex<Recent<Network>>,
 }
 
 #[derive(Default)]
 struct Questions {
-    open: HashMap<String, watch::Receiver<Option<Answer>>>,
+    open: HashMap<String, Question>,
     /// When the primary last failed to answer.
     silent: Option<Instant>,
+}
+
+struct Question {
+    answer: watch::Receiver<Option<Answer>>,
+    /// Who brought it about.
+    client: IpAddr,
 }
 
 impl Inquiry {
@@ -75,13 +93,19 @@ impl Inquiry {
             cluster,
             resolver: Arc::new(resolver),
             domains: Mutex::default(),
+            clients: Mutex::default(),
         })
     }
 
     /// Asks, or waits for the answer to the same question. The question goes on without the
     /// client: its answer is worth as much to the next one.
-    pub(super) async fn ask(self: &Arc<Self>, address: &Address, domain: &Domain) -> Answer {
-        let mut answer = match self.begin(address, domain) {
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        address: &Address,
+        domain: &Domain,
+        client: IpAddr,
+    ) -> Answer {
+        let mut answer = match self.begin(address, domain, client) {
             Ok(answer) => answer,
             Err(why) => return Answer::Silent(why.to_owned()),
         };
@@ -96,6 +120,7 @@ impl Inquiry {
         self: &Arc<Self>,
         address: &Address,
         domain: &Domain,
+        client: IpAddr,
     ) -> Result<watch::Receiver<Option<Answer>>, &'static str> {
         let name = address.local().to_lowercase();
         let mut domains = self.domains();
@@ -106,17 +131,21 @@ impl Inquiry {
             return Err("too many domains are asked about");
         }
         let questions = domains.entry(domain.clone()).or_default();
-        if let Some(answer) = questions.open.get(&name) {
-            return Ok(answer.clone());
+        if let Some(question) = questions.open.get(&name) {
+            return Ok(question.answer.clone());
         }
-        if questions.is_silent() {
-            return Err("the primary did not answer a moment ago");
+        if let Some(why) = questions.are_too_many(client) {
+            return Err(why);
         }
-        if questions.open.len() >= QUESTIONS_MAX {
-            return Err("the primary is being asked about others");
+        if !Recent::client_within(&self.clients, client, CLIENT_PERIOD, CLIENT_QUESTIONS_MAX) {
+            return Err("too much is asked from your address");
         }
         let (answered, answer) = watch::channel(None);
-        questions.open.insert(name.clone(), answer.clone());
+        let question = Question {
+            answer: answer.clone(),
+            client,
+        };
+        questions.open.insert(name.clone(), question);
         drop(domains);
         let (inquiry, address, domain) = (self.clone(), address.clone(), domain.clone());
         tokio::spawn(async move {
@@ -259,6 +288,22 @@ impl Inquiry {
 }
 
 impl Questions {
+    /// Why no more is asked for this client now, if so.
+    fn are_too_many(&self, client: IpAddr) -> Option<&'static str> {
+        if self.is_silent() {
+            return Some("the primary did not answer a moment ago");
+        }
+        if self.open.len() >= QUESTIONS_MAX {
+            return Some("the primary is being asked about others");
+        }
+        // All of a site is one here: there are few places.
+        let site = |client| circles(client).next();
+        let open = self.open.values();
+        let mine = open.filter(|question| site(question.client) == site(client));
+        (mine.count() >= QUESTIONS_PER_CLIENT_MAX)
+            .then_some("the primary is being asked about others from your address")
+    }
+
     fn is_silent(&self) -> bool {
         self.silent.is_some_and(|at| at.elapsed() < SILENCE_KEPT)
     }
@@ -299,5 +344,29 @@ fn question(asked: Vec<Address>) -> Envelope {
         envid: None,
         helo: String::new(),
         client: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_makes_names_up_leaves_room_for_the_questions_of_others() {
+        let mut questions = Questions::default();
+        let mut ask = |name: &str, client: &str| {
+            let client = client.parse().unwrap();
+            let refused = questions.are_too_many(client);
+            if refused.is_none() {
+                let (_, answer) = watch::channel(None);
+                let question = Question { answer, client };
+                questions.open.insert(name.to_owned(), question);
+            }
+            refused.is_none()
+        };
+        assert!(ask("1", "2001:db8::1") && ask("2", "2001:db8:0:1::1"));
+        assert!(!ask("3", "2001:db8:0:2::1"), "the same site");
+        assert!(ask("3", "192.0.2.1") && ask("4", "192.0.2.2"));
+        assert!(!ask("5", "192.0.2.3"), "the primary's connections");
     }
 }

@@ -2,7 +2,6 @@
 
 mod counters;
 mod etrn;
-mod guests;
 mod inquiry;
 mod knocks;
 mod returned;
@@ -24,6 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::accounts::Doorkeeper;
+use crate::guests::{Guest, Guests, Places};
 use crate::history::happening;
 use crate::net::dns::Resolver;
 use crate::net::listen::Listener;
@@ -33,7 +33,6 @@ use crate::release::Desk;
 use crate::replica::Cluster;
 use crate::talk::serve::{Stream, serve};
 use counters::Counters;
-use guests::{Guests, Places};
 use inquiry::Inquiry;
 use knocks::Knocks;
 use returned::Primaries;
@@ -41,6 +40,10 @@ use transaction::Transaction;
 
 /// How long transactions in progress may take to finish at a stop.
 const FINISH_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// Of a node that serves both doors, one place in so many is for submission, and the others are for port
+/// 25: strangers who fill the one do not keep customers out of the other, nor the other way round.
+const SUBMISSION_SHARE: usize = 5;
 
 /// What the operator sets. A session keeps what was in force when it began.
 #[derive(Clone)]
@@ -51,7 +54,7 @@ pub struct Options {
     pub postmaster: Option<Address>,
     /// Largest message, bytes.
     pub message_bytes_max: u64,
-    /// Sessions at a time: each costs a task, a read buffer and a piece of content.
+    /// Sessions at a time, at both doors: each costs a task, a read buffer and a piece of content.
     pub connections_max: usize,
     /// Sessions at a time from one address, so that one sender cannot shut out the others.
     pub connections_per_client_max: usize,
@@ -68,6 +71,33 @@ pub enum Door {
         /// TLS from the first byte.
         tls: bool,
     },
+}
+
+/// Who is at which door.
+struct Hall {
+    strangers: Guests,
+    customers: Guests,
+    has_both_doors: bool,
+}
+
+impl Hall {
+    /// A place among `all` of both doors, or why there is none.
+    fn enter(
+        &self,
+        door: Door,
+        client: IpAddr,
+        (all, each_max): (usize, usize),
+    ) -> Result<Guest, &'static str> {
+        // Of very few each door has one.
+        let share = (all / SUBMISSION_SHARE).max(1);
+        let (guests, all_max) = match (door, self.has_both_doors) {
+            (Door::Exchange, true) => (&self.strangers, all.saturating_sub(share).max(1)),
+            (Door::Exchange, false) => (&self.strangers, all),
+            (Door::Submission { .. }, true) => (&self.customers, share),
+            (Door::Submission { .. }, false) => (&self.customers, all),
+        };
+        guests.enter(client, Places { all_max, each_max })
+    }
 }
 
 /// What the room works with.
@@ -107,7 +137,13 @@ pub async fn run(
         doorkeeper,
         ..
     } = house;
-    let guests = Guests::default();
+    let has_door = |wanted: fn(&Door) -> bool| listeners.iter().any(|(door, _)| wanted(door));
+    let hall = Hall {
+        strangers: Guests::default(),
+        customers: Guests::default(),
+        has_both_doors: has_door(|door| *door == Door::Exchange)
+            && has_door(|door| *door != Door::Exchange),
+    };
     let shared = Arc::new(Shared {
         inquiry: Inquiry::new(cluster.clone(), resolver.clone()),
         knocks: Arc::default(),
@@ -155,11 +191,8 @@ pub async fn run(
                     turn_away(&stream, 3, 2, "this server is being maintained; the other mail exchangers take your mail");
                     continue;
                 }
-                let places = Places {
-                    all_max: options.connections_max,
-                    each_max: options.connections_per_client_max,
-                };
-                match guests.enter(peer.ip(), places) {
+                let places = (options.connections_max, options.connections_per_client_max);
+                match hall.enter(door, peer.ip(), places) {
                     Ok(guest) => {
                         let domains = primaries.at(peer.ip());
                         if !domains.is_empty() {

@@ -189,6 +189,25 @@ impl Client {
     }
 }
 
+#[test]
+fn whoever_fills_one_door_does_not_keep_others_out_of_the_other() {
+    let client: IpAddr = "192.0.2.1".parse().unwrap();
+    let doors = [Door::Exchange, Door::Submission { tls: true }];
+    for (has_both_doors, expected) in [(true, [8, 2]), (false, [10, 10])] {
+        let hall = Hall {
+            strangers: Guests::default(),
+            customers: Guests::default(),
+            has_both_doors,
+        };
+        let took = doors.map(|door| {
+            let entered = (0..20).map(|_| hall.enter(door, client, (10, 10)));
+            entered.filter_map(Result::ok).collect::<Vec<_>>()
+        });
+        // What one door took is still taken while the other is filled.
+        assert_eq!(took.map(|guests| guests.len()), expected);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_answered_250_is_held_byte_for_byte_behind_our_trace_line() {
     let house = House::open().await;
@@ -363,8 +382,14 @@ async fn etrn_tells_the_truth_and_starts_a_domain_once_in_a_while() {
         client.ask("ETRN elsewhere.example").await,
         "459 4.7.1 node elsewhere.example not allowed: this server delivers it for nobody at your address"
     );
+    // A name that is no domain of ours would start everybody's below it.
     assert_eq!(
-        client.ask("ETRN @example").await.split(' ').next(),
+        client.ask("ETRN @example").await,
+        "459 4.7.1 node @example not allowed: this server delivers it for nobody at your address"
+    );
+    house.configure("bar.example").await;
+    assert_eq!(
+        client.ask("ETRN @bar.example").await.split(' ').next(),
         Some("251")
     );
     assert_eq!(
@@ -386,15 +411,14 @@ async fn etrn_tells_the_truth_and_starts_a_domain_once_in_a_while() {
     client
         .send(&["a@foo.example", "b@foo.example"], "x\r\n")
         .await;
-    // It was started a moment ago, with the others below `example`.
-    assert_eq!(
-        client.ask("ETRN foo.example").await,
-        "252 2.0.0 OK, pending messages for node foo.example started"
-    );
-    tokio::time::sleep(Duration::from_millis(5100)).await;
     assert_eq!(
         client.ask("ETRN foo.example").await,
         "253 2.0.0 OK, 2 pending messages for node foo.example started"
+    );
+    // It was started a moment ago.
+    assert_eq!(
+        client.ask("ETRN @foo.example").await,
+        "252 2.0.0 OK, pending messages for node @foo.example started"
     );
     for _ in 0..25 {
         client.ask("ETRN foo.example").await;

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::counters::Reason;
 use super::inquiry::Answer;
 use super::{Options, Shared, etrn};
+use crate::accounts::Credentials;
 use crate::failpoint;
 use crate::history;
 use crate::reach;
@@ -61,6 +62,10 @@ const HEADER_ID_CHARS_MAX: usize = 998;
 /// Recipients that the history names of a refused command.
 const REFUSED_RECIPIENTS_MAX: usize = 10;
 
+/// Refusals of one session that the log and the history tell one by one. A session whose every recipient is
+/// refused says nothing new with the next, and would fill both; the others are summed at its end.
+const REFUSALS_TOLD_MAX: u64 = 100;
+
 const CATCHING_UP: &str =
     "this server is still catching up; please try again or another of our mail exchangers";
 
@@ -71,6 +76,8 @@ pub(super) struct Transaction<'a> {
     client: IpAddr,
     /// Who has logged in, to send mail to anybody.
     account: Option<Account>,
+    /// What they showed.
+    shown: Option<Credentials>,
     mail: Option<Mail>,
     recipients: Vec<Recipient>,
     /// The last message whose content began, for the log lines of this transaction.
@@ -78,6 +85,8 @@ pub(super) struct Transaction<'a> {
     content: Option<Content>,
     /// Why the desk refused what it was last asked; the session's own refusals have none.
     reason: Option<&'static str>,
+    /// Refusals so far.
+    refusals: u64,
     /// For the history: the recipient that was asked about.
     asked: Option<String>,
     /// For the history: the message that is whole, until it is accepted or refused.
@@ -99,11 +108,13 @@ impl<'a> Transaction<'a> {
             options,
             client,
             account: None,
+            shown: None,
             mail: None,
             recipients: Vec::new(),
             message: None,
             content: None,
             reason: None,
+            refusals: 0,
             asked: None,
             whole: None,
         }
@@ -137,6 +148,9 @@ impl<'a> Transaction<'a> {
         if self.shared.cluster.disk_low() {
             return self.refuse("disk_low", disk_low());
         }
+        if let Some(refusal) = self.look_again() {
+            return refusal;
+        }
         if let Some(account) = &self.account
             && !is_theirs(account, &mail.reverse_path)
         {
@@ -154,11 +168,32 @@ impl<'a> Transaction<'a> {
         let (doorkeeper, cluster) = (&self.shared.doorkeeper, &self.shared.cluster);
         let who = doorkeeper.program(cluster, &login, self.client, send);
         match who.await {
-            Ok(account) => {
-                self.account = Some(account);
+            Ok((account, shown)) => {
+                (self.account, self.shown) = (Some(account), Some(shown));
                 Reply::new(235, 7, 0, "welcome")
             }
             Err(why) => self.refuse("login", why.to_reply()),
+        }
+    }
+
+    /// A password that was changed, or a token that was removed, is not good for the rest of a session
+    /// either: whoever stole it may have kept one open.
+    fn look_again(&mut self) -> Option<Reply> {
+        let shown = self.shown.as_ref()?;
+        match shown.account(&self.shared.cluster.view(), now()) {
+            Ok(Some(account)) => {
+                self.account = Some(account);
+                None
+            }
+            Ok(None) => {
+                let text = "what you logged in with is no longer good; connect and log in again";
+                Some(self.refuse("login", Reply::new(421, 7, 0, text)))
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                let text = "the accounts cannot be read; please try again";
+                Some(self.refuse("state", Reply::new(451, 3, 0, text)))
+            }
         }
     }
 
@@ -261,7 +296,7 @@ impl<'a> Transaction<'a> {
             Standing::Taken => return None,
             Standing::Refused => Answer::Refused(String::new()),
             Standing::Unknown | Standing::TakenUnlessRefused => {
-                self.shared.inquiry.ask(address, domain).await
+                self.shared.inquiry.ask(address, domain, self.client).await
             }
         };
         match (answer, standing) {
@@ -560,8 +595,19 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// The session is over. For the history, if it was in the middle of a transaction.
+    /// The session is over. For the history: what was not told yet, and if it was in the middle of a
+    /// transaction.
     pub(super) fn ended(&self, why: &str) {
+        if self.refusals > REFUSALS_TOLD_MAX {
+            let untold = self.refusals - REFUSALS_TOLD_MAX;
+            let text = format!("{untold} more refusals in the same session");
+            tracing::info!(client = %self.client, "{text}");
+            self.shared.cluster.note(Happening {
+                client: self.client.to_string(),
+                text,
+                ..history::happening("refused")
+            });
+        }
         let Some(mail) = &self.mail else {
             return;
         };
@@ -576,8 +622,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// A refusal, with as much of its transaction as is known.
-    fn note_refusal(&mut self, reply: &Reply) {
-        let (asked, whole) = (self.asked.take(), self.whole.take());
+    fn note_refusal(&self, reply: &Reply, asked: Option<String>, whole: Option<Happening>) {
         let to = match asked {
             Some(asked) => vec![asked],
             // The first say whose mail it is; a client may name a thousand, and be refused without end.
@@ -694,15 +739,19 @@ impl Desk for Transaction<'_> {
             .refused
             .get_or_create(&Reason { reason })
             .inc();
-        tracing::info!(
-            client = %self.client,
-            msg = self.message.map(tracing::field::display),
-            code = reply.code,
-            reason,
-            "refused: {}",
-            reply.lines.join(" ")
-        );
-        self.note_refusal(reply);
+        self.refusals += 1;
+        let (asked, whole) = (self.asked.take(), self.whole.take());
+        if self.refusals <= REFUSALS_TOLD_MAX {
+            tracing::info!(
+                client = %self.client,
+                msg = self.message.map(tracing::field::display),
+                code = reply.code,
+                reason,
+                "refused: {}",
+                reply.lines.join(" ")
+            );
+            self.note_refusal(reply, asked, whole);
+        }
         // What is refused from here on is no part of that message.
         if self.content.is_none() {
             self.message = None;

@@ -141,14 +141,16 @@ pub(super) async fn codes(
             if code_fits(&secret, posted.fields.get("code")).is_none() {
                 return offer(&posted.who, Some(secret));
             }
-            // Asked of an account without codes: the code in the form is the new device's.
+            // The code in the form is the new device's. It is used up: whoever looked on cannot sign in
+            // with it.
             let attempt = Attempt {
                 name: &account.name,
                 password: posted.fields.exact("current"),
-                code: "",
+                code: posted.fields.get("code"),
                 from: posted.who.client.0,
             };
-            portal.doorkeeper.sign_in(&portal.cluster, &attempt).await?;
+            let enrolled = portal.doorkeeper.enrol(&portal.cluster, &attempt, &secret);
+            enrolled.await?;
             let on = AccountChange::SecondFactor(Some(secret));
             change(&portal, &posted.who, on).await?;
             back(&portal, &posted.who, "codes-on")

@@ -7,7 +7,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,9 +18,10 @@ use holdfast_ledger::account::{Account, Scopes};
 use holdfast_ledger::query::{self, DomainRecord};
 use holdfast_ledger::{Command, DISPOSE_MAX, Reply, Seq};
 use holdfast_mail::MessageId;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::door::domain_of;
+use super::door::{BODY_TIME_MAX, domain_of, whole};
 use super::page::Problem;
 use super::{Client, Portal, mail, overview};
 use crate::accounts::{TokenError, bearer};
@@ -95,7 +97,28 @@ impl FromRequestParts<Arc<Portal>> for Bearer {
             status: StatusCode::UNAUTHORIZED,
             text: "show a token: Authorization: Bearer holdfast_…".to_owned(),
         })?;
-        Ok(Self { token, client })
+        let asker = Self { token, client };
+        // Before a body is read: a stranger's costs memory, and time.
+        asker.account(portal, NONE)?;
+        Ok(asker)
+    }
+}
+
+/// What a request says, as JSON.
+pub(super) struct Said<T>(T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Portal>> for Said<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &Arc<Portal>) -> Result<Self, Failure> {
+        let (parts, body) = whole(request, BODY_TIME_MAX).await?;
+        let request = Request::from_parts(parts, Body::from(body));
+        let read = Json::<T>::from_request(request, &()).await;
+        let Json(said) = read.map_err(|rejection| Failure {
+            status: rejection.status(),
+            text: rejection.body_text(),
+        })?;
+        Ok(Self(said))
     }
 }
 
@@ -112,11 +135,13 @@ impl Bearer {
         })
     }
 
-    fn person(&self, account: Account) -> Person {
-        Person {
+    /// Who changes something.
+    fn person(&self, portal: &Portal, account: Account) -> Result<Person, Failure> {
+        portal.may_change(&account.name)?;
+        Ok(Person {
             who: account.name,
             from: format!("{} (token)", self.client.0),
-        }
+        })
     }
 
     fn domain(
@@ -131,28 +156,23 @@ impl Bearer {
     }
 }
 
-const READ: Scopes = Scopes {
-    read: true,
+const NONE: Scopes = Scopes {
+    read: false,
     deliver: false,
     mail: false,
     settings: false,
     send: false,
+    fetch: false,
 };
+const READ: Scopes = Scopes { read: true, ..NONE };
 const DELIVER: Scopes = Scopes {
-    read: false,
     deliver: true,
-    ..READ
+    ..NONE
 };
-const MAIL: Scopes = Scopes {
-    read: false,
-    mail: true,
-    ..READ
-};
-
+const MAIL: Scopes = Scopes { mail: true, ..NONE };
 const SETTINGS: Scopes = Scopes {
-    read: false,
     settings: true,
-    ..READ
+    ..NONE
 };
 
 async fn domains(State(portal): State<Arc<Portal>>, asker: Bearer) -> Result<Json<Value>, Failure> {
@@ -271,7 +291,7 @@ async fn dispose(
     State(portal): State<Arc<Portal>>,
     asker: Bearer,
     Path(name): Path<String>,
-    Json(order): Json<Order>,
+    Said(order): Said<Order>,
 ) -> Result<Json<Value>, Failure> {
     let (account, record) = asker.domain(&portal, MAIL, &name)?;
     let wrong = |why: String| Failure::from(Problem::Wrong(why));
@@ -288,7 +308,7 @@ async fn dispose(
     if messages.is_empty() || messages.len() > DISPOSE_MAX {
         return Err(wrong(format!("name 1 to {DISPOSE_MAX} messages")));
     }
-    let person = asker.person(account);
+    let person = asker.person(&portal, account)?;
     let command = Command::Dispose {
         domain: record.name,
         how,
@@ -331,7 +351,7 @@ async fn change_listed(
     State(portal): State<Arc<Portal>>,
     asker: Bearer,
     Path(name): Path<String>,
-    Json(listing): Json<Listing>,
+    Said(listing): Said<Listing>,
 ) -> Result<Json<Value>, Failure> {
     let (account, record) = asker.domain(&portal, SETTINGS, &name)?;
     let domain = record.name;
@@ -348,7 +368,7 @@ async fn change_listed(
     let mode = mode.transpose()?;
     let (added, removed) = (add.len(), remove.len());
     let view = portal.cluster.view();
-    let person = asker.person(account);
+    let person = asker.person(&portal, account)?;
     for command in recipients::commands(&view, &domain, add, remove, listing.clear)? {
         portal.change(&person, command).await?;
     }

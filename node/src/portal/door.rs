@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::extract::{Form, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
@@ -22,6 +23,16 @@ pub(super) const COOKIE: &str = "__Host-holdfast";
 
 /// How long a change may wait for a quorum.
 const CHANGE_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// How long a stranger may take to send a form: who is slower takes others' places.
+const STRANGERS_BODY_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// How long somebody may take whom we know: the longest list, over a slow line.
+pub(super) const BODY_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Fields of a form: those of a page of mail with all its messages ticked, twice over. Each costs some
+/// forty times the octet that it may have.
+const FIELDS_MAX: usize = 512;
 
 /// Somebody who signed in.
 pub(super) struct SignedIn {
@@ -81,14 +92,35 @@ impl FromRequestParts<Arc<Portal>> for SignedIn {
 impl FromRequest<Arc<Portal>> for Fields {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, portal: &Arc<Portal>) -> Result<Self, Problem> {
+    async fn from_request(request: Request, _: &Arc<Portal>) -> Result<Self, Problem> {
+        Self::read(request, STRANGERS_BODY_TIME_MAX).await
+    }
+}
+
+impl Fields {
+    async fn read(request: Request, patience: Duration) -> Result<Self, Problem> {
         if comes_from_elsewhere(request.headers()) {
             return Err(Problem::Foreign);
         }
-        let form = Form::<Vec<(String, String)>>::from_request(request, portal).await;
+        let (parts, body) = whole(request, patience).await?;
+        if body.iter().filter(|octet| **octet == b'&').count() >= FIELDS_MAX {
+            return Err(Problem::Wrong("the form has too many fields".to_owned()));
+        }
+        let request = Request::from_parts(parts, Body::from(body));
+        let form = Form::<Vec<(String, String)>>::from_request(request, &()).await;
         let Form(fields) = form.map_err(|error| Problem::Wrong(error.to_string()))?;
         Ok(Self(fields))
     }
+}
+
+/// A request with all of its body, if that comes in time.
+pub(super) async fn whole(request: Request, patience: Duration) -> Result<(Parts, Bytes), Problem> {
+    let (parts, body) = request.into_parts();
+    let reading = Bytes::from_request(Request::from_parts(parts.clone(), body), &());
+    let read = tokio::time::timeout(patience, reading).await;
+    let read = read.map_err(|_| Problem::Wrong("what was sent took too long".to_owned()))?;
+    let body = read.map_err(|error| Problem::Wrong(error.to_string()))?;
+    Ok((parts, body))
 }
 
 impl FromRequest<Arc<Portal>> for Posted {
@@ -97,10 +129,11 @@ impl FromRequest<Arc<Portal>> for Posted {
     async fn from_request(request: Request, portal: &Arc<Portal>) -> Result<Self, Problem> {
         let (mut parts, body) = request.into_parts();
         let who = SignedIn::from_request_parts(&mut parts, portal).await?;
-        let fields = Fields::from_request(Request::from_parts(parts, body), portal).await?;
+        let fields = Fields::read(Request::from_parts(parts, body), BODY_TIME_MAX).await?;
         if !Seal::is_form_key(&who.session, fields.get("key")) {
             return Err(Problem::Foreign);
         }
+        portal.may_change(&who.session.account.name)?;
         Ok(Self { who, fields })
     }
 }
@@ -162,9 +195,39 @@ fn comes_from_elsewhere(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use axum::http::HeaderValue;
 
     use super::*;
+
+    fn posted(body: Body) -> Request {
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        let mut request = Request::new(body);
+        *request.method_mut() = axum::http::Method::POST;
+        request.headers_mut().insert(header::CONTENT_TYPE, form);
+        request
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_form_that_stalls_is_given_up() {
+        let begun = Instant::now();
+        let stalls = futures::stream::pending::<Result<Bytes, Infallible>>();
+        let read = Fields::read(posted(Body::from_stream(stalls)), STRANGERS_BODY_TIME_MAX);
+        assert!(matches!(read.await, Err(Problem::Wrong(_))));
+        assert_eq!(begun.elapsed(), STRANGERS_BODY_TIME_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_form_has_as_many_fields_as_a_page_needs() {
+        let of = async |fields: usize| {
+            let body = vec!["a"; fields].join("&");
+            let read = Fields::read(posted(Body::from(body)), STRANGERS_BODY_TIME_MAX).await;
+            read.map(|fields| fields.0.len())
+        };
+        assert_eq!(of(FIELDS_MAX).await.unwrap(), FIELDS_MAX);
+        assert!(matches!(of(FIELDS_MAX + 1).await, Err(Problem::Wrong(_))));
+    }
 
     #[test]
     fn a_session_is_found_among_other_cookies() {

@@ -26,7 +26,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderName, HeaderValue, Request, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
@@ -41,6 +41,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
 use crate::accounts::{Doorkeeper, Seal};
+use crate::guests::{Guests, Places};
 use crate::net::listen::{Listener, end_when_silent};
 use crate::net::tls::WebServer;
 use crate::recent::Recent;
@@ -53,6 +54,10 @@ use page::Problem;
 /// Connections at a time, of all browsers and programs. A page that is open keeps one.
 const CONNECTIONS_MAX: usize = 1_000;
 
+/// Connections at a time of one client, so that none takes all places: an office behind one address, each
+/// of whose browsers opens six at most.
+const CONNECTIONS_PER_CLIENT_MAX: usize = 64;
+
 /// How long a client may take to shake hands, and to send the head of a request: who is slower
 /// keeps others out.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,6 +68,17 @@ const SILENCE_MAX: Duration = Duration::from_secs(8);
 
 /// Octets of a form: the longest list of recipients that one may paste.
 const FORM_OCTETS_MAX: usize = 2 * 1024 * 1024;
+
+/// Octets of the form to sign in, the only one that is read of strangers: a name, a password and a code.
+const SIGN_IN_OCTETS_MAX: usize = 8 * 1024;
+
+/// Octets of a request's head, with its cookies. What is read of a head is kept, whoever sends it.
+const HEAD_OCTETS_MAX: usize = 32 * 1024;
+
+/// Forms, and orders of programs, of one account within [`CHANGES_PERIOD`]: more than anybody types, and
+/// enough for a program that carries lists over. Each is an entry of the log and a line of the audit.
+const CHANGES_MAX: u32 = 60;
+const CHANGES_PERIOD: Duration = Duration::from_secs(60);
 
 /// Sent with every answer. No script, style or form but our own; no other site frames a page.
 const HEADERS: [(HeaderName, &str); 6] = [
@@ -91,6 +107,8 @@ struct Portal {
     release: Arc<Desk>,
     seal: OnceLock<Seal>,
     copies: Copies,
+    /// Accounts that changed something a moment ago.
+    changes: Mutex<Recent<String>>,
     /// Domains whose DNS was looked at a moment ago.
     checks: Mutex<Recent<Domain>>,
     /// True once the node stops or is drained: open pages are told to come back elsewhere.
@@ -122,30 +140,51 @@ pub async fn run(options: Options, cluster: Cluster, mut stop: watch::Receiver<b
         release: options.release,
         seal: OnceLock::new(),
         copies,
+        changes: Mutex::default(),
         checks: Mutex::default(),
         stopping: options.closing,
     });
-    let router = router(portal);
+    serve(options.listener, options.tls, router(portal), &mut stop).await;
+}
+
+async fn serve(
+    listener: Listener,
+    tls: Arc<ArcSwap<WebServer>>,
+    router: Router,
+    stop: &mut watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let guests = Guests::default();
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };
         let (stream, peer) = tokio::select! {
-            accepted = options.listener.accept() => accepted,
-            () = told(&mut stop) => break,
+            accepted = listener.accept() => accepted,
+            () = told(stop) => break,
+        };
+        let caps = Places {
+            all_max: CONNECTIONS_MAX,
+            each_max: CONNECTIONS_PER_CLIENT_MAX,
+        };
+        let guest = match guests.enter(peer.ip(), caps) {
+            Ok(guest) => guest,
+            Err(why) => {
+                tracing::debug!(client = %peer.ip(), "a browser was turned away: {why}");
+                continue;
+            }
         };
         if let Err(error) = end_when_silent(&stream, SILENCE_MAX) {
             tracing::debug!("a dead browser is noticed late: {error}");
         }
-        let (tls, router, stop) = (options.tls.load_full(), router.clone(), stop.clone());
+        let (tls, router, stop) = (tls.load_full(), router.clone(), stop.clone());
         tokio::spawn(async move {
             match tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
                 Ok(Ok(stream)) => converse(TokioIo::new(stream), router, peer.ip(), stop).await,
                 Ok(Err(error)) => tracing::debug!(client = %peer.ip(), "no TLS: {error}"),
                 Err(_) => tracing::debug!(client = %peer.ip(), "a TLS handshake took too long"),
             }
-            drop(place);
+            drop((place, guest));
         });
     }
     // Those that talk with us end by themselves: they saw `stop` too.
@@ -161,6 +200,14 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 }
 
 impl Portal {
+    fn may_change(&self, account: &str) -> Result<(), Problem> {
+        let account = account.to_owned();
+        match Recent::within(&self.changes, account, CHANGES_PERIOD, CHANGES_MAX) {
+            true => Ok(()),
+            false => Err(Problem::TooOften),
+        }
+    }
+
     /// The key of sessions; a node that has just joined does not know it yet.
     fn seal(&self) -> Result<&Seal, Problem> {
         if let Some(seal) = self.seal.get() {
@@ -186,6 +233,7 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
+        .max_buf_size(HEAD_OCTETS_MAX)
         .serve_connection(stream, TowerToHyperService::new(service));
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -203,7 +251,12 @@ where
 fn router(portal: Arc<Portal>) -> Router {
     Router::new()
         .route("/", get(overview::domains))
-        .route("/sign-in", get(sign_in::form).post(sign_in::submit))
+        .route(
+            "/sign-in",
+            get(sign_in::form)
+                .post(sign_in::submit)
+                .layer(DefaultBodyLimit::max(SIGN_IN_OCTETS_MAX)),
+        )
         .route("/sign-out", post(sign_in::out))
         .route("/d/{domain}", get(overview::show))
         .route("/d/{domain}/live", get(live::stream))
@@ -230,7 +283,7 @@ fn router(portal: Arc<Portal>) -> Router {
         .route("/live.js", get(page::script))
         .fallback(page::not_found)
         .layer(from_fn_with_state(portal.clone(), elsewhere))
-        .layer(axum::extract::DefaultBodyLimit::max(FORM_OCTETS_MAX))
+        .layer(DefaultBodyLimit::max(FORM_OCTETS_MAX))
         .layer(map_response(with_headers))
         .with_state(portal)
 }
@@ -268,4 +321,34 @@ async fn with_headers(response: Response) -> Response {
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::net::connect;
+    use crate::net::tls::{Identity, web_server};
+
+    #[tokio::test]
+    async fn one_client_does_not_take_all_places() {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.address().unwrap();
+        let identity = Identity::self_signed("mx.holdfast.example").unwrap();
+        let tls = Arc::new(ArcSwap::from_pointee(web_server(identity).unwrap()));
+        let (_stop, mut stopped) = watch::channel(false);
+        tokio::spawn(async move { serve(listener, tls, Router::new(), &mut stopped).await });
+        let connect = async || connect::tcp(address, PATIENCE).await.unwrap();
+        let mut mine = Vec::new();
+        for _ in 0..CONNECTIONS_PER_CLIENT_MAX {
+            mine.push(connect().await);
+        }
+        let mut octet = [0];
+        // Without a word, for it has not shaken hands.
+        assert_eq!(connect().await.read(&mut octet).await.unwrap_or(0), 0);
+        let last = mine.last_mut().unwrap();
+        let heard = tokio::time::timeout(Duration::from_millis(50), last.read(&mut octet));
+        assert!(heard.await.is_err(), "the others are still served");
+    }
 }

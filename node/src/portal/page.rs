@@ -79,6 +79,8 @@ pub(super) enum Problem {
     NotFound,
     /// The form is not of a page of ours, or of a session that has ended.
     Foreign,
+    /// They change something again and again.
+    TooOften,
     /// What was asked cannot be done.
     Wrong(String),
     /// It could be done, but not now.
@@ -107,6 +109,7 @@ impl Problem {
             Self::NotSignedIn => StatusCode::UNAUTHORIZED,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Foreign => StatusCode::FORBIDDEN,
+            Self::TooOften => StatusCode::TOO_MANY_REQUESTS,
             Self::Wrong(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -119,6 +122,10 @@ impl Problem {
             Self::Foreign => "The form had expired, or was not from here. Nothing was changed. \
                               Go back, reload the page and try again."
                 .to_owned(),
+            Self::TooOften => {
+                "Nothing was changed: that is too much at once. Wait a minute and try again."
+                    .to_owned()
+            }
             Self::Wrong(why) => format!("Nothing was changed: {why}."),
             Self::Unable(why) => {
                 format!("This cannot be done now: {why}. Held mail is safe. Try again in a moment.")

@@ -3,15 +3,15 @@
 use holdfast_mail::Domain;
 use holdfast_proto::ledger as proto;
 
+use super::sign_in::{Tried, sign_in, unlock};
 use super::{Logged, refuse};
 use crate::account::{
-    ACCOUNT_TOKENS_MAX, AccessToken, AccountChange, FAILURE_PERIOD, FAILURES_MAX, LOCK_TIME,
-    TOKEN_LABEL_OCTETS_MAX, is_account_name,
+    ACCOUNT_TOKENS_MAX, AccessToken, AccountChange, Scopes, TOKEN_LABEL_OCTETS_MAX, is_account_name,
 };
-use crate::{Kv, KvError, KvRead, Refusal, Reply, row, tables};
+use crate::{Kv, KvError, KvRead, Refusal, Reply, level, query, row, tables};
 
 /// Octets of a password's hash, of a second factor's secret and of a client's address.
-const TEXT_OCTETS_MAX: usize = 512;
+pub(super) const TEXT_OCTETS_MAX: usize = 512;
 
 pub(super) fn change(
     kv: &mut dyn Kv,
@@ -70,7 +70,10 @@ pub(super) fn change(
                 return refuse(Refusal::Malformed);
             }
             row.second_factor = secret.to_vec().into();
-            row.last_step = 0;
+            // A code is used by the time it is for, whichever device made it.
+            if query::level(kv)? < level::CODES_STAY_USED {
+                row.last_step = 0;
+            }
             row.epoch = when.index;
         }
         AccountChange::Domains(domains) => {
@@ -80,9 +83,14 @@ pub(super) fn change(
             row.domains = names(domains);
         }
         AccountChange::SignOut => row.epoch = when.index,
-        AccountChange::Unlock => (row.failures, row.locked_until_ms) = (0, 0),
+        AccountChange::Unlock => unlock(&mut row),
         AccountChange::SignIn { good, step, from } => {
-            if let Some(refusal) = sign_in(&mut row, when, *good, *step, from) {
+            let tried = Tried {
+                good: *good,
+                step: *step,
+                from,
+            };
+            if let Some(refusal) = sign_in(&mut row, when, query::level(kv)?, &tried) {
                 return refuse(refusal);
             }
         }
@@ -104,42 +112,6 @@ pub(super) fn change(
     }
     row::put(kv, &key, &row);
     Ok(Reply::Done)
-}
-
-fn sign_in(
-    row: &mut proto::AccountRow,
-    when: Logged,
-    good: bool,
-    step: u64,
-    from: &str,
-) -> Option<Refusal> {
-    // Whoever guesses on several nodes at once is judged in the order of the log.
-    if when.at.0 < row.locked_until_ms {
-        return Some(Refusal::AccountLocked);
-    }
-    if from.len() > TEXT_OCTETS_MAX {
-        return Some(Refusal::Malformed);
-    }
-    if good {
-        if step != 0 && step <= row.last_step {
-            return Some(Refusal::CodeUsed);
-        }
-        row.last_step = step.max(row.last_step);
-        (row.failures, row.locked_until_ms) = (0, 0);
-        row.signed_in_at_ms = when.at.0;
-        from.clone_into(&mut row.signed_in_from);
-        return None;
-    }
-    let since = u128::from(when.at.0.saturating_sub(row.failing_since_ms));
-    if row.failures == 0 || since >= FAILURE_PERIOD.as_millis() {
-        (row.failures, row.failing_since_ms) = (0, when.at.0);
-    }
-    row.failures += 1;
-    if row.failures >= FAILURES_MAX {
-        row.failures = 0;
-        row.locked_until_ms = when.at.plus(LOCK_TIME).0;
-    }
-    None
 }
 
 fn add_token(
@@ -171,6 +143,21 @@ pub(super) fn forget_domain(kv: &mut dyn Kv, domain: &Domain) -> Result<(), KvEr
             row.domains.retain(|name| name != domain.as_str());
             row::put(kv, &key, &row);
         }
+    }
+    Ok(())
+}
+
+/// Tokens that could be used for ATRN because they ask for delivery may still: else an upgrade would keep
+/// customers from their mail.
+pub(super) fn let_deliver_fetch(kv: &mut dyn Kv) -> Result<(), KvError> {
+    for (key, value) in kv.scan(tables::ACCOUNTS, &[], usize::MAX)? {
+        let mut row: proto::AccountRow = row::decode(&key, &value)?;
+        for token in &mut row.tokens {
+            let scopes = Scopes::from_bits(token.scopes);
+            let fetch = scopes.fetch || scopes.deliver;
+            token.scopes = Scopes { fetch, ..scopes }.bits();
+        }
+        row::put(kv, &key, &row);
     }
     Ok(())
 }

@@ -1,13 +1,20 @@
 //! The audit: who did what, when and from where. And By, which enters what somebody did there.
+//!
+//! Sign-ins have a part of their own, and an account a share of each part: a customer's program that
+//! signs in each minute, or changes something again and again, makes nobody forget what others did.
 
 use holdfast_mail::Domain;
 use holdfast_proto::ledger as proto;
 
 use super::{Logged, apply, refuse};
-use crate::{Command, Effect, Kv, KvError, Refusal, Reply, Seq, row, tables};
+use crate::account::AccountChange;
+use crate::{Command, Effect, Kv, KvError, Refusal, Reply, Seq, level, query, row, tables};
 
-/// Rows kept: years of decisions by hand, in a few MiB.
+/// Rows kept in each part: years of decisions by hand, in a few MiB.
 const KEPT: u64 = 10_000;
+
+/// Of them those of one account. Operators are few, and theirs is what has to be known longest.
+const KEPT_OF_ACCOUNT: usize = 500;
 
 /// Octets of each text of who, from and says.
 const TEXT_OCTETS_MAX: usize = 1_000;
@@ -52,7 +59,7 @@ pub(super) fn by(
         domain: about.map_or(String::new(), Domain::to_string),
         ..proto::AuditRow::default()
     };
-    note(kv, seq, &entry)?;
+    note(kv, part_of(command), seq, &entry)?;
     Ok(reply)
 }
 
@@ -88,20 +95,74 @@ fn about(command: &Command) -> Option<Option<&Domain>> {
     }
 }
 
-pub(super) fn note(kv: &mut dyn Kv, seq: Seq, entry: &proto::AuditRow) -> Result<(), KvError> {
-    row::put(kv, &tables::audit(seq), entry);
-    let counted: Option<proto::AuditCountRow> = row::get(kv, tables::AUDIT_COUNT)?;
+/// A part of the audit.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    table: &'static [u8],
+    count: &'static [u8],
+}
+
+pub(super) const DECISIONS: Part = Part {
+    table: tables::AUDIT,
+    count: tables::AUDIT_COUNT,
+};
+
+const SIGN_INS: Part = Part {
+    table: tables::SIGN_INS,
+    count: tables::SIGN_IN_COUNT,
+};
+
+fn part_of(command: &Command) -> Part {
+    match command {
+        Command::OfAccount {
+            change: AccountChange::SignIn { .. },
+            ..
+        } => SIGN_INS,
+        _ => DECISIONS,
+    }
+}
+
+pub(super) fn note(
+    kv: &mut dyn Kv,
+    part: Part,
+    seq: Seq,
+    entry: &proto::AuditRow,
+) -> Result<(), KvError> {
+    let has_shares = query::level(kv)? >= level::AUDIT_SHARES;
+    let part = if has_shares { part } else { DECISIONS };
+    row::put(kv, &tables::audited(part.table, seq), entry);
+    let counted: Option<proto::AuditCountRow> = row::get(kv, part.count)?;
     let mut rows = match counted {
         Some(counted) => counted.rows + 1,
         // The first since rows are counted.
-        None => kv.scan(tables::AUDIT, &[], usize::MAX)?.len() as u64,
+        None => kv.scan(part.table, &[], usize::MAX)?.len() as u64,
     };
+    if has_shares && row::exists(kv, &tables::account(&entry.by))? {
+        let of = tables::audit_of(part.table, &entry.by);
+        row::put(kv, &of_account(&of, seq), &proto::AuditOfRow {});
+        let theirs = kv.scan(&of, &[], KEPT_OF_ACCOUNT + 1)?;
+        if theirs.len() > KEPT_OF_ACCOUNT {
+            let (oldest, _) = &theirs[0];
+            kv.delete(&tables::audited(part.table, tables::seq_of(oldest)?));
+            kv.delete(oldest);
+            rows -= 1;
+        }
+    }
     while rows > KEPT {
-        for (oldest, _) in kv.scan(tables::AUDIT, &[], 1)? {
+        for (oldest, value) in kv.scan(part.table, &[], 1)? {
+            if has_shares {
+                let gone: proto::AuditRow = row::decode(&oldest, &value)?;
+                let of = tables::audit_of(part.table, &gone.by);
+                kv.delete(&of_account(&of, tables::seq_of(&oldest)?));
+            }
             kv.delete(&oldest);
         }
         rows -= 1;
     }
-    row::put(kv, tables::AUDIT_COUNT, &proto::AuditCountRow { rows });
+    row::put(kv, part.count, &proto::AuditCountRow { rows });
     Ok(())
+}
+
+fn of_account(of: &[u8], seq: Seq) -> Vec<u8> {
+    [of, &seq.0.to_be_bytes()].concat()
 }

@@ -234,5 +234,5 @@ fn note(
             .collect(),
         from: String::new(),
     };
-    audit::note(kv, seq, &entry)
+    audit::note(kv, audit::DECISIONS, seq, &entry)
 }

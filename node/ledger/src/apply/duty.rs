@@ -3,8 +3,8 @@
 use holdfast_mail::NodeId;
 use holdfast_proto::ledger as proto;
 
-use super::{Logged, refuse};
-use crate::{Effect, Kv, KvError, Refusal, Reply, query, row, tables};
+use super::{Logged, account, refuse};
+use crate::{Effect, Kv, KvError, Refusal, Reply, level, query, row, tables};
 
 pub(super) fn set_drained(
     kv: &mut dyn Kv,
@@ -43,7 +43,12 @@ pub(super) fn raise_level(kv: &mut dyn Kv, level: u32, asked: &[NodeId]) -> Resu
     if !members.iter().all(|member| asked.contains(&member.id)) {
         return refuse(Refusal::TryAgain);
     }
-    if level > query::level(kv)? {
+    let before = query::level(kv)?;
+    if level > before {
+        if (before + 1..=level).contains(&level::FETCH_SCOPE) {
+            // What fetches its mail with a token goes on.
+            account::let_deliver_fetch(kv)?;
+        }
         set_level(kv, level);
     }
     Ok(Reply::Done)

@@ -5,7 +5,8 @@ use holdfast_mail::{Recipient, mutant};
 use super::content::too_large;
 use super::{AfterData, Question, Service, Session, State};
 use crate::limits::{
-    ERRORS_MAX, IDLE_COMMANDS_MAX, MESSAGES_MAX, RECIPIENTS_MAX, REFUSED_RECIPIENTS_MAX,
+    ERRORS_MAX, IDLE_COMMANDS_MAX, MESSAGES_MAX, PUT_OFF_RECIPIENTS_MAX, RECIPIENTS_MAX,
+    REFUSED_RECIPIENTS_MAX,
 };
 use crate::line::Line;
 use crate::reply::Reply;
@@ -310,15 +311,17 @@ impl Session {
 
     pub(super) fn answer_rcpt(&mut self, reply: Reply) {
         self.refused_recipients += usize::from(reply.code >= 500);
+        self.put_off_recipients += usize::from((400..500).contains(&reply.code));
         self.say(reply);
-        if self.refused_recipients >= REFUSED_RECIPIENTS_MAX && !matches!(self.state, State::Closed)
-        {
-            self.say(Reply::new(
-                421,
-                7,
-                0,
-                "too many recipients that are not ours, closing",
-            ));
+        let enough = if self.refused_recipients >= REFUSED_RECIPIENTS_MAX {
+            "too many recipients that are not ours, closing"
+        } else if self.put_off_recipients >= PUT_OFF_RECIPIENTS_MAX {
+            "too many recipients to put off, closing; please come again later"
+        } else {
+            return;
+        };
+        if !matches!(self.state, State::Closed) {
+            self.say(Reply::new(421, 7, 0, enough));
         }
     }
 

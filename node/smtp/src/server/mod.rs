@@ -203,6 +203,7 @@ pub struct Session {
     messages: usize,
     errors: usize,
     refused_recipients: usize,
+    put_off_recipients: usize,
     /// Commands without mail since the last message.
     idle_commands: usize,
     turn: u64,
@@ -232,6 +233,7 @@ impl Session {
             messages: 0,
             errors: 0,
             refused_recipients: 0,
+            put_off_recipients: 0,
             idle_commands: 0,
             turn: 0,
             in_turn: 0,
