@@ -186,3 +186,32 @@ fn a_leader_that_dies_while_it_is_drained_is_drained_when_it_comes_back() {
     assert_eq!(answer.code, 250);
     mailbox.wait_for(1, SOON);
 }
+
+#[test]
+fn leadership_is_handed_to_nobody_who_is_dead_and_mail_is_taken_meanwhile() {
+    let _alone = alone();
+    let mut mailbox = Mailbox::new();
+    mailbox.come_up();
+    let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
+    let leader = sandbox.leader().expect("a leader");
+    let others = sandbox.names().into_iter().filter(|name| *name != leader);
+    let [dead, heir] = &others.collect::<Vec<_>>()[..] else {
+        panic!("three nodes");
+    };
+    sandbox.kill(dead);
+    for asked in [heir, &leader] {
+        for options in [&["--dry-run"][..], &[]] {
+            let command = [&["cluster", "transfer-leader", dead][..], options].concat();
+            let refused = sandbox.ask(asked, &command);
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert_eq!(refused.status.code(), Some(5), "{command:?}: {said}");
+            let why = format!("{dead} does not answer");
+            assert!(said.contains(&why) && said.contains("fix: "), "{said}");
+            let answer = send(sandbox.node(&leader).smtp, BOB, JOE, "at once");
+            assert_eq!(answer.code, 250, "{command:?}: {answer:?}");
+        }
+    }
+    assert_eq!(sandbox.leader().as_ref(), Some(&leader));
+    sandbox.must(&leader, &["cluster", "transfer-leader"]);
+    assert_eq!(sandbox.leader().as_ref(), Some(heir));
+}
