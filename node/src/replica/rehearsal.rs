@@ -101,6 +101,12 @@ impl Rehearsal {
         *ended == Some(drill) || act.is_some_and(|act| act.drill == drill && !act.is_on())
     }
 
+    /// Whether this node pretends a failure of its own.
+    #[must_use]
+    pub fn pretends(&self) -> bool {
+        self.act().is_some_and(|act| act.nodes.contains(&self.me))
+    }
+
     /// Whether this node is to look as if it were down.
     #[must_use]
     pub fn is_dead(&self) -> bool {
@@ -422,8 +428,13 @@ mod tests {
         two.begin(&parted, 60 * SECOND);
         assert!(is_heard(&two, 3).await && !is_heard(&two, 1).await);
         assert!(!two.is_dead());
+        assert!(two.pretends());
         two.end(parted.id);
-        assert!(is_heard(&two, 1).await && !two.is_on(parted.id));
+        assert!(is_heard(&two, 1).await && !two.is_on(parted.id) && !two.pretends());
+        // Who stays is in the drill, and well.
+        let one = Rehearsal::new(NodeId(1));
+        one.begin(&parted, 60 * SECOND);
+        assert!(one.is_on(parted.id) && !one.pretends());
     }
 
     #[tokio::test(start_paused = true)]
