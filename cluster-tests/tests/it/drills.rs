@@ -196,7 +196,9 @@ fn a_drill_ends_by_hand_and_by_itself_when_its_conductor_dies_and_never_adds_to_
 /// Elements that are opened and not closed, or the other way round, apart from those whose end HTML lets
 /// out. Only what our pages use: no comments, and scripts nowhere.
 fn unbalanced(page: &str) -> Vec<String> {
-    const WITHOUT_END: [&str; 8] = ["!doctype", "meta", "p", "tr", "td", "rect", "line", "polyline"];
+    const WITHOUT_END: [&str; 8] = [
+        "!doctype", "meta", "p", "tr", "td", "rect", "line", "polyline",
+    ];
     let mut open: Vec<String> = Vec::new();
     for tag in page.split('<').skip(1) {
         let (tag, _) = tag.split_once('>').expect("every tag ends");
@@ -238,7 +240,10 @@ fn a_drill_outlives_the_terminal_that_began_it_and_its_page_shows_what_was_measu
     let page = std::fs::read_to_string(&file).expect("a page");
     assert_eq!(unbalanced(&page), Vec::<String>::new(), "{page}");
     assert!(page.contains("<title>Drill: node-loss of "), "{page}");
-    assert!(!page.contains("<script") && !page.contains("http"), "{page}");
+    assert!(
+        !page.contains("<script") && !page.contains("http"),
+        "{page}"
+    );
     let (_, chart) = page.split_once("<svg ").expect("a chart");
     let (chart, _) = chart.split_once("</svg>").expect("its end");
     let seconds = done["report"]["accepted_per_s"].as_array().expect("counts");

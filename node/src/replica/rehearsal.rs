@@ -103,7 +103,8 @@ impl Rehearsal {
     pub fn is_done_with(&self, drill: MessageId) -> bool {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let act = self.act.borrow().clone();
-        [*ended, self.before].contains(&Some(drill)) || act.is_some_and(|act| act.drill == drill && !act.is_on())
+        [*ended, self.before].contains(&Some(drill))
+            || act.is_some_and(|act| act.drill == drill && !act.is_on())
     }
 
     /// Whether this node pretends a failure of its own.
@@ -400,7 +401,10 @@ mod tests {
     async fn a_node_that_is_lost_hears_nobody_until_whoever_conducts_the_drill_is_not_heard_either()
     {
         let lost = drill(DrillKind::NodeLoss, &[2]);
-        let (one, two) = (Rehearsal::new(NodeId(1), None), Rehearsal::new(NodeId(2), None));
+        let (one, two) = (
+            Rehearsal::new(NodeId(1), None),
+            Rehearsal::new(NodeId(2), None),
+        );
         one.begin(&lost, 60 * SECOND);
         two.begin(&lost, 60 * SECOND);
         assert!(!is_heard(&one, 2).await && !is_heard(&two, 1).await && !is_heard(&two, 3).await);
