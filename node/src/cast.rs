@@ -56,7 +56,8 @@ pub(crate) async fn cast(cluster: &Cluster, wish: &Wish) -> Result<DrillPlan, No
     let leader = cluster.leader();
     if leader.is_none() || !cluster.has_quorum() {
         return Err(NoDrill::Unsafe(
-            "the cluster has no quorum now; this is no drill: see `cluster status`".to_owned(),
+            "the cluster has no quorum now; this is no drill\nfix: see who does not answer: holdfast cluster status"
+                .to_owned(),
         ));
     }
     let standings = cluster.standings().await;
@@ -90,23 +91,63 @@ pub(crate) async fn cast(cluster: &Cluster, wish: &Wish) -> Result<DrillPlan, No
     choose(&actors, cluster.me().id, wish)
 }
 
-fn choose(actors: &[Actor], me: NodeId, wish: &Wish) -> Result<DrillPlan, NoDrill> {
+/// Whether there could be such a drill at all in a cluster with these regions, whatever fails now: what
+/// begins by itself is looked at when it is scheduled, while somebody reads the answer.
+///
+/// # Errors
+/// There could not.
+pub(crate) fn makes_sense(wish: &Wish, regions: &BTreeSet<&str>) -> Result<(), NoDrill> {
     let senseless = |why: String| Err(NoDrill::Senseless(why));
-    let unsafe_now = |why: String| Err(NoDrill::Unsafe(why));
-    if wish.lasts.is_zero() || wish.lasts > DRILL_TIME_MAX {
+    let takes_region = matches!(wish.kind, DrillKind::RegionLoss | DrillKind::Partition);
+    let takes_node = matches!(wish.kind, DrillKind::NodeLoss | DrillKind::DiskFull);
+    if wish.kind == DrillKind::Unspecified {
         return senseless(format!(
-            "a drill lasts from a second to {} minutes",
-            DRILL_TIME_MAX.as_secs() / 60
+            "there is no such kind of drill\nfix: one of {}",
+            KINDS.map(|(_, name)| name).join(", ")
+        ));
+    }
+    if wish.lasts.is_zero() || wish.lasts > DRILL_TIME_MAX {
+        let minutes = DRILL_TIME_MAX.as_secs() / 60;
+        return senseless(format!(
+            "a drill lasts from a second to {minutes} minutes\nfix: --duration 5m, and no more than {minutes}m"
         ));
     }
     if !(1..=DRILL_RATE_MAX).contains(&wish.rate) {
-        return senseless(format!("1 to {DRILL_RATE_MAX} canaries a second"));
+        return senseless(format!(
+            "a drill sends 1 to {DRILL_RATE_MAX} canaries a second\nfix: --rate 5, and no more than {DRILL_RATE_MAX}"
+        ));
     }
+    if !wish.region.is_empty() && !takes_region {
+        return senseless(
+            "only region-loss and partition have a region\nfix: leave out --region, or choose one of them".to_owned(),
+        );
+    }
+    if !wish.node.is_empty() && !takes_node {
+        return senseless(
+            "only node-loss and disk-full have a node\nfix: leave out --node, or choose one of them".to_owned(),
+        );
+    }
+    if !wish.region.is_empty() && !regions.contains(wish.region.as_str()) {
+        let known: Vec<&str> = regions.iter().copied().collect();
+        return senseless(format!(
+            "there is no node in a region {}\nfix: the regions are {}",
+            wish.region,
+            known.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+fn choose(actors: &[Actor], me: NodeId, wish: &Wish) -> Result<DrillPlan, NoDrill> {
+    let unsafe_now = |why: String| Err(NoDrill::Unsafe(why));
+    let regions = actors.iter().map(|actor| actor.region.as_str()).collect();
+    makes_sense(wish, &regions)?;
     if let Some(weak) = actors.iter().find(|actor| actor.weak.is_some()) {
         return unsafe_now(format!(
-            "{} {}: with one failure there already, a drill would risk the quorum. Mend that first",
-            weak.name,
-            weak.weak.as_deref().unwrap_or_default()
+            "{name} {}: with one failure there already, a drill would risk the quorum\nfix: mend that first, and then \
+             try again; how {name} is: holdfast cluster status",
+            weak.weak.as_deref().unwrap_or_default(),
+            name = weak.name
         ));
     }
     let failing = failing(actors, me, wish)?;
@@ -119,7 +160,8 @@ fn choose(actors: &[Actor], me: NodeId, wish: &Wish) -> Result<DrillPlan, NoDril
     if left < quorum && wish.kind != DrillKind::DiskFull {
         return unsafe_now(format!(
             "of {voters} voters {left} would be left and {quorum} are needed: no mail would be taken while the \
-             drill lasts. Add nodes in other regions first, or rehearse the loss of less"
+             drill lasts\nfix: let nodes in other regions join first (holdfast cluster invite), or rehearse the loss \
+             of less: holdfast drill run --kind node-loss"
         ));
     }
     let conductor = actors
@@ -127,7 +169,11 @@ fn choose(actors: &[Actor], me: NodeId, wish: &Wish) -> Result<DrillPlan, NoDril
         .filter(|actor| !failing.contains(&actor.id))
         .min_by_key(|actor| (actor.id != me, !actor.voter, actor.id));
     let Some(conductor) = conductor else {
-        return unsafe_now("no node would be left to take mail, or to end the drill".to_owned());
+        return unsafe_now(
+            "no node would be left to take mail, or to end the drill\nfix: let another node join first: holdfast \
+             cluster invite"
+                .to_owned(),
+        );
     };
     Ok(DrillPlan {
         kind: wish.kind.into(),
@@ -150,19 +196,9 @@ fn region_of(actors: &[Actor], failing: &BTreeSet<NodeId>) -> String {
 
 /// Who fails.
 fn failing(actors: &[Actor], me: NodeId, wish: &Wish) -> Result<BTreeSet<NodeId>, NoDrill> {
-    let senseless = |why: String| Err(NoDrill::Senseless(why));
-    let takes_region = matches!(wish.kind, DrillKind::RegionLoss | DrillKind::Partition);
-    let takes_node = matches!(wish.kind, DrillKind::NodeLoss | DrillKind::DiskFull);
-    if !wish.region.is_empty() && !takes_region {
-        return senseless("only region-loss and partition have a region".to_owned());
-    }
-    if !wish.node.is_empty() && !takes_node {
-        return senseless("only node-loss and disk-full have a node".to_owned());
-    }
     let one = |actor: Option<&Actor>| actor.map(|actor| actor.id).into_iter().collect();
     Ok(match wish.kind {
-        DrillKind::Unspecified => return senseless("there is no such kind of drill".to_owned()),
-        DrillKind::PrimaryOutage => BTreeSet::new(),
+        DrillKind::Unspecified | DrillKind::PrimaryOutage => BTreeSet::new(),
         DrillKind::LeaderLoss => one(actors.iter().find(|actor| actor.leads)),
         DrillKind::NodeLoss | DrillKind::DiskFull if wish.node.is_empty() => {
             // Not the leader: that is a kind of its own. Not this node, if there is another: whoever
@@ -175,10 +211,12 @@ fn failing(actors: &[Actor], me: NodeId, wish: &Wish) -> Result<BTreeSet<NodeId>
                 .iter()
                 .find(|actor| actor.name == wish.node || actor.id.to_string() == wish.node);
             if named.is_none() {
-                return senseless(format!(
-                    "there is no node {}; see `cluster status`",
-                    wish.node
-                ));
+                let names: Vec<&str> = actors.iter().map(|actor| actor.name.as_str()).collect();
+                return Err(NoDrill::Senseless(format!(
+                    "there is no node {}\nfix: the nodes are {}",
+                    wish.node,
+                    names.join(", ")
+                )));
             }
             one(named)
         }
@@ -189,11 +227,7 @@ fn failing(actors: &[Actor], me: NodeId, wish: &Wish) -> Result<BTreeSet<NodeId>
                 wish.region.clone()
             };
             let there = actors.iter().filter(|actor| actor.region == region);
-            let there: BTreeSet<_> = there.map(|actor| actor.id).collect();
-            if there.is_empty() {
-                return senseless(format!("there is no node in a region {region}"));
-            }
-            there
+            there.map(|actor| actor.id).collect()
         }
     })
 }
@@ -333,6 +367,7 @@ mod tests {
                 "{}",
                 told(&chosen)
             );
+            assert!(told(&chosen).contains("\nfix: "), "{}", told(&chosen));
         }
     }
 
@@ -342,6 +377,26 @@ mod tests {
         actors[2].weak = Some("does not answer".to_owned());
         let why = choose(&actors, NodeId(1), &wish(DrillKind::PrimaryOutage)).unwrap_err();
         assert!(why.to_string().starts_with("n3 does not answer"), "{why}");
+    }
+
+    #[test]
+    fn what_could_never_be_is_known_whatever_fails_now() {
+        let regions = BTreeSet::from(["eu", "us"]);
+        let in_region = |kind, region: &str| Wish {
+            region: region.to_owned(),
+            ..wish(kind)
+        };
+        let sense = |wish: &Wish| makes_sense(wish, &regions).map_err(|why| why.to_string());
+        assert_eq!(sense(&in_region(DrillKind::RegionLoss, "eu")), Ok(()));
+        // Each in turn.
+        assert_eq!(sense(&wish(DrillKind::Partition)), Ok(()));
+        let why = sense(&in_region(DrillKind::RegionLoss, "mars")).unwrap_err();
+        assert!(
+            why.contains("region mars\nfix: the regions are eu, us"),
+            "{why}"
+        );
+        let why = sense(&in_region(DrillKind::NodeLoss, "eu")).unwrap_err();
+        assert!(why.contains("only region-loss and partition"), "{why}");
     }
 
     #[test]
@@ -369,6 +424,7 @@ mod tests {
         ] {
             let chosen = choose(&three(), NodeId(1), &wish);
             assert!(matches!(chosen, Err(NoDrill::Senseless(_))), "{wish:?}");
+            assert!(told(&chosen).contains("\nfix: "), "{}", told(&chosen));
         }
     }
 }

@@ -1,12 +1,14 @@
 //! What an operator is woken for, read when Prometheus asks.
 //!
-//! Labels are bounded: a node's id, a certificate's use, this build's version. What belongs to a
+//! Labels are bounded: a node's id, a certificate's use, a kind of drill, this build's version. What belongs to a
 //! customer's domain is in `holdfast status`, for there may be any number of them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use holdfast_ledger::drill::{Drill, DrillVerdict, drills};
 use holdfast_ledger::query;
 use holdfast_mail::Domain;
 use prometheus_client::collector::Collector;
@@ -15,6 +17,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::cast;
 use crate::net::authority;
 use crate::net::tls::WebServer;
 use crate::replica::{self, Cluster, Vitals};
@@ -98,14 +101,36 @@ impl Collector for Board {
             uses.into_iter()
                 .filter_map(|(name, at)| Some((name.to_owned(), at? as f64))),
         )?;
-        match Queue::of(&self.cluster.view()) {
-            Ok(queue) => page.queue(&queue),
+        let view = self.cluster.view();
+        let read = drills(&view).and_then(|drills| Ok((drills, Queue::of(&view)?)));
+        match read {
+            Ok((drills, queue)) => {
+                page.maintenance(&self.cluster, &drills)?;
+                page.queue(&queue)
+            }
             Err(error) => {
-                tracing::error!("held mail cannot be counted: {}", error.0);
+                tracing::error!("held mail and drills cannot be counted: {}", error.0);
                 Err(fmt::Error)
             }
         }
     }
+}
+
+/// The last drill of each kind that ran to its end, by the kind's name, and whether it has passed. One
+/// that was stopped, or whose conductor was lost, says nothing.
+fn last_of_each(drills: &[Drill]) -> BTreeMap<&'static str, (&Drill, bool)> {
+    let ended = drills.iter().filter_map(|drill| {
+        let passed = match drill.report.as_ref()?.verdict() {
+            DrillVerdict::Passed => true,
+            DrillVerdict::Failed => false,
+            DrillVerdict::Stopped | DrillVerdict::Unknown | DrillVerdict::Unspecified => {
+                return None;
+            }
+        };
+        Some((cast::kind_name(drill.plan.kind()), (drill, passed)))
+    });
+    // The newest come last.
+    ended.collect()
 }
 
 struct Page<'a, 'b>(&'a mut DescriptorEncoder<'b>);
@@ -187,6 +212,39 @@ impl Page<'_, '_> {
         value.map_or(Ok(()), |value| ConstGauge::new(value).encode(encoder))
     }
 
+    /// What is not as always because somebody wants it so.
+    fn maintenance(&mut self, cluster: &Cluster, drills: &[Drill]) -> fmt::Result {
+        self.gauge(
+            "drained",
+            "1 while this node is drained: it takes no mail and has no duties",
+            f64::from(u8::from(cluster.is_drained())),
+        )?;
+        self.gauge(
+            "drill_pretends",
+            "1 while this node pretends a failure in a drill",
+            f64::from(u8::from(cluster.rehearsal().pretends())),
+        )?;
+        let last = last_of_each(drills);
+        let of_each = |value: &dyn Fn(&Drill, bool) -> f64| -> Vec<(String, f64)> {
+            let values = last.iter();
+            values
+                .map(|(kind, (drill, passed))| ((*kind).to_owned(), value(drill, *passed)))
+                .collect()
+        };
+        self.labelled(
+            "drill_last_timestamp_seconds",
+            "When the last drill of a kind that ran to its end began, in Unix time",
+            "kind",
+            of_each(&|drill, _| drill.began_at.0 as f64 / 1000.0),
+        )?;
+        self.labelled(
+            "drill_last_passed",
+            "1 if the last drill of a kind that ran to its end has passed, 0 if it failed",
+            "kind",
+            of_each(&|_, passed| f64::from(u8::from(passed))),
+        )
+    }
+
     fn queue(&mut self, queue: &Queue) -> fmt::Result {
         self.gauge(
             "held_messages",
@@ -244,5 +302,46 @@ impl Queue {
         }
         queue.oldest_seconds = now.0.saturating_sub(oldest.0) as f64 / 1000.0;
         Ok(queue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_ledger::drill::{DrillKind, DrillPlan, DrillReport};
+    use holdfast_mail::{MessageId, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn only_a_drill_that_ran_to_its_end_says_whether_its_kind_passes() {
+        let drill = |at: u64, kind: DrillKind, verdict: Option<DrillVerdict>| Drill {
+            id: MessageId::new(Timestamp(at), 1),
+            plan: DrillPlan {
+                kind: kind.into(),
+                ..DrillPlan::default()
+            },
+            began_at: Timestamp(at),
+            events: Vec::new(),
+            report: verdict.map(|verdict| DrillReport {
+                verdict: verdict.into(),
+                ..DrillReport::default()
+            }),
+        };
+        let (leader, region) = (DrillKind::LeaderLoss, DrillKind::RegionLoss);
+        let drills = [
+            drill(1, leader, Some(DrillVerdict::Failed)),
+            drill(2, leader, Some(DrillVerdict::Passed)),
+            drill(3, region, Some(DrillVerdict::Passed)),
+            drill(4, region, Some(DrillVerdict::Failed)),
+            drill(5, leader, Some(DrillVerdict::Stopped)),
+            drill(6, region, Some(DrillVerdict::Unknown)),
+            drill(7, DrillKind::DiskFull, None),
+        ];
+        let last = last_of_each(&drills);
+        let told: Vec<(&str, u64, bool)> = last
+            .iter()
+            .map(|(kind, (drill, passed))| (*kind, drill.began_at.0, *passed))
+            .collect();
+        assert_eq!(told, [("leader-loss", 2, true), ("region-loss", 4, false)]);
     }
 }

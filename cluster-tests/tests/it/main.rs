@@ -20,6 +20,7 @@ mod quorum;
 mod quotas;
 mod recovery;
 mod snapshots;
+mod runbooks;
 mod strangers;
 mod verdicts;
 

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use holdfast_ledger::Command;
-use holdfast_ledger::drill::{Drill, DrillPlan, DrillSchedule, drills, schedules};
+use holdfast_ledger::drill::{
+    Drill, DrillKind, DrillPlan, DrillSchedule, SCHEDULE_EVERY_MIN, drills, schedules,
+};
+use holdfast_ledger::{Command, PLAN_NAME_OCTETS_MAX, Refusal, Reply};
 use holdfast_mail::{MessageId, NodeId};
 use holdfast_proto::admin as wire;
 use tokio::sync::{broadcast, mpsc};
@@ -11,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tonic::Status;
 
 use super::callers::caller;
-use super::{Admin, broken};
+use super::{Admin, COMMAND_TIME_MAX, broken, done};
 use crate::cast::{self, NoDrill, Wish, cast, kind_name};
 use crate::replica::{Cluster, DRILL_LEASE, now, random_id};
 
@@ -28,7 +30,7 @@ impl Admin {
         request: wire::DrillRunRequest,
     ) -> Result<mpsc::Receiver<Result<wire::Drill, Status>>, Status> {
         let cluster = self.cluster()?;
-        let plan = cast(&cluster, &wish(&request)?).await.map_err(no_drill)?;
+        let plan = cast(&cluster, &wish(&request)).await.map_err(no_drill)?;
         let (progress, told) = mpsc::channel(16);
         if request.dry_run {
             let would = wire::Drill {
@@ -123,46 +125,84 @@ impl Admin {
     }
 
     pub(super) async fn set_schedule(&self, set: wire::DrillSchedule) -> Result<(), Status> {
+        let cluster = self.cluster()?;
         let schedule = match set.every_ms {
             0 => None,
-            every_ms => {
-                // The same checks as of a drill that is run; who fails is decided each time.
-                let wish = wish(&wire::DrillRunRequest {
-                    kind: set.kind,
-                    duration_ms: set.duration_ms,
-                    rate: set.rate,
-                    ..wire::DrillRunRequest::default()
-                })?;
-                Some(DrillSchedule {
-                    kind: wish.kind.into(),
-                    region: set.region,
-                    every_ms,
-                    next_at_ms: match set.next_at_ms {
-                        0 => now().plus(Duration::from_millis(every_ms)).0,
-                        at => at,
-                    },
-                    duration_ms: set.duration_ms,
-                    rate: set.rate,
-                })
-            }
+            _ => Some(scheduled(&cluster, &set)?),
         };
         let name = set.name;
-        self.propose(Command::ScheduleDrill { name, schedule })
-            .await?;
-        Ok(())
+        let is_removed = schedule.is_none();
+        let command = Command::ScheduleDrill {
+            name: name.clone(),
+            schedule,
+        };
+        let until = Instant::now() + COMMAND_TIME_MAX;
+        match caller().propose(&cluster, command, until).await {
+            // Of a name that none can have, too.
+            Ok(Reply::Refused(Refusal::UnknownDrill | Refusal::Malformed)) if is_removed => {
+                Err(Status::not_found(format!(
+                    "there is no schedule {name}; nothing was changed\nfix: see which there are: holdfast drill \
+                     schedule list"
+                )))
+            }
+            outcome => done(outcome).map(drop),
+        }
     }
 }
 
-fn wish(request: &wire::DrillRunRequest) -> Result<Wish, Status> {
-    let kind = cast::kind(&request.kind)
-        .ok_or_else(|| Status::invalid_argument(format!("no kind of drill is {}", request.kind)))?;
-    Ok(Wish {
+/// The same checks as of a drill that is run; who fails is decided each time.
+fn scheduled(cluster: &Cluster, set: &wire::DrillSchedule) -> Result<DrillSchedule, Status> {
+    check_schedule(&set.name, set.every_ms).map_err(Status::invalid_argument)?;
+    let wish = wish(&wire::DrillRunRequest {
+        kind: set.kind.clone(),
+        region: set.region.clone(),
+        duration_ms: set.duration_ms,
+        rate: set.rate,
+        ..wire::DrillRunRequest::default()
+    });
+    let members = cluster.members();
+    let regions = members.iter().map(|member| member.region.as_str());
+    cast::makes_sense(&wish, &regions.collect()).map_err(no_drill)?;
+    Ok(DrillSchedule {
+        kind: wish.kind.into(),
+        region: wish.region,
+        every_ms: set.every_ms,
+        next_at_ms: match set.next_at_ms {
+            0 => now().plus(Duration::from_millis(set.every_ms)).0,
+            at => at,
+        },
+        duration_ms: set.duration_ms,
+        rate: set.rate,
+    })
+}
+
+/// What the ledger would only call malformed.
+fn check_schedule(name: &str, every_ms: u64) -> Result<(), String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if !(1..=PLAN_NAME_OCTETS_MAX).contains(&name.len()) || !name.bytes().all(is_plain) {
+        return Err(format!(
+            "{name:?} is no name for a schedule: take 1 to {PLAN_NAME_OCTETS_MAX} letters, digits and ._-"
+        ));
+    }
+    if u128::from(every_ms) < SCHEDULE_EVERY_MIN.as_millis() {
+        return Err(format!(
+            "from one drill of a schedule to the next there are {} minutes at least: what a failure did to delivery \
+             must be over first\nfix: --every 1h, or more",
+            SCHEDULE_EVERY_MIN.as_secs() / 60
+        ));
+    }
+    Ok(())
+}
+
+fn wish(request: &wire::DrillRunRequest) -> Wish {
+    let kind = cast::kind(&request.kind).unwrap_or(DrillKind::Unspecified);
+    Wish {
         kind,
         region: request.region.clone(),
         node: request.node.clone(),
         lasts: Duration::from_millis(request.duration_ms),
         rate: request.rate,
-    })
+    }
 }
 
 fn no_drill(why: NoDrill) -> Status {
@@ -224,4 +264,22 @@ pub(super) fn last_of_each(cluster: &Cluster) -> Result<Vec<wire::Drill>, Status
         }
     }
     Ok(last.into_iter().map(|drill| told(cluster, drill)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schedule_that_the_ledger_would_call_malformed_is_refused_in_words() {
+        let hour = 3_600_000;
+        assert_eq!(check_schedule("weekly_eu-1.0", hour), Ok(()));
+        let why = check_schedule("weekly", hour - 1).unwrap_err();
+        assert!(why.contains("60 minutes at least"), "{why}");
+        assert!(why.contains("\nfix: --every 1h"), "{why}");
+        for name in ["", "every week", "wöchentlich", &"x".repeat(65)] {
+            let why = check_schedule(name, hour).unwrap_err();
+            assert!(why.contains("is no name for a schedule"), "{why}");
+        }
+    }
 }

@@ -217,6 +217,7 @@ fn refused(refusal: &Refusal) -> Status {
         | Refusal::NotGranted
         | Refusal::NoAcme
         | Refusal::UnknownAccount
+        | Refusal::UnknownDrill
         | Refusal::UnknownPlan => Status::not_found(refusal.to_string()),
         Refusal::DomainExists | Refusal::AccountExists | Refusal::PlanExists => {
             Status::already_exists(refusal.to_string())

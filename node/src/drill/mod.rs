@@ -32,6 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::cast::{self, Wish};
 use crate::net::dns::Resolver;
+use crate::person::Person;
 use crate::replica::{Cluster, now, random_id};
 use conductor::Conductor;
 
@@ -178,25 +179,30 @@ impl Room {
             id: MessageId::new(now(), random_id()),
             plan,
         });
-        if let Err(why) = &begin {
-            tracing::warn!(schedule = name, "a scheduled drill waits an hour: {why}");
-        }
+        let waits = begin.as_ref().err().map(ToString::to_string);
         for command in std::iter::once(moved).chain(begin) {
-            match self
-                .cluster
-                .propose(command, Instant::now() + TICK * 10)
-                .await
-            {
-                Ok(Reply::Refused(why)) => {
-                    tracing::warn!(schedule = name, "a scheduled drill does not begin: {why}");
-                    return;
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(schedule = name, "a scheduled drill does not begin: {error}");
-                    return;
-                }
-            }
+            let until = Instant::now() + TICK * 10;
+            let why = match self.cluster.propose(command, until).await {
+                Ok(Reply::Refused(why)) => why.to_string(),
+                Ok(_) => continue,
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!(schedule = name, "a scheduled drill does not begin: {why}");
+            return;
         }
+        if let Some(why) = waits {
+            self.note_waiting(name, &why).await;
+        }
+    }
+
+    /// Where every operator reads it: nobody was there when the drill was due.
+    async fn note_waiting(&self, name: &str, why: &str) {
+        let schedule = Person {
+            who: format!("schedule {name}"),
+            from: self.cluster.me().name.clone(),
+        };
+        let why = why.lines().next().unwrap_or_default();
+        let waits = format!("the drill waits for an hour: {why}");
+        schedule.notes(&self.cluster, waits).await;
     }
 }

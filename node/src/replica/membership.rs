@@ -31,8 +31,8 @@ pub(super) const STEP_TIME_MAX: Duration = Duration::from_secs(30);
 /// bandwidth; the operator may interrupt and resume.
 pub(super) const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(6 * 3600);
 
-/// How far behind a learner may be to become a voter: what it lacks is fetched within a moment,
-/// and mail that flows meanwhile never lets it be level.
+/// How far behind a learner may be to become a voter, and a voter to be handed leadership: what it
+/// lacks is fetched within a moment, and mail that flows meanwhile never lets it be level.
 const ENTRIES_BEHIND_MAX: u64 = 64;
 
 /// How often the leader looks for joins that broke off.
@@ -519,28 +519,37 @@ pub(crate) async fn remove_here(cluster: &Cluster, node: NodeId) -> Result<(), N
     let all = voters(cluster);
     let learner = raft.learner_ids().any(|id| id == node.0);
     let known = cluster.members().iter().any(|m| m.id == node);
+    let name = name_of(cluster, node);
     if !all.contains(&node.0) && !learner && !known {
-        return Err(NotDone::Refused(format!("node {node} is not a member")));
+        return Err(NotDone::Refused(format!(
+            "{name} is not a member; nothing was changed\nfix: see who is: holdfast cluster status"
+        )));
     }
     let remaining: Vec<u64> = all.iter().copied().filter(|id| *id != node.0).collect();
     if remaining.is_empty() {
         return Err(NotDone::Refused(
-            "it is the only node: without it no mail could be held. Join another node first".into(),
+            "it is the only node: without it no mail could be held; nothing was changed\nfix: let another node join \
+             first: holdfast cluster invite"
+                .into(),
         ));
     }
     let answers = remaining.iter().map(|id| async move {
         *id == cluster.me().id.0 || cluster.ask_standing(*id).await.is_ok()
     });
-    let alive = futures::future::join_all(answers)
-        .await
-        .into_iter()
-        .filter(|yes| *yes)
-        .count();
+    let answers = futures::future::join_all(answers).await;
+    let silent: Vec<String> = remaining
+        .iter()
+        .zip(answers)
+        .filter(|(_, answers)| !answers)
+        .map(|(id, _)| name_of(cluster, NodeId(*id)))
+        .collect();
+    let alive = remaining.len() - silent.len();
     let quorum = remaining.len() / 2 + 1;
     if alive < quorum {
+        let silent = silent.join(", ");
         return Err(NotDone::Refused(format!(
-            "without node {node} only {alive} of {} voters would answer and {quorum} are needed: the cluster would \
-             stop. Nothing was changed. Bring back a node first",
+            "{silent} does not answer: without {name} only {alive} of {} voters would answer, and {quorum} are needed \
+             to accept mail. Nothing was changed\nfix: bring back {silent} first, and then try again",
             remaining.len()
         )));
     }
@@ -613,44 +622,89 @@ pub(crate) async fn hand_over_here(cluster: &Cluster, to: Option<NodeId>) -> Res
         .map_err(|e| NotDone::Refused(e.to_string()))
 }
 
-/// Who would lead after the leader: `to`, or the voter that has most of the log. A drained node never.
+/// Who would lead after the leader: `to`, or the voter that has most of the log. A drained node never, and
+/// none that could not win at once: whoever hands over takes nothing more until somebody is elected, so
+/// that a dead heir would be a gap of our own making.
 pub async fn heir(cluster: &Cluster, to: Option<NodeId>) -> Result<NodeId, MembershipError> {
     let refuse = |why: String| Err(MembershipError::Refused(why));
-    let voters = voters(cluster);
+    let leader = cluster.leader();
     if let Some(node) = to {
-        if !voters.contains(&node.0) {
-            return refuse(format!("node {node} is no voter; nothing was changed"));
+        let name = name_of(cluster, node);
+        if !voters(cluster).contains(&node.0) {
+            return refuse(format!(
+                "{name} is no voter; nothing was changed\nfix: {OTHER_HEIR}"
+            ));
         }
         if cluster.drained_since(node).is_some() {
             return refuse(format!(
-                "node {node} is drained; nothing was changed. Choose another one, or give it its duties back first: \
-                 holdfast node undrain {node}"
+                "{name} is drained; nothing was changed\nfix: {OTHER_HEIR}; or give it its duties back first: \
+                 holdfast node undrain {name}"
             ));
         }
-        return Ok(node);
+        if leader == to {
+            return Ok(node);
+        }
     }
-    let leader = cluster.leader().map(|node| node.0);
+    let standings = cluster.standings().await;
+    let last = |standing: &wire::Standing| standing.last_log.as_ref().map_or(0, |log| log.index);
+    let newest = standings
+        .iter()
+        .filter_map(|(_, standing, ..)| standing.as_ref().ok().map(last))
+        .max()
+        .unwrap_or(0);
     let on_duty = cluster.on_duty();
-    let candidates = voters
-        .into_iter()
-        .filter(|id| Some(*id) != leader && on_duty.contains(&NodeId(*id)));
-    let asks = candidates.map(|id| async move {
-        let standing = if id == cluster.me().id.0 {
-            cluster.standing()
-        } else {
-            cluster.ask_standing(id).await.ok()?
-        };
-        Some((standing.last_log.unwrap_or_default().index, id))
-    });
-    let best = futures::future::join_all(asks)
-        .await
-        .into_iter()
-        .flatten()
-        .max();
-    match best {
-        Some((_, id)) => Ok(NodeId(id)),
-        None => refuse("no other voter answers that is not drained; nothing was changed".into()),
+    let (mut best, mut weak) = (None, Vec::new());
+    for (place, standing, ..) in &standings {
+        let is_asked_for = to.is_none_or(|node| node == place.id);
+        let may = place.voter && Some(place.id) != leader && on_duty.contains(&place.id);
+        if !is_asked_for || !may {
+            continue;
+        }
+        match (weakness(standing, newest), standing) {
+            (None, Ok(standing)) => best = best.max(Some((last(standing), place.id))),
+            (why, _) => weak.push(format!("{} {}", place.name, why.unwrap_or_default())),
+        }
     }
+    match (best, to) {
+        (Some((_, node)), _) => Ok(node),
+        (None, Some(_)) => refuse(format!(
+            "{}, and no mail would be taken until somebody else is elected; nothing was changed\nfix: {OTHER_HEIR}",
+            weak.join(", ")
+        )),
+        (None, None) if weak.is_empty() => refuse(
+            "there is no other voter that is not drained; nothing was changed\nfix: let another node join \
+             (holdfast cluster invite), or give one its duties back (holdfast node undrain NODE)"
+                .into(),
+        ),
+        (None, None) => refuse(format!(
+            "no other voter can lead now: {}; nothing was changed\nfix: bring them back, and wait until they are \
+             level: holdfast cluster status",
+            weak.join(", ")
+        )),
+    }
+}
+
+/// What to do where a node cannot lead.
+const OTHER_HEIR: &str =
+    "name another node, or none: `holdfast cluster transfer-leader` then chooses one that can";
+
+/// Why a voter had better not lead now, if so.
+fn weakness(standing: &Result<wire::Standing, String>, newest: u64) -> Option<String> {
+    match standing {
+        Err(why) => Some(format!("does not answer ({why})")),
+        Ok(it) if it.retiring => Some("is leaving".to_owned()),
+        Ok(it) => {
+            let applied = it.applied.as_ref().map_or(0, |log| log.index);
+            let behind = newest.saturating_sub(applied);
+            (behind > ENTRIES_BEHIND_MAX).then(|| format!("is still {behind} entries behind"))
+        }
+    }
+}
+
+fn name_of(cluster: &Cluster, node: NodeId) -> String {
+    let mut members = cluster.members().into_iter();
+    let known = members.find(|member| member.id == node);
+    known.map_or_else(|| format!("node {node}"), |member| member.name)
 }
 
 /// Hands leadership to `to`, or to the voter that has most of the log. Only the leader can.
@@ -680,4 +734,38 @@ pub async fn transfer(cluster: &Cluster, to: Option<NodeId>) -> Result<NodeId, M
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(cluster.leader().unwrap_or(NodeId(target)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_handed_leadership_who_could_not_take_it_at_once() {
+        let at = |applied: u64| {
+            let applied = Some(wire::LogId {
+                index: applied,
+                ..wire::LogId::default()
+            });
+            let standing = wire::Standing {
+                applied,
+                ..wire::Standing::default()
+            };
+            weakness(&Ok(standing), 1_000)
+        };
+        assert_eq!(at(1_000), None);
+        // Mail flows meanwhile.
+        assert_eq!(at(1_000 - ENTRIES_BEHIND_MAX), None);
+        assert_eq!(at(500).as_deref(), Some("is still 500 entries behind"));
+        let leaving = wire::Standing {
+            retiring: true,
+            ..wire::Standing::default()
+        };
+        assert_eq!(weakness(&Ok(leaving), 0).as_deref(), Some("is leaving"));
+        let silent = Err("no answer within 2 s".to_owned());
+        assert_eq!(
+            weakness(&silent, 0).as_deref(),
+            Some("does not answer (no answer within 2 s)")
+        );
+    }
 }

@@ -276,6 +276,8 @@ pub async fn start(
     .await
     .map_err(|e| StartError::Raft(e.to_string()))?;
 
+    let before = rehearsal::newest(&ledger.view()).map_err(|e| StartError::Raft(e.0))?;
+
     let (members_tx, members) = watch::channel(BTreeMap::new());
     let (voters_tx, voters) = watch::channel(Vec::new());
     let bodies = Bodies::new(me.id.0, body_store, ledger.clone(), peers.clone(), voters);
@@ -303,7 +305,7 @@ pub async fn start(
         stopping: AtomicBool::new(false),
         promoting: std::sync::Mutex::default(),
         replacing: std::sync::Mutex::default(),
-        rehearsal: Rehearsal::new(me.id),
+        rehearsal: Rehearsal::new(me.id, before),
         lookout: std::sync::OnceLock::new(),
         tally: Tally::default(),
         history: std::sync::OnceLock::new(),

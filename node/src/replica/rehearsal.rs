@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::clock::now;
 use super::handle::Cluster;
+use crate::store::View;
 
 /// Receipts that are kept: those of the longest drill at the highest rate, each ten times.
 const RECEIPTS_MAX: usize = 1_000_000;
@@ -66,6 +67,9 @@ pub struct Rehearsal {
     act: watch::Sender<Option<Arc<Act>>>,
     /// The drill that was ended last: a renewal that was under way does not begin it again.
     ended: Mutex<Option<MessageId>>,
+    /// The newest drill that was known when this node started: what somebody restarted is not to look
+    /// dead again as soon as the conductor asks.
+    before: Option<MessageId>,
     /// Canaries that came to this node, of the last drill.
     receipts: Mutex<(Option<MessageId>, Vec<wire::Receipt>)>,
     /// Where this node takes canaries.
@@ -73,9 +77,10 @@ pub struct Rehearsal {
 }
 
 impl Rehearsal {
-    pub(super) fn new(me: NodeId) -> Self {
+    pub(super) fn new(me: NodeId, before: Option<MessageId>) -> Self {
         Self {
             me,
+            before,
             act: watch::Sender::new(None),
             ended: Mutex::default(),
             receipts: Mutex::default(),
@@ -98,7 +103,14 @@ impl Rehearsal {
     pub fn is_done_with(&self, drill: MessageId) -> bool {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let act = self.act.borrow().clone();
-        *ended == Some(drill) || act.is_some_and(|act| act.drill == drill && !act.is_on())
+        [*ended, self.before].contains(&Some(drill))
+            || act.is_some_and(|act| act.drill == drill && !act.is_on())
+    }
+
+    /// Whether this node pretends a failure of its own.
+    #[must_use]
+    pub fn pretends(&self) -> bool {
+        self.act().is_some_and(|act| act.nodes.contains(&self.me))
     }
 
     /// Whether this node is to look as if it were down.
@@ -157,10 +169,11 @@ impl Rehearsal {
         }
     }
 
-    /// Begins to pretend, or goes on. False: it was ended.
+    /// Begins to pretend, or goes on. False: it was ended, or was to fail and was started again.
     fn begin(&self, drill: &Drill, lasts: Duration) -> bool {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        if *ended == Some(drill.id) {
+        let fails = drill.plan.nodes.contains(&self.me.0);
+        if *ended == Some(drill.id) || self.before == Some(drill.id) && fails {
             return false;
         }
         let act = Act {
@@ -225,6 +238,14 @@ impl Rehearsal {
     }
 }
 
+/// The newest drill that is known.
+///
+/// # Errors
+/// The rows cannot be read.
+pub(super) fn newest(view: &View) -> Result<Option<MessageId>, KvError> {
+    Ok(drills(view)?.last().map(|drill| drill.id))
+}
+
 impl Cluster {
     #[must_use]
     pub fn rehearsal(&self) -> &Rehearsal {
@@ -280,7 +301,10 @@ impl Cluster {
         let goes_on = is_conductor && known.is_under_way(now());
         match goes_on && self.rehearsal().begin(known, lasts) {
             true => Ok(()),
-            false => Err("the drill has ended, or another node conducts it".to_owned()),
+            false => Err(
+                "the drill has ended there, or another node conducts it, or the node was started again since"
+                    .to_owned(),
+            ),
         }
     }
 
@@ -377,7 +401,10 @@ mod tests {
     async fn a_node_that_is_lost_hears_nobody_until_whoever_conducts_the_drill_is_not_heard_either()
     {
         let lost = drill(DrillKind::NodeLoss, &[2]);
-        let (one, two) = (Rehearsal::new(NodeId(1)), Rehearsal::new(NodeId(2)));
+        let (one, two) = (
+            Rehearsal::new(NodeId(1), None),
+            Rehearsal::new(NodeId(2), None),
+        );
         one.begin(&lost, 60 * SECOND);
         two.begin(&lost, 60 * SECOND);
         assert!(!is_heard(&one, 2).await && !is_heard(&two, 1).await && !is_heard(&two, 3).await);
@@ -404,7 +431,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_drill_that_was_ended_is_not_begun_again_by_a_renewal_that_was_under_way() {
         let lost = drill(DrillKind::NodeLoss, &[2]);
-        let two = Rehearsal::new(NodeId(2));
+        let two = Rehearsal::new(NodeId(2), None);
         assert!(two.begin(&lost, SECOND) && !two.is_done_with(lost.id));
         two.end(lost.id);
         assert!(!two.begin(&lost, SECOND) && !two.is_dead() && two.is_done_with(lost.id));
@@ -418,17 +445,38 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn in_a_partition_each_side_hears_its_own_and_no_node_is_dead() {
         let parted = drill(DrillKind::Partition, &[2, 3]);
-        let two = Rehearsal::new(NodeId(2));
+        let two = Rehearsal::new(NodeId(2), None);
         two.begin(&parted, 60 * SECOND);
         assert!(is_heard(&two, 3).await && !is_heard(&two, 1).await);
         assert!(!two.is_dead());
+        assert!(two.pretends());
         two.end(parted.id);
-        assert!(is_heard(&two, 1).await && !two.is_on(parted.id));
+        assert!(is_heard(&two, 1).await && !two.is_on(parted.id) && !two.pretends());
+        // Who stays is in the drill, and well.
+        let one = Rehearsal::new(NodeId(1), None);
+        one.begin(&parted, 60 * SECOND);
+        assert!(one.is_on(parted.id) && !one.pretends());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_was_started_again_fails_no_more() {
+        let lost = drill(DrillKind::NodeLoss, &[2]);
+        let two = Rehearsal::new(NodeId(2), Some(lost.id));
+        assert!(!two.begin(&lost, SECOND) && !two.is_dead());
+        assert!(two.is_done_with(lost.id));
+        // Who stays goes on: it is not to hear of whom it thinks lost.
+        let one = Rehearsal::new(NodeId(1), Some(lost.id));
+        assert!(one.begin(&lost, SECOND) && !is_heard(&one, 2).await);
+        let next = Drill {
+            id: MessageId::new(Timestamp(2), 2),
+            ..lost
+        };
+        assert!(two.begin(&next, SECOND) && two.is_dead());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_full_disk_and_a_primary_that_is_down_part_nobody() {
-        let two = Rehearsal::new(NodeId(2));
+        let two = Rehearsal::new(NodeId(2), None);
         two.begin(&drill(DrillKind::DiskFull, &[2]), SECOND);
         assert!(two.disk_is_full() && !two.primary_is_down() && is_heard(&two, 1).await);
         two.begin(&drill(DrillKind::PrimaryOutage, &[]), SECOND);
