@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::machines::DISK_BYTES;
 use super::network::{HOME, Network};
+use super::newcomer::Newcomer;
 use super::primary::{Mood, Primary, SENDERS};
 use super::relay::Quality;
 use super::sandbox::{Sandbox, signal};
@@ -34,6 +35,8 @@ const DELIVER_TIME_MAX: Duration = Duration::from_secs(300);
 const DELIVER_EVERY: Duration = Duration::from_secs(10);
 /// A new node is started, answers and asks to be let in within about that time.
 const JOIN_BEGINS: Duration = Duration::from_millis(1200);
+/// The exit code of a node that is a member no more.
+const REMOVED: i32 = 7;
 /// At each node, at rest.
 const LOOKS: usize = 4;
 /// For what should not come any more.
@@ -49,6 +52,8 @@ pub struct Run {
     /// Of each machine's disk.
     disk_bytes: u64,
     minority: BTreeSet<String>,
+    /// Those whose lines were cut first, until all are mended.
+    parted: Vec<String>,
     primaries: Vec<Primary>,
     /// Takes the notifications of nodes on machines.
     reports: Option<Primary>,
@@ -136,6 +141,7 @@ impl Run {
             network,
             disk_bytes,
             minority: BTreeSet::new(),
+            parted: Vec::new(),
             primaries,
             reports: None,
             senders: Vec::new(),
@@ -196,7 +202,7 @@ impl Run {
 
     /// The same for several at once.
     pub fn restart_all(&mut self, nodes: &[String]) {
-        self.note_minority_with(nodes);
+        self.note_minority_with(nodes, &self.cut_links());
         for node in nodes {
             self.sandbox.restart(node);
             for fault in [Fault::Kill, Fault::PowerCut] {
@@ -207,7 +213,7 @@ impl Run {
 
     /// Starts a node that was killed with another binary, or in another environment.
     pub fn restart_as(&mut self, node: &str, binary: &Path, environment: &[(&str, String)]) {
-        self.note_minority_with(&[node.to_owned()]);
+        self.note_minority_with(&[node.to_owned()], &self.cut_links());
         self.sandbox.restart_as(node, binary, environment);
         for fault in [Fault::Kill, Fault::PowerCut] {
             self.ended(fault, &[node.to_owned()]);
@@ -251,7 +257,7 @@ impl Run {
     }
 
     pub fn resume(&mut self, node: &str) {
-        self.note_minority_with(&[node.to_owned()]);
+        self.note_minority_with(&[node.to_owned()], &self.cut_links());
         self.sandbox.resume(node);
         self.ended(Fault::Pause, &[node.to_owned()]);
     }
@@ -261,22 +267,21 @@ impl Run {
     /// # Panics
     /// If the nodes have no machines of their own.
     pub fn cut(&mut self, links: &BTreeSet<Link>) {
-        let network = self.network.as_mut().expect("machines of their own");
-        let nodes = self.sandbox.names();
-        if links.is_empty() {
-            // Before anything heals.
-            self.recorder.record(Event::Minority { nodes: Vec::new() });
-            self.minority.clear();
-        } else {
-            self.recorder.record(Event::FaultBegan {
-                fault: Fault::Partition,
-                nodes: nodes.clone(),
-            });
+        let before = self.cut_links();
+        if !links.is_subset(&before) {
+            if before.is_empty() {
+                self.parted = self.sandbox.names();
+            }
+            self.began(Fault::Partition, &self.parted);
         }
+        // What is mended is there before this returns.
+        let in_both = before.intersection(links).copied().collect();
+        self.note_minority_with(&[], &in_both);
+        let network = self.network.as_mut().expect("machines of their own");
         network.cut(links);
         self.note_minority();
         if links.is_empty() {
-            self.ended(Fault::Partition, &nodes);
+            self.ended(Fault::Partition, &self.parted);
         }
     }
 
@@ -288,6 +293,21 @@ impl Run {
         let network = self.network.as_ref().expect("machines of their own");
         network.set_quality(quality);
         let nodes = self.sandbox.names();
+        if quality == Quality::default() {
+            self.ended(Fault::BadLines, &nodes);
+        } else {
+            self.began(Fault::BadLines, &nodes);
+        }
+    }
+
+    /// The same for one line, in its direction.
+    ///
+    /// # Panics
+    /// If the nodes are not connected by relays.
+    pub fn set_line(&self, link: &Link, quality: Quality) {
+        let network = self.network.as_ref().expect("machines of their own");
+        network.set_line(link, quality);
+        let nodes = [link.0, link.1].map(|number| format!("n{number}"));
         if quality == Quality::default() {
             self.ended(Fault::BadLines, &nodes);
         } else {
@@ -351,6 +371,29 @@ impl Run {
         self.restart(victim);
     }
 
+    /// A new machine's node begins to join; it does so while the test goes on.
+    ///
+    /// # Panics
+    /// If the nodes share a machine.
+    pub fn add_newcomer(&mut self) -> Newcomer {
+        let network = self.network.as_mut().expect("machines of their own");
+        let number = network.add_machine();
+        let newcomer = self.sandbox.add_newcomer(number, network, self.disk_bytes);
+        self.began(Fault::Membership, std::slice::from_ref(&newcomer.name));
+        newcomer
+    }
+
+    /// Whether it has left; then it is forgotten.
+    pub fn has_left(&mut self, newcomer: &Newcomer) -> bool {
+        // A node that is a member no more is told so, and ends.
+        if self.sandbox.ended(&newcomer.name) != Some(REMOVED) {
+            return false;
+        }
+        self.forget(&newcomer.name);
+        self.ended(Fault::Membership, std::slice::from_ref(&newcomer.name));
+        true
+    }
+
     pub fn began(&self, fault: Fault, nodes: &[String]) {
         let nodes = nodes.to_vec();
         self.recorder.record(Event::FaultBegan { fault, nodes });
@@ -363,12 +406,12 @@ impl Run {
 
     /// Records who can reach no quorum, after something has been taken away.
     fn note_minority(&mut self) {
-        self.note_minority_with(&[]);
+        self.note_minority_with(&[], &self.cut_links());
     }
 
-    /// The same as if `returning` were there already, before they are.
-    fn note_minority_with(&mut self, returning: &[String]) {
-        let minority = self.without_quorum(returning);
+    /// The same as if `returning` were there already, before they are, and only `cut` were cut.
+    fn note_minority_with(&mut self, returning: &[String], cut: &BTreeSet<Link>) {
+        let minority = self.without_quorum(returning, cut);
         if minority != self.minority {
             self.minority.clone_from(&minority);
             let nodes = minority.into_iter().collect();
@@ -378,15 +421,10 @@ impl Run {
 
     /// The nodes that together with all that they can reach over lines that work both ways are
     /// less than a quorum.
-    fn without_quorum(&self, returning: &[String]) -> BTreeSet<String> {
+    fn without_quorum(&self, returning: &[String], cut: &BTreeSet<Link>) -> BTreeSet<String> {
         let members = self.sandbox.names();
         let mut alive: BTreeSet<String> = self.sandbox.alive().into_iter().collect();
         alive.extend(returning.iter().cloned());
-        let no_links = BTreeSet::new();
-        let cut = self
-            .network
-            .as_ref()
-            .map_or(&no_links, |network| network.cut_links());
         let number = |node: &String| {
             let machine = self.sandbox.node(node).machine.as_ref();
             machine.map_or(0, |machine| machine.number)
@@ -412,6 +450,11 @@ impl Run {
             }
         }
         minority
+    }
+
+    fn cut_links(&self) -> BTreeSet<Link> {
+        let network = self.network.as_ref();
+        network.map_or_else(BTreeSet::new, |network| network.cut_links().clone())
     }
 
     /// The leader, once there is one.
@@ -457,6 +500,14 @@ impl Run {
         for primary in &self.primaries {
             if primary.domain() == domain {
                 primary.behave(mood);
+            }
+        }
+    }
+
+    pub fn primary_goes_down(&mut self, domain: &str) {
+        for primary in &mut self.primaries {
+            if primary.domain() == domain {
+                primary.go_down();
             }
         }
     }
