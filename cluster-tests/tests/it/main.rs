@@ -19,6 +19,7 @@ mod primaries;
 mod quorum;
 mod quotas;
 mod recovery;
+mod rot;
 mod storm;
 mod strangers;
 

@@ -1,0 +1,181 @@
+//! What lies on a disk changes, and nothing of it is served.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use holdfast_cluster_tests::harness::{DISK_BYTES, Run, in_its_own_world};
+use holdfast_cluster_tests::history::Fault;
+use holdfast_cluster_tests::random::Random;
+
+use crate::{ALWAYS_TRIED, alone, test_time};
+
+const HEAL_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// A kind of file, and what tells it.
+type Kind = (&'static str, fn(&Path) -> bool);
+
+/// What lies in a data directory.
+const KINDS: [Kind; 9] = [
+    ("the ledger's write-ahead log", |path| {
+        is(path, "ledger", "log")
+    }),
+    ("the ledger's tables", |path| is(path, "ledger", "sst")),
+    ("the ledger's manifest", |path| {
+        named(path, "ledger", "MANIFEST")
+    }),
+    ("the mark", |path| named(path, "ledger", "MARK")),
+    ("the bodies' write-ahead log", |path| {
+        is(path, "bodies", "log")
+    }),
+    ("the bodies' blobs", |path| is(path, "bodies", "blob")),
+    ("the bodies' tables", |path| is(path, "bodies", "sst")),
+    ("the bodies' manifest", |path| {
+        named(path, "bodies", "MANIFEST")
+    }),
+    ("the identity", |path| named(path, "identity", "")),
+];
+
+fn is(path: &Path, folder: &str, extension: &str) -> bool {
+    named(path, folder, "") && path.extension().is_some_and(|found| found == extension)
+}
+
+fn named(path: &Path, folder: &str, beginning: &str) -> bool {
+    let parent = path.parent().and_then(Path::file_name);
+    parent.is_some_and(|parent| parent == folder)
+        && path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with(beginning))
+}
+
+/// A byte that was changed.
+struct Rot {
+    file: PathBuf,
+    at: u64,
+    was: u8,
+    became: u8,
+}
+
+impl Rot {
+    /// Changes one bit of one file of the kind; none where there is no such file with content.
+    fn set_in(folder: &Path, kind: fn(&Path) -> bool, random: &mut Random) -> Option<Self> {
+        let mut files = Vec::new();
+        collect(folder, &mut files);
+        files.retain(|file| kind(file) && fs::metadata(file).is_ok_and(|found| found.len() > 0));
+        files.sort();
+        let file = files.get(random.between(0, files.len().checked_sub(1)? as u64) as usize)?;
+        let mut bytes = fs::read(file).expect("a file to change");
+        // Where there is something: tables and logs begin files that are not filled yet.
+        let last = bytes.iter().rposition(|byte| *byte != 0)?;
+        let at = random.between(0, last as u64);
+        let was = bytes[at as usize];
+        let became = was ^ (1 << random.between(0, 7));
+        bytes[at as usize] = became;
+        fs::write(file, bytes).expect("a file changed");
+        Some(Self {
+            file: file.clone(),
+            at,
+            was,
+            became,
+        })
+    }
+
+    /// Puts the byte back, if the file is still there; a node may be running on it.
+    fn undo(&self) {
+        let mut byte = [0];
+        let Ok(file) = File::options().read(true).write(true).open(&self.file) else {
+            return;
+        };
+        if file.read_exact_at(&mut byte, self.at).is_ok() && byte == [self.became] {
+            file.write_all_at(&[self.was], self.at)
+                .expect("a file mended");
+        }
+    }
+}
+
+fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, into);
+        } else {
+            into.push(path);
+        }
+    }
+}
+
+/// For a node to notice what it read at its start.
+const LOOK_TIME: Duration = Duration::from_secs(4);
+
+#[test]
+fn a_byte_that_changed_on_disk_is_refused_or_repaired() {
+    let _alone = alone();
+    in_its_own_world(|| {
+        let mut run = Run::on_machines(3, 3 * DISK_BYTES);
+        let mut random = Random::new(run.seed);
+        run.send(2);
+        run.wait_for_acknowledged(100);
+        // Deliveries leave room on the disks.
+        run.primaries_come_up();
+        let (mut refused, mut replaced, mut taken) = (0, 0, 0);
+        let begun = Instant::now();
+        for round in 0.. {
+            let (kind, belongs) = KINDS[round % KINDS.len()];
+            if round >= KINDS.len() && begun.elapsed() > test_time(20) {
+                break;
+            }
+            let names = run.sandbox.names();
+            let victim = names[random.between(0, 2) as usize].clone();
+            run.kill(&victim);
+            let data = run.sandbox.node(&victim).data_dir.clone();
+            let Some(rot) = Rot::set_in(&data, belongs, &mut random) else {
+                run.restart(&victim);
+                run.sandbox.wait_until_healthy(HEAL_TIME_MAX);
+                continue;
+            };
+            run.began(Fault::BitRot, std::slice::from_ref(&victim));
+            run.recorder.note(format!(
+                "{kind} of {victim}: bit changed at {} in {}",
+                rot.at,
+                rot.file.display()
+            ));
+            run.restart(&victim);
+            sleep(LOOK_TIME);
+            // The state is read in full.
+            drop(run.sandbox.ask(&victim, &["status", "--state-hash"]));
+            if run.sandbox.ended(&victim).is_some() {
+                refused += 1;
+                run.recorder
+                    .note(format!("{victim} does not start with it"));
+            } else {
+                taken += 1;
+            }
+            // As if the disk had been put back: rot at two nodes at once is more than three bear.
+            run.kill(&victim);
+            rot.undo();
+            run.restart(&victim);
+            sleep(LOOK_TIME);
+            if run.sandbox.ended(&victim).is_some() {
+                // It had noticed while it ran, and condemned its data directory for ever.
+                run.replace(&victim);
+                replaced += 1;
+            }
+            run.sandbox.wait_until_healthy(HEAL_TIME_MAX);
+            run.ended(Fault::BitRot, &[victim]);
+            run.wait_for_acknowledged(5);
+        }
+        eprintln!(
+            "  bit-rot: {refused} times refused, {replaced} nodes of these replaced, {taken} times \
+             started with it"
+        );
+        assert!(refused > 0, "nothing was noticed");
+        run.stop_sending();
+        // All that is held is read from disk, by whoever delivers.
+        run.primaries_come_up();
+        run.drain();
+        run.judge(&[ALWAYS_TRIED, &["replicas disagree"]].concat());
+    });
+}
