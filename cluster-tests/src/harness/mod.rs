@@ -1,11 +1,13 @@
 //! The world around the cluster: node processes, senders, and the primaries of two domains.
 
 mod disk;
+mod faulty_disk;
 mod flood;
 mod letter;
 mod machines;
 mod memory;
 mod network;
+mod newcomer;
 mod ports;
 mod primary;
 mod relay;
@@ -17,11 +19,13 @@ mod wire;
 mod world;
 
 pub use disk::Disk;
+pub use faulty_disk::{Calls, FaultyDisk, Lapse};
 pub use flood::{Flood, PESTS, Pest};
 pub use letter::Letter;
 pub use machines::{DISK_BYTES, DISK_FREE_MIN_BYTES, Machine, Size};
 pub use memory::Memory;
 pub use network::Network;
+pub use newcomer::Newcomer;
 pub use primary::{Mood, Primary};
 pub use relay::Quality;
 pub use run::{DOMAINS, Run};

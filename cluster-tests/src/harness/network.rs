@@ -110,6 +110,17 @@ impl Network {
         self.relays.as_ref().expect("relays").set(quality);
     }
 
+    /// The same for one line, in its direction.
+    ///
+    /// # Panics
+    /// If there are no relays, or none for this line.
+    pub fn set_line(&self, link: &Link, quality: Quality) {
+        self.relays
+            .as_ref()
+            .expect("relays")
+            .set_line(link, quality);
+    }
+
     /// Bytes that the nodes have said to each other, where there are relays.
     #[must_use]
     pub fn carried(&self) -> u64 {

@@ -81,9 +81,15 @@ impl Relays {
     }
 
     pub(super) fn set(&self, quality: Quality) {
-        for line in self.lines.values() {
-            *line.quality.lock().unwrap_or_else(PoisonError::into_inner) = quality;
+        for link in self.lines.keys() {
+            self.set_line(link, quality);
         }
+    }
+
+    /// One line, in its direction.
+    pub(super) fn set_line(&self, link: &Link, quality: Quality) {
+        let line = &self.lines[link];
+        *line.quality.lock().unwrap_or_else(PoisonError::into_inner) = quality;
     }
 
     pub(super) fn cut(&self, is_cut: impl Fn(&Link) -> bool) {
@@ -230,6 +236,25 @@ mod tests {
         let begun = Instant::now();
         assert!(returns(&mut client, b"slow"));
         assert!(begun.elapsed() >= Duration::from_millis(100));
+    }
+
+    #[test]
+    fn a_line_can_be_bad_in_one_direction_only() {
+        let (relays, mut client) = echo();
+        relays.set_line(
+            &(2, 1),
+            Quality {
+                delay: Duration::from_millis(100),
+                ..Quality::default()
+            },
+        );
+        let begun = Instant::now();
+        assert!(returns(&mut client, b"slow"));
+        let there_and_back = begun.elapsed();
+        assert!(
+            (100..200).contains(&there_and_back.as_millis()),
+            "{there_and_back:?}"
+        );
     }
 
     #[test]

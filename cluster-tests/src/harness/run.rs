@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::machines::{DISK_BYTES, Size};
 use super::network::{HOME, Network};
+use super::newcomer::Newcomer;
 use super::primary::{Mood, Primary, SENDERS};
 use super::relay::Quality;
 use super::sandbox::{Sandbox, signal};
@@ -39,6 +40,8 @@ const DELIVER_TIME_MAX: Duration = Duration::from_secs(300);
 const DELIVER_EVERY: Duration = Duration::from_secs(10);
 /// A new node is started, answers and asks to be let in within about that time.
 const JOIN_BEGINS: Duration = Duration::from_millis(1200);
+/// The exit code of a node that is a member no more.
+const REMOVED: i32 = 7;
 /// At each node, at rest.
 const LOOKS: usize = 4;
 /// For what should not come any more.
@@ -54,6 +57,8 @@ pub struct Run {
     /// Of each machine.
     size: Size,
     minority: BTreeSet<String>,
+    /// Those whose lines were cut first, until all are mended.
+    parted: Vec<String>,
     primaries: Vec<Primary>,
     /// Takes the notifications of nodes on machines.
     reports: Option<Primary>,
@@ -159,6 +164,7 @@ impl Run {
             network,
             size,
             minority: BTreeSet::new(),
+            parted: Vec::new(),
             primaries,
             reports: None,
             senders: Vec::new(),
@@ -219,7 +225,7 @@ impl Run {
 
     /// The same for several at once.
     pub fn restart_all(&mut self, nodes: &[String]) {
-        self.note_minority_with(nodes);
+        self.note_minority_with(nodes, &self.cut_links());
         for node in nodes {
             self.sandbox.restart(node);
             for fault in [Fault::Kill, Fault::PowerCut] {
@@ -230,7 +236,7 @@ impl Run {
 
     /// Starts a node that was killed with another binary, or in another environment.
     pub fn restart_as(&mut self, node: &str, binary: &Path, environment: &[(&str, String)]) {
-        self.note_minority_with(&[node.to_owned()]);
+        self.note_minority_with(&[node.to_owned()], &self.cut_links());
         self.sandbox.restart_as(node, binary, environment);
         for fault in [Fault::Kill, Fault::PowerCut] {
             self.ended(fault, &[node.to_owned()]);
@@ -304,7 +310,7 @@ impl Run {
     }
 
     pub fn resume(&mut self, node: &str) {
-        self.note_minority_with(&[node.to_owned()]);
+        self.note_minority_with(&[node.to_owned()], &self.cut_links());
         self.sandbox.resume(node);
         self.ended(Fault::Pause, &[node.to_owned()]);
     }
@@ -314,22 +320,21 @@ impl Run {
     /// # Panics
     /// If the nodes have no machines of their own.
     pub fn cut(&mut self, links: &BTreeSet<Link>) {
-        let network = self.network.as_mut().expect("machines of their own");
-        let nodes = self.sandbox.names();
-        if links.is_empty() {
-            // Before anything heals.
-            self.recorder.record(Event::Minority { nodes: Vec::new() });
-            self.minority.clear();
-        } else {
-            self.recorder.record(Event::FaultBegan {
-                fault: Fault::Partition,
-                nodes: nodes.clone(),
-            });
+        let before = self.cut_links();
+        if !links.is_subset(&before) {
+            if before.is_empty() {
+                self.parted = self.sandbox.names();
+            }
+            self.began(Fault::Partition, &self.parted);
         }
+        // What is mended is there before this returns.
+        let in_both = before.intersection(links).copied().collect();
+        self.note_minority_with(&[], &in_both);
+        let network = self.network.as_mut().expect("machines of their own");
         network.cut(links);
         self.note_minority();
         if links.is_empty() {
-            self.ended(Fault::Partition, &nodes);
+            self.ended(Fault::Partition, &self.parted);
         }
     }
 
@@ -341,6 +346,21 @@ impl Run {
         let network = self.network.as_ref().expect("machines of their own");
         network.set_quality(quality);
         let nodes = self.sandbox.names();
+        if quality == Quality::default() {
+            self.ended(Fault::BadLines, &nodes);
+        } else {
+            self.began(Fault::BadLines, &nodes);
+        }
+    }
+
+    /// The same for one line, in its direction.
+    ///
+    /// # Panics
+    /// If the nodes are not connected by relays.
+    pub fn set_line(&self, link: &Link, quality: Quality) {
+        let network = self.network.as_ref().expect("machines of their own");
+        network.set_line(link, quality);
+        let nodes = [link.0, link.1].map(|number| format!("n{number}"));
         if quality == Quality::default() {
             self.ended(Fault::BadLines, &nodes);
         } else {
@@ -405,6 +425,31 @@ impl Run {
         self.restart(victim);
     }
 
+    /// A new machine's node begins to join; it does so while the test goes on.
+    ///
+    /// # Panics
+    /// If the nodes share a machine.
+    pub fn add_newcomer(&mut self) -> Newcomer {
+        let network = self.network.as_mut().expect("machines of their own");
+        let number = network.add_machine();
+        let newcomer = self
+            .sandbox
+            .add_newcomer(number, network, self.size.disk_bytes);
+        self.began(Fault::Membership, std::slice::from_ref(&newcomer.name));
+        newcomer
+    }
+
+    /// Whether it has left; then it is forgotten.
+    pub fn has_left(&mut self, newcomer: &Newcomer) -> bool {
+        // A node that is a member no more is told so, and ends.
+        if self.sandbox.ended(&newcomer.name) != Some(REMOVED) {
+            return false;
+        }
+        self.forget(&newcomer.name);
+        self.ended(Fault::Membership, std::slice::from_ref(&newcomer.name));
+        true
+    }
+
     pub fn began(&self, fault: Fault, nodes: &[String]) {
         let nodes = nodes.to_vec();
         self.recorder.record(Event::FaultBegan { fault, nodes });
@@ -417,12 +462,12 @@ impl Run {
 
     /// Records who can reach no quorum, after something has been taken away.
     fn note_minority(&mut self) {
-        self.note_minority_with(&[]);
+        self.note_minority_with(&[], &self.cut_links());
     }
 
-    /// The same as if `returning` were there already, before they are.
-    fn note_minority_with(&mut self, returning: &[String]) {
-        let minority = self.without_quorum(returning);
+    /// The same as if `returning` were there already, before they are, and only `cut` were cut.
+    fn note_minority_with(&mut self, returning: &[String], cut: &BTreeSet<Link>) {
+        let minority = self.without_quorum(returning, cut);
         if minority != self.minority {
             self.minority.clone_from(&minority);
             let nodes = minority.into_iter().collect();
@@ -432,15 +477,10 @@ impl Run {
 
     /// The nodes that together with all that they can reach over lines that work both ways are
     /// less than a quorum.
-    fn without_quorum(&self, returning: &[String]) -> BTreeSet<String> {
+    fn without_quorum(&self, returning: &[String], cut: &BTreeSet<Link>) -> BTreeSet<String> {
         let members = self.sandbox.names();
         let mut alive: BTreeSet<String> = self.sandbox.alive().into_iter().collect();
         alive.extend(returning.iter().cloned());
-        let no_links = BTreeSet::new();
-        let cut = self
-            .network
-            .as_ref()
-            .map_or(&no_links, |network| network.cut_links());
         let number = |node: &String| {
             let machine = self.sandbox.node(node).machine.as_ref();
             machine.map_or(0, |machine| machine.number)
@@ -468,6 +508,11 @@ impl Run {
         minority
     }
 
+    fn cut_links(&self) -> BTreeSet<Link> {
+        let network = self.network.as_ref();
+        network.map_or_else(BTreeSet::new, |network| network.cut_links().clone())
+    }
+
     /// The leader, once there is one.
     #[must_use]
     pub fn leader(&self) -> String {
@@ -487,6 +532,21 @@ impl Run {
         self.forget(lost);
         self.add_next_machine();
         self.ended(Fault::Replaced, &[lost.to_owned()]);
+    }
+
+    /// A node whose data is no use any more leaves, and joins anew with an empty directory on the
+    /// same machine.
+    ///
+    /// # Panics
+    /// If it does not join.
+    pub fn rejoin(&mut self, name: &str) {
+        self.began(Fault::Replaced, &[name.to_owned()]);
+        self.sandbox.kill(name);
+        let other = self.sandbox.alive().into_iter().next();
+        let other = other.expect("another node");
+        self.sandbox.must(&other, &["cluster", "leave", name]);
+        self.sandbox.begin_anew(name);
+        self.ended(Fault::Replaced, &[name.to_owned()]);
     }
 
     pub fn primaries_come_up(&mut self) {
@@ -520,6 +580,14 @@ impl Run {
         for primary in &self.primaries {
             if primary.domain() == domain {
                 primary.behave(mood);
+            }
+        }
+    }
+
+    pub fn primary_goes_down(&mut self, domain: &str) {
+        for primary in &mut self.primaries {
+            if primary.domain() == domain {
+                primary.go_down();
             }
         }
     }

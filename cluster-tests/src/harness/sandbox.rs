@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use super::machines::{self, Machine, Size};
 use super::memory::{self, Memory};
 use super::network::{Network, level_setting};
+use super::newcomer::Newcomer;
 use super::ports;
 use super::wait_for;
 use super::world::attempt;
@@ -192,6 +193,52 @@ impl Sandbox {
     /// # Panics
     /// If it does not.
     pub fn add_machine(&mut self, number: u8, network: &Network, disk_bytes: u64) {
+        let name = self.start_machine(number, network, disk_bytes);
+        if self.nodes.len() > 1 {
+            self.enter(&name);
+            return;
+        }
+        self.wait_for_answer(&name);
+        self.must(&name, &["cluster", "init"]);
+    }
+
+    /// A node that is dead and no member any more starts with an empty data directory, and joins.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn begin_anew(&mut self, name: &str) {
+        self.restore_power(name);
+        fs::remove_dir_all(&self.node(name).data_dir).expect("the old data goes");
+        self.restart(name);
+        self.enter(name);
+    }
+
+    fn wait_for_answer(&self, name: &str) {
+        let what = format!("the first answer of {name}");
+        wait_for(&what, START_TIME_MAX, || self.status_of(name).map(drop));
+    }
+
+    fn enter(&self, name: &str) {
+        self.wait_for_answer(name);
+        wait_for(&format!("{name} in the cluster"), START_TIME_MAX, || {
+            let_in(self.node(name), &self.members_without(name)).then_some(())
+        });
+    }
+
+    /// A new machine with an empty disk, whose node joins and leaves while the test goes on.
+    pub(super) fn add_newcomer(
+        &mut self,
+        number: u8,
+        network: &Network,
+        disk_bytes: u64,
+    ) -> Newcomer {
+        let members = self.nodes.clone();
+        let name = self.start_machine(number, network, disk_bytes);
+        Newcomer::start(self.node(&name).clone(), members)
+    }
+
+    /// The name of its node, which belongs to no cluster yet.
+    fn start_machine(&mut self, number: u8, network: &Network, disk_bytes: u64) -> String {
         let folder = self.folder().expect("the sandbox's folder").to_owned();
         let settings = network.settings();
         let relay_via = self.relay_via.expect("a sandbox of machines");
@@ -203,18 +250,17 @@ impl Sandbox {
                 .expect("memory for a disk");
         }
         self.restart(&name);
-        wait_for(
-            &format!("the first answer of {name}"),
-            START_TIME_MAX,
-            || self.status_of(&name).map(drop),
-        );
-        if self.nodes.len() == 1 {
-            self.must(&name, &["cluster", "init"]);
-            return;
-        }
-        wait_for(&format!("{name} in the cluster"), START_TIME_MAX, || {
-            self.let_in(&name).then_some(())
-        });
+        name
+    }
+
+    /// The others that run.
+    fn members_without(&self, name: &str) -> Vec<Node> {
+        let mut members = self.alive();
+        members.retain(|member| member != name);
+        members
+            .iter()
+            .map(|member| self.node(member).clone())
+            .collect()
     }
 
     /// Starts a node beside those of `dev`, in the region of `model` and on ports of its own. It belongs to
@@ -270,28 +316,6 @@ impl Sandbox {
         self.must(name, &["cluster", "join", token]);
     }
 
-    /// Lets a new node in by an invitation of any member; true once it is one.
-    fn let_in(&self, name: &str) -> bool {
-        // An earlier call may have let it in and not lived to hear of it.
-        if self
-            .status_of(name)
-            .is_some_and(|status| status["cluster_id"].is_string())
-        {
-            return true;
-        }
-        let members = self.alive().into_iter().filter(|member| member != name);
-        let token = members.into_iter().find_map(|member| {
-            let invited = self.ask(&member, &["cluster", "invite"]).stdout;
-            let invitation: Value = serde_json::from_slice(&invited).ok()?;
-            invitation["token"].as_str().map(str::to_owned)
-        });
-        token.is_some_and(|token| {
-            self.ask(name, &["cluster", "join", &token])
-                .status
-                .success()
-        })
-    }
-
     /// Those that run, as far as we know.
     #[must_use]
     pub fn alive(&self) -> Vec<String> {
@@ -337,13 +361,21 @@ impl Sandbox {
     /// # Panics
     /// If its file cannot be written.
     pub fn set_clock(&self, name: &str, ahead_ms: i64) {
+        self.turn_clock(name, ahead_ms);
+        thread::sleep(CLOCK_NOTICED);
+    }
+
+    /// The same without waiting.
+    ///
+    /// # Panics
+    /// If its file cannot be written.
+    pub fn turn_clock(&self, name: &str, ahead_ms: i64) {
         let file = machines::clock_file(&self.node(name).config);
         // At once: the node must not read half of it.
         let fresh = file.with_extension("new");
         fs::write(&fresh, ahead_ms.to_string())
             .and_then(|()| fs::rename(&fresh, &file))
             .expect("a clock's file");
-        thread::sleep(CLOCK_NOTICED);
     }
 
     /// SIGKILL, and waits until the process is gone.
@@ -565,8 +597,7 @@ impl Sandbox {
     /// If the binary cannot be started.
     #[must_use]
     pub fn ask(&self, node: &str, command: &[&str]) -> Output {
-        let asked = self.begin_asking(node, command);
-        asked.wait_with_output().expect("the command's end")
+        ask(self.node(node), command)
     }
 
     /// As `ask`, while the test goes on.
@@ -575,16 +606,7 @@ impl Sandbox {
     /// If the binary cannot be started.
     #[must_use]
     pub fn begin_asking(&self, node: &str, command: &[&str]) -> Child {
-        Command::new(binary())
-            .args(command)
-            .arg("--json")
-            .arg("--config")
-            .arg(&self.node(node).config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the holdfast binary starts")
+        begin_asking(self.node(node), command)
     }
 
     /// As `ask`, for what must succeed.
@@ -601,7 +623,7 @@ impl Sandbox {
     /// What one node knows of the cluster; `None` if it does not answer.
     #[must_use]
     pub fn status_of(&self, node: &str) -> Option<Value> {
-        serde_json::from_slice(&self.ask(node, &["status"]).stdout).ok()
+        status_of(self.node(node))
     }
 
     /// What the first node that answers knows.
@@ -696,6 +718,42 @@ fn on_other_ports(text: &str, first: u16) -> (String, Vec<u16>) {
         "a sandbox whose nodes have no other ports: {ports:?}"
     );
     (other, ports)
+}
+
+fn begin_asking(node: &Node, command: &[&str]) -> Child {
+    Command::new(binary())
+        .args(command)
+        .arg("--json")
+        .arg("--config")
+        .arg(&node.config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the holdfast binary starts")
+}
+
+pub(super) fn ask(node: &Node, command: &[&str]) -> Output {
+    let asked = begin_asking(node, command);
+    asked.wait_with_output().expect("the command's end")
+}
+
+fn status_of(node: &Node) -> Option<Value> {
+    serde_json::from_slice(&ask(node, &["status"]).stdout).ok()
+}
+
+/// Lets a new node in by an invitation of any member; true once it is one.
+pub(super) fn let_in(newcomer: &Node, members: &[Node]) -> bool {
+    // An earlier call may have let it in and not lived to hear of it.
+    if status_of(newcomer).is_some_and(|status| status["cluster_id"].is_string()) {
+        return true;
+    }
+    let token = members.iter().find_map(|member| {
+        let invited = ask(member, &["cluster", "invite"]).stdout;
+        let invitation: Value = serde_json::from_slice(&invited).ok()?;
+        invitation["token"].as_str().map(str::to_owned)
+    });
+    token.is_some_and(|token| ask(newcomer, &["cluster", "join", &token]).status.success())
 }
 
 /// Signals a process that is not our child; std offers that only for children.

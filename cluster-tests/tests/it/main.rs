@@ -19,9 +19,12 @@ mod primaries;
 mod quorum;
 mod quotas;
 mod recovery;
-mod snapshots;
+mod rot;
 mod runbooks;
+mod snapshots;
+mod storm;
 mod strangers;
+mod syncs;
 mod verdicts;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
