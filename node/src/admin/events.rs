@@ -631,6 +631,10 @@ mod tests {
             term: 1,
             quorum: true,
             nodes_may_fail: 1,
+            level: 1,
+            next_level: None,
+            authority: Authority::Stays,
+            drills: BTreeMap::new(),
             nodes: names.into_iter().map(|name| (name, node())).collect(),
             domains: BTreeMap::from([("example.org".to_owned(), Domain::default())]),
         }
