@@ -1,6 +1,7 @@
 //! The world around the cluster: node processes, senders, and the primaries of two domains.
 
 mod disk;
+mod faulty_disk;
 mod flood;
 mod letter;
 mod machines;
@@ -17,6 +18,7 @@ mod wire;
 mod world;
 
 pub use disk::Disk;
+pub use faulty_disk::{Calls, FaultyDisk, Lapse};
 pub use flood::{Flood, PESTS, Pest};
 pub use letter::Letter;
 pub use machines::{DISK_BYTES, DISK_FREE_MIN_BYTES, Machine};

@@ -478,6 +478,21 @@ impl Run {
         self.ended(Fault::Replaced, &[lost.to_owned()]);
     }
 
+    /// A node whose data is no use any more leaves, and joins anew with an empty directory on the
+    /// same machine.
+    ///
+    /// # Panics
+    /// If it does not join.
+    pub fn rejoin(&mut self, name: &str) {
+        self.began(Fault::Replaced, &[name.to_owned()]);
+        self.sandbox.kill(name);
+        let other = self.sandbox.alive().into_iter().next();
+        let other = other.expect("another node");
+        self.sandbox.must(&other, &["cluster", "leave", name]);
+        self.sandbox.begin_anew(name);
+        self.ended(Fault::Replaced, &[name.to_owned()]);
+    }
+
     pub fn primaries_come_up(&mut self) {
         self.primaries.iter_mut().for_each(Primary::come_up);
     }

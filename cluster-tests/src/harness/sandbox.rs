@@ -187,17 +187,34 @@ impl Sandbox {
     /// If it does not.
     pub fn add_machine(&mut self, number: u8, network: &Network, disk_bytes: u64) {
         let name = self.start_machine(number, network, disk_bytes);
-        wait_for(
-            &format!("the first answer of {name}"),
-            START_TIME_MAX,
-            || self.status_of(&name).map(drop),
-        );
-        if self.nodes.len() == 1 {
-            self.must(&name, &["cluster", "init"]);
+        if self.nodes.len() > 1 {
+            self.enter(&name);
             return;
         }
+        self.wait_for_answer(&name);
+        self.must(&name, &["cluster", "init"]);
+    }
+
+    /// A node that is dead and no member any more starts with an empty data directory, and joins.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn begin_anew(&mut self, name: &str) {
+        self.restore_power(name);
+        fs::remove_dir_all(&self.node(name).data_dir).expect("the old data goes");
+        self.restart(name);
+        self.enter(name);
+    }
+
+    fn wait_for_answer(&self, name: &str) {
+        let what = format!("the first answer of {name}");
+        wait_for(&what, START_TIME_MAX, || self.status_of(name).map(drop));
+    }
+
+    fn enter(&self, name: &str) {
+        self.wait_for_answer(name);
         wait_for(&format!("{name} in the cluster"), START_TIME_MAX, || {
-            let_in(self.node(&name), &self.members_without(&name)).then_some(())
+            let_in(self.node(name), &self.members_without(name)).then_some(())
         });
     }
 

@@ -117,6 +117,7 @@ pub fn obstacle() -> Option<String> {
         ("mkfs.ext4", &["-V"]),
         ("losetup", &["--version"]),
         ("perl", &["-v"]),
+        ("cc", &["--version"]),
     ] {
         if !runs(program, arguments) {
             return Some(format!("{program} is not installed"));

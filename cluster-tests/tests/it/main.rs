@@ -22,6 +22,7 @@ mod recovery;
 mod rot;
 mod storm;
 mod strangers;
+mod syncs;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
