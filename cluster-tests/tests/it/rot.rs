@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use holdfast_cluster_tests::harness::{DISK_BYTES, Run, in_its_own_world};
+use holdfast_cluster_tests::harness::{DISK_BYTES, DOMAINS, Run, in_its_own_world, wait_for};
 use holdfast_cluster_tests::history::Fault;
 use holdfast_cluster_tests::random::Random;
 
@@ -18,13 +18,16 @@ const HEAL_TIME_MAX: Duration = Duration::from_secs(60);
 type Kind = (&'static str, fn(&Path) -> bool);
 
 /// What lies in a data directory.
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 11] = [
     ("the ledger's write-ahead log", |path| {
         is(path, "ledger", "log")
     }),
     ("the ledger's tables", |path| is(path, "ledger", "sst")),
     ("the ledger's manifest", |path| {
         named(path, "ledger", "MANIFEST")
+    }),
+    ("the name of the ledger's manifest", |path| {
+        named(path, "ledger", "CURRENT")
     }),
     ("the mark", |path| named(path, "ledger", "MARK")),
     ("the bodies' write-ahead log", |path| {
@@ -34,6 +37,9 @@ const KINDS: [Kind; 9] = [
     ("the bodies' tables", |path| is(path, "bodies", "sst")),
     ("the bodies' manifest", |path| {
         named(path, "bodies", "MANIFEST")
+    }),
+    ("the name of the bodies' manifest", |path| {
+        named(path, "bodies", "CURRENT")
     }),
     ("the identity", |path| named(path, "identity", "")),
 ];
@@ -178,4 +184,86 @@ fn a_byte_that_changed_on_disk_is_refused_or_repaired() {
         run.drain();
         run.judge(&[ALWAYS_TRIED, &["replicas disagree"]].concat());
     });
+}
+
+/// One bit in so many bytes: every body has several, and most records between them.
+const SPOILED_EVERY: usize = 512;
+/// What a blob file begins with, and what it ends with.
+const BLOB_ENDS_BYTES: usize = 64;
+const DELIVER_TIME_MAX: Duration = Duration::from_secs(120);
+/// Between two requests to deliver at once what had to be fetched first.
+const DELIVER_EVERY: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_node_whose_bodies_have_all_rotted_delivers_what_was_sent() {
+    let _alone = alone();
+    in_its_own_world(|| {
+        let mut run = Run::on_machines(3, DISK_BYTES);
+        let mut random = Random::new(run.seed);
+        run.send(4);
+        run.wait_for_acknowledged(100);
+        run.stop_sending();
+        let mut others = run.sandbox.names();
+        let victim = others.swap_remove(random.between(0, 2) as usize);
+        // A start writes into blob files what lay in the write-ahead log.
+        run.kill(&victim);
+        run.restart(&victim);
+        run.sandbox.wait_until_healthy(HEAL_TIME_MAX);
+        run.kill(&victim);
+        let spoiled = spoil_blobs(&run.sandbox.node(&victim).data_dir);
+        assert!(spoiled > 100, "{spoiled} bits of {victim} are changed");
+        run.began(Fault::BitRot, std::slice::from_ref(&victim));
+        run.restart(&victim);
+        run.sandbox.wait_until_healthy(HEAL_TIME_MAX);
+
+        // Of the others one has no duties, and one is away: nobody else delivers.
+        let [drained, away] = [&others[0], &others[1]];
+        run.sandbox.must(&victim, &["node", "drain", drained]);
+        run.kill(away);
+        run.primaries_come_up();
+        wait_for("all mail", DELIVER_TIME_MAX, || {
+            for domain in DOMAINS {
+                drop(
+                    run.sandbox
+                        .ask(&victim, &["mail", "deliver", "--domain", domain]),
+                );
+            }
+            sleep(DELIVER_EVERY);
+            let status = run.sandbox.status_of(&victim)?;
+            (status["held_messages"] == 0).then_some(())
+        });
+        let history = run.recorder.history();
+        for delivery in history.deliveries() {
+            assert_eq!(delivery.by, victim, "{delivery:?}");
+        }
+        let log = run.sandbox.log(&victim);
+        let fetched = log.matches("a body on this disk cannot be used").count();
+        assert!(fetched > 10, "{fetched} bodies were noticed");
+        eprintln!("  rot: {spoiled} bits changed, {fetched} bodies noticed and fetched");
+
+        run.restart(away);
+        run.sandbox.must(&victim, &["node", "undrain", drained]);
+        run.sandbox.wait_until_healthy(HEAL_TIME_MAX);
+        run.ended(Fault::BitRot, &[victim]);
+        run.drain();
+        run.judge(&[ALWAYS_TRIED, &["replicas disagree"]].concat());
+    });
+}
+
+/// Changes bits all over the blob files of a node; how many.
+fn spoil_blobs(data: &Path) -> usize {
+    let mut files = Vec::new();
+    collect(data, &mut files);
+    files.retain(|file| is(file, "bodies", "blob"));
+    let mut spoiled = 0;
+    for file in files {
+        let mut bytes = fs::read(&file).expect("a blob file");
+        let end = bytes.len().saturating_sub(BLOB_ENDS_BYTES);
+        for at in (BLOB_ENDS_BYTES..end).step_by(SPOILED_EVERY) {
+            bytes[at] ^= 1;
+            spoiled += 1;
+        }
+        fs::write(&file, bytes).expect("a blob file spoiled");
+    }
+    spoiled
 }
