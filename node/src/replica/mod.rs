@@ -139,6 +139,7 @@ fn open_stores(options: &Options) -> Result<(Arc<Store>, Arc<BodyStore>), StartE
     let store_options = crate::store::Options {
         fatal: options.fatal.clone(),
         flush_times: options.flush_times.clone(),
+        failures: crate::store::Failures::default(),
     };
     let ledger = Store::open(&options.data_dir.join("ledger"), store_options.clone())?;
     let bodies = BodyStore::open(&options.data_dir.join("bodies"), store_options)?;

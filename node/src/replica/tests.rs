@@ -35,6 +35,7 @@ impl StoreBuilder<Types, LogStorage, StateMachine, tempfile::TempDir> for Builde
         let options = Options {
             fatal: Arc::new(|why| panic!("{why}")),
             flush_times: crate::store::FlushTimes::default(),
+            failures: crate::store::Failures::default(),
         };
         let store = Arc::new(Store::open(&dir.path().join("ledger"), options).unwrap());
         let snapshots = Snapshots::open(dir.path().join("snapshots")).unwrap();
@@ -55,6 +56,7 @@ fn fatal() -> Options {
     Options {
         fatal: Arc::new(|why| panic!("{why}")),
         flush_times: crate::store::FlushTimes::default(),
+        failures: crate::store::Failures::default(),
     }
 }
 

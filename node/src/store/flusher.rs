@@ -237,6 +237,7 @@ mod tests {
         let fatal = Arc::new(Mutex::new(Vec::new()));
         let options = Options {
             flush_times: FlushTimes::default(),
+            failures: crate::store::Failures::default(),
             fatal: {
                 let fatal = fatal.clone();
                 Arc::new(move |why| fatal.lock().unwrap().push(why))

@@ -15,10 +15,12 @@ mod state;
 mod tests;
 mod wal;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use holdfast_mail::mutant;
 
@@ -34,7 +36,12 @@ pub struct Options {
     /// Called once when a write or flush has failed. It must end the process.
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
     pub flush_times: FlushTimes,
+    pub failures: Failures,
 }
+
+/// The directories in which a write or flush has failed, and why is known. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Failures(Arc<Mutex<BTreeSet<PathBuf>>>);
 
 /// Why a store does not open.
 #[derive(Debug, thiserror::Error)]
@@ -77,13 +84,45 @@ impl Options {
     /// A write or flush in `dir` has failed: nothing more may be acknowledged, and the process
     /// ends. The directory is poisoned too, unless the disk is merely full: what was called
     /// durable is still there then, and disks that fill together must not cost every copy.
+    ///
+    /// The first failure decides. Whoever comes to the same file afterwards is only told that there was
+    /// one, and may even be the first to say so here.
     fn failed(&self, dir: &Path, what: &str, error: &io::Error) {
         let why = format!("{what} in {} failed: {error}", dir.display());
-        if !is_disk_full(error) {
+        let until = Instant::now() + CAUSE_WAIT;
+        while is_aftermath(error) && !self.failures.have(dir) && Instant::now() < until {
+            std::thread::sleep(CAUSE_POLL);
+        }
+        if self.failures.is_first(dir) && !is_disk_full(error) {
             poison(dir, &why);
         }
         (self.fatal)(why);
     }
+}
+
+impl Failures {
+    fn all(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn have(&self, dir: &Path) -> bool {
+        self.all().contains(dir)
+    }
+
+    fn is_first(&self, dir: &Path) -> bool {
+        self.all().insert(dir.to_owned())
+    }
+}
+
+/// How long a write that failed because of another one waits for that one to say why: less than a
+/// thread is kept off a busy machine, more than it takes otherwise. Afterwards the directory is
+/// poisoned, for then nobody knows.
+const CAUSE_WAIT: Duration = Duration::from_secs(2);
+const CAUSE_POLL: Duration = Duration::from_millis(5);
+
+/// RocksDB tells so of a file that has had an error before, and does not say which.
+fn is_aftermath(error: &io::Error) -> bool {
+    error.to_string().contains("Seen error")
 }
 
 /// RocksDB tells of a full disk as an I/O error with the system's text.

@@ -16,6 +16,7 @@ fn options() -> Options {
     Options {
         fatal: Arc::new(|why| panic!("the store failed: {why}")),
         flush_times: FlushTimes::default(),
+        failures: super::Failures::default(),
     }
 }
 
@@ -157,26 +158,70 @@ fn a_second_start_is_told_to_look_and_not_to_empty_the_directory() {
     );
 }
 
-#[test]
-fn a_failed_write_poisons_the_directory_but_a_full_disk_does_not() {
+/// Tells how often the process would have ended.
+fn told_options() -> (Options, Arc<Mutex<Vec<String>>>) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let options = Options {
-        flush_times: FlushTimes::default(),
         fatal: {
             let told = told.clone();
             Arc::new(move |why| told.lock().unwrap().push(why))
         },
+        ..options()
     };
+    (options, told)
+}
+
+fn full() -> std::io::Error {
+    std::io::Error::other("IO error: No space left on device: While appending to file: 000004.log")
+}
+
+fn lost() -> std::io::Error {
+    std::io::Error::other("IO error: Input/output error: While fsync: 000004.log")
+}
+
+fn aftermath() -> std::io::Error {
+    std::io::Error::other("IO error: Seen error. Skip writing buffer.")
+}
+
+#[test]
+fn a_failed_write_poisons_the_directory_but_a_full_disk_does_not() {
+    for (error, poisoned) in [(full(), false), (lost(), true)] {
+        let (options, told) = told_options();
+        let dir = tempfile::tempdir().unwrap();
+        options.failed(dir.path(), "a write", &error);
+        assert_eq!(super::refuse_poisoned(dir.path()).is_err(), poisoned);
+        assert_eq!(told.lock().unwrap().len(), 1, "the process ends either way");
+    }
+}
+
+/// A storm of faults found a node that was poisoned for ever because its disk had been full.
+#[test]
+fn what_fails_because_of_an_earlier_failure_is_judged_by_that_one_whoever_tells_first() {
+    for (cause, poisoned) in [(full(), false), (lost(), true)] {
+        for aftermath_first in [false, true] {
+            let (options, told) = told_options();
+            let dir = tempfile::tempdir().unwrap();
+            if !aftermath_first {
+                options.failed(dir.path(), "a flush", &cause);
+            }
+            std::thread::scope(|scope| {
+                scope.spawn(|| options.failed(dir.path(), "a write", &aftermath()));
+                if aftermath_first {
+                    std::thread::sleep(super::CAUSE_POLL * 4);
+                    options.failed(dir.path(), "a flush", &cause);
+                }
+            });
+            assert_eq!(super::refuse_poisoned(dir.path()).is_err(), poisoned);
+            assert_eq!(told.lock().unwrap().len(), 2);
+        }
+    }
+    let (options, _) = told_options();
     let dir = tempfile::tempdir().unwrap();
-    let full = std::io::Error::other(
-        "IO error: No space left on device: While appending to file: 000004.log",
+    options.failed(dir.path(), "a write", &aftermath());
+    assert!(
+        super::refuse_poisoned(dir.path()).is_err(),
+        "nobody knows why"
     );
-    options.failed(dir.path(), "a write", &full);
-    assert!(super::refuse_poisoned(dir.path()).is_ok());
-    let lost = std::io::Error::other("IO error: Input/output error: While fsync: 000004.log");
-    options.failed(dir.path(), "a flush", &lost);
-    assert!(super::refuse_poisoned(dir.path()).is_err());
-    assert_eq!(told.lock().unwrap().len(), 2, "the process ends either way");
 }
 
 #[test]
