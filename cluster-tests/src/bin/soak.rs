@@ -1,5 +1,5 @@
-//! `soak`: runs the tests with real nodes over and over, each time with a fresh seed, and writes
-//! down what they came to.
+//! `soak`: runs the tests with real nodes, simulated clusters and the fuzz targets over and over, each
+//! time with a fresh seed, and writes down what they came to.
 //!
 //! It judges nothing itself: a run failed if its test did, and the figures are the test's own.
 
@@ -22,16 +22,41 @@ const RUN_TIME_MAX: Duration = Duration::from_secs(1500);
 const MUTANTS: &str = "mutants.txt";
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// Simulated clusters of one run: a minute or two.
+const SIMULATED_SEEDS: u64 = 16;
+const SIMULATION: &str = "replica::simulation::no_seed_loses_mail";
+
 /// What the shell script gives.
 struct Task {
-    /// The executable of the tests.
+    /// The executables of the tests with real nodes, of the node's own, and of the fuzz targets.
     tests: PathBuf,
+    node: PathBuf,
+    fuzz: PathBuf,
     time: Duration,
     /// For outputs and the report.
     folder: PathBuf,
     seed: u64,
-    /// Only tests whose names contain this.
+    /// Only tests whose names contain this, and nothing else.
     filter: String,
+}
+
+/// What is run again and again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Job {
+    /// With real nodes, by name.
+    Test(String),
+    Simulation,
+    Fuzz,
+}
+
+impl Job {
+    fn name(&self) -> &str {
+        match self {
+            Self::Test(name) => name,
+            Self::Simulation => "simulated clusters",
+            Self::Fuzz => "fuzz targets",
+        }
+    }
 }
 
 /// All runs of one test.
@@ -43,11 +68,16 @@ struct Tally {
     failed: Vec<u64>,
     seconds: f64,
     figures: Figures,
+    /// Simulated clusters, and their seconds.
+    seeds: u64,
+    simulated: f64,
+    /// Of the fuzz targets.
+    inputs: u64,
 }
 
 fn main() -> ExitCode {
     let Some(task) = Task::from_arguments() else {
-        eprintln!("usage: soak TESTS HOURS FOLDER SEED [FILTER]");
+        eprintln!("usage: soak TESTS NODE FUZZ HOURS FOLDER SEED [FILTER]");
         return ExitCode::from(2);
     };
     match task.run() {
@@ -63,12 +93,14 @@ fn main() -> ExitCode {
 impl Task {
     fn from_arguments() -> Option<Self> {
         let mut words = std::env::args().skip(1);
-        let tests = words.next()?.into();
+        let (tests, node, fuzz) = (words.next()?, words.next()?, words.next()?);
         let hours: f64 = words.next()?.parse().ok()?;
         let folder = words.next()?.into();
         let seed = words.next()?.parse().ok()?;
         Some(Self {
-            tests,
+            tests: tests.into(),
+            node: node.into(),
+            fuzz: fuzz.into(),
             time: Duration::try_from_secs_f64(hours * 3600.0).ok()?,
             folder,
             seed,
@@ -79,12 +111,12 @@ impl Task {
     /// Runs until the time is over, every test at least once; gives the number of failures.
     fn run(&self) -> io::Result<usize> {
         fs::create_dir_all(&self.folder)?;
-        let names = self.names()?;
+        let jobs = self.jobs()?;
         let mut random = Random::new(self.seed);
-        let mut tallies: BTreeMap<&str, Tally> = BTreeMap::new();
+        let mut tallies: BTreeMap<&Job, Tally> = BTreeMap::new();
         let begun = Instant::now();
         for round in 0.. {
-            for name in &names {
+            for job in &jobs {
                 if round > 0 && begun.elapsed() > self.time {
                     return Ok(tallies.values().map(|tally| tally.failed.len()).sum());
                 }
@@ -92,8 +124,8 @@ impl Task {
                     random.draw() >> 16,
                     random.between(FAULT_SECONDS.0, FAULT_SECONDS.1),
                 );
-                let tally = tallies.entry(name).or_default();
-                self.run_one(name, seed, seconds, tally)?;
+                let tally = tallies.entry(job).or_default();
+                self.run_one(job, seed, seconds, tally)?;
                 let mutants = fs::read_to_string(self.folder.join(MUTANTS)).unwrap_or_default();
                 let report = report(&tallies, begun.elapsed(), self.seed, &mutants);
                 fs::write(self.folder.join("report.md"), report)?;
@@ -102,34 +134,58 @@ impl Task {
         Ok(0)
     }
 
-    fn names(&self) -> io::Result<Vec<String>> {
+    fn jobs(&self) -> io::Result<Vec<Job>> {
         let listed = Command::new(&self.tests)
             .args(["--list", "--format", "terse", &self.filter])
             .output()?;
-        let names: Vec<String> = String::from_utf8_lossy(&listed.stdout)
+        let mut jobs: Vec<Job> = String::from_utf8_lossy(&listed.stdout)
             .lines()
-            .filter_map(|line| line.strip_suffix(": test").map(str::to_owned))
+            .filter_map(|line| line.strip_suffix(": test"))
+            .map(|name| Job::Test(name.to_owned()))
             .collect();
-        if names.is_empty() {
+        if jobs.is_empty() {
             return Err(io::Error::other(format!(
                 "{} has no such tests",
                 self.tests.display()
             )));
         }
-        Ok(names)
+        if self.filter.is_empty() {
+            jobs.extend([Job::Simulation, Job::Fuzz]);
+        }
+        Ok(jobs)
     }
 
-    fn run_one(&self, name: &str, seed: u64, seconds: u64, tally: &mut Tally) -> io::Result<()> {
+    fn command(&self, job: &Job, seed: u64) -> Command {
+        let mut command = Command::new(match job {
+            Job::Test(_) => &self.tests,
+            Job::Simulation => &self.node,
+            Job::Fuzz => &self.fuzz,
+        });
+        match job {
+            Job::Test(name) => command.args([name, "--exact"]),
+            Job::Simulation => {
+                let seeds = format!("{seed}..{}", seed + SIMULATED_SEEDS);
+                command
+                    .args([SIMULATION, "--exact"])
+                    .env("HOLDFAST_SEEDS", seeds)
+            }
+            Job::Fuzz => command.env("HOLDFAST_FUZZ_SEED", seed.to_string()),
+        };
+        command
+    }
+
+    fn run_one(&self, job: &Job, seed: u64, seconds: u64, tally: &mut Tally) -> io::Result<()> {
+        let name = job.name();
         let figures = self.folder.join("figures.jsonl");
         // It may not be there.
         drop(fs::remove_file(&figures));
-        let output = self
-            .folder
-            .join(format!("{}.{seed}.log", name.replace("::", ".")));
+        let output = name.replace("::", ".").replace(' ', "-");
+        let output = self.folder.join(format!("{output}.{seed}.log"));
         let begun = Instant::now();
         let file = File::create(&output)?;
-        let child = Command::new(&self.tests)
-            .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        let child = self
+            .command(job, seed)
+            .args(["--nocapture", "--test-threads=1"])
             .env(SEED_VARIABLE, seed.to_string())
             .env("HOLDFAST_TEST_SECONDS", seconds.to_string())
             .env(FIGURES_VARIABLE, &figures)
@@ -141,6 +197,7 @@ impl Task {
         let took = begun.elapsed().as_secs_f64();
         let said = fs::read_to_string(&output).unwrap_or_default();
         tally.seconds += took;
+        tally.count(&said);
         if passed && said.contains("NOT RUN") {
             tally.not_run += 1;
         } else {
@@ -160,6 +217,23 @@ impl Task {
     }
 }
 
+impl Tally {
+    /// Adds what a simulation or a fuzz target said of itself.
+    fn count(&mut self, said: &str) {
+        for line in said.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            match words[..] {
+                ["seed", _, "trace", ..] => self.seeds += 1,
+                [seconds, "simulated", "seconds", ..] => {
+                    self.simulated += seconds.parse().unwrap_or(0.0);
+                }
+                [.., inputs, "inputs", "in", _] => self.inputs += inputs.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+    }
+}
+
 /// None: it took too long and was killed.
 fn wait(mut child: std::process::Child) -> io::Result<Option<ExitStatus>> {
     let begun = Instant::now();
@@ -176,14 +250,15 @@ fn wait(mut child: std::process::Child) -> io::Result<Option<ExitStatus>> {
     }
 }
 
-fn report(tallies: &BTreeMap<&str, Tally>, time: Duration, seed: u64, mutants: &str) -> String {
+fn report(tallies: &BTreeMap<&Job, Tally>, time: Duration, seed: u64, mutants: &str) -> String {
     let mut all = Figures::default();
     let (mut runs, mut failed) = (0, 0);
     let mut table = String::from(
         "| test | runs | failed | not run | messages | s a run |\n|---|---|---|---|---|---|\n",
     );
     let mut failures = String::new();
-    for (name, tally) in tallies {
+    for (job, tally) in tallies {
+        let name = job.name();
         all.add(&tally.figures);
         runs += tally.runs;
         failed += tally.failed.len();
@@ -204,12 +279,16 @@ fn report(tallies: &BTreeMap<&str, Tally>, time: Duration, seed: u64, mutants: &
     let mut text = format!(
         "# Soak of {:.2} h, first seed {seed}\n\n{runs} runs, {failed} failed. {} messages \
          acknowledged, {} deliveries, {} recipients got a copy twice (each with a cause), {} \
-         comparisons of replicas at the same entry. {}.\n\n{table}\n",
+         comparisons of replicas at the same entry. {} simulated clusters, {:.1} hours in all; {} inputs of fuzz \
+         targets. {}.\n\n{table}\n",
         time.as_secs_f64() / 3600.0,
         all.acknowledged,
         all.delivered,
         all.duplicates,
         all.states_compared,
+        tallies.values().map(|tally| tally.seeds).sum::<u64>(),
+        tallies.values().map(|tally| tally.simulated).sum::<f64>() / 3600.0,
+        tallies.values().map(|tally| tally.inputs).sum::<u64>(),
         mutants.lines().last().unwrap_or("Mutants were not run"),
     );
     text += "| fault | times | mail again after, p50 | p99 | max |\n|---|---|---|---|---|\n";
@@ -239,4 +318,21 @@ fn report(tallies: &BTreeMap<&str, Tally>, time: Duration, seed: u64, mutants: &
         text += &format!("- {broken}\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_simulations_and_fuzz_targets_say_is_counted() {
+        let mut tally = Tally::default();
+        tally.count(
+            "seed 7 trace 0a accepted 3 delivered 3 snapshots 1\nseed 8 trace 0b accepted 1 delivered 1 \
+             snapshots 0\n200 simulated seconds in 4.0 s: 50 a second\nbdat: 150013 inputs in 2.1s\n\
+             test no_panic ... dsn: 12 inputs in 1.0s\n",
+        );
+        assert_eq!((tally.seeds, tally.inputs), (2, 150_025));
+        assert!((tally.simulated - 200.0).abs() < 0.1);
+    }
 }
