@@ -653,6 +653,13 @@ fn access_is_granted_used_and_revoked_and_the_audit_says_by_whom() {
     says(&ran, 0, "via n1");
     // Whoever runs this test.
     says(&ran, 0, "uid ");
+    let ran = node.run(&["audit", "--by", "bob", "--json"]);
+    says(&ran, 0, "access of ann revoked");
+    assert!(
+        !text(&ran.stdout).contains("founded"),
+        "{}",
+        text(&ran.stdout)
+    );
 }
 
 #[test]
