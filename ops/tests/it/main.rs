@@ -3,3 +3,4 @@
 mod alone;
 mod cli;
 mod offline;
+mod package;
