@@ -17,8 +17,10 @@ pub(crate) async fn run(global: &Global, which: Audit, output: Output) -> Result
         .map_err(|status| Failure::from_status(failed, &status))?
         .into_inner();
     let wanted = |entry: &&Audited| {
-        let is = |asked: &Option<String>, text: &str| asked.as_ref().is_none_or(|a| a == text);
-        is(&which.domain, &entry.domain) && is(&which.by, &entry.by)
+        let domain = which.domain.as_deref();
+        let by = which.by.as_deref();
+        domain.is_none_or(|domain| entry.domain.eq_ignore_ascii_case(domain))
+            && by.is_none_or(|name| is_by(name, &entry.by))
     };
     let columns = ["WHEN", "WHO", "FROM", "DOMAIN", "WHAT", "MESSAGES"];
     let mut table = output::table(&columns, &["MESSAGES"]);
@@ -63,4 +65,56 @@ pub(crate) async fn run(global: &Global, which: Audit, output: Output) -> Result
         }
     }
     Ok(Exit::Done)
+}
+
+/// Whether an entry is of that person: `ann (operator)` used access from elsewhere, `root (uid 0)` a
+/// node's own socket, and `ann (root (uid 0)), at n1` is both, for root ran it on the word of ann.
+fn is_by(name: &str, entry: &str) -> bool {
+    let mut who = entry.rsplit_once(", at ").map_or(entry, |(who, _)| who);
+    while let Some((first, rest)) = who.split_once(" (") {
+        let inner = rest.strip_suffix(')').unwrap_or(rest);
+        if first == name {
+            return true;
+        }
+        // What somebody may do is no name.
+        if ["viewer", "operator", "admin"].contains(&inner) {
+            return false;
+        }
+        who = inner;
+    }
+    who == name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_found_by_each_name_in_it_and_by_no_role() {
+        for (entry, names) in [
+            ("ann (operator)", &["ann"][..]),
+            ("root (uid 0)", &["root", "uid 0"]),
+            ("ann (root (uid 0)), at n1", &["ann", "root", "uid 0"]),
+            ("bob (ann (admin)), at n1", &["bob", "ann"]),
+            ("operator (uid 11)", &["operator", "uid 11"]),
+            ("uid 4711, at n1", &["uid 4711"]),
+            ("ann@example.org", &["ann@example.org"]),
+        ] {
+            for name in [
+                "ann",
+                "an",
+                "bob",
+                "root",
+                "operator",
+                "admin",
+                "n1",
+                "uid 0",
+                "uid 11",
+                "uid 4711",
+                "ann@example.org",
+            ] {
+                assert_eq!(is_by(name, entry), names.contains(&name), "{name}: {entry}");
+            }
+        }
+    }
 }

@@ -123,12 +123,12 @@ pub(crate) async fn at(socket: &Path) -> Result<Client, Failure> {
             .exit(Exit::Unreachable);
         return Err(match error.kind() {
             io::ErrorKind::NotFound => failure
-                .fix("start it with `holdfast serve --config FILE`, or name its socket with --socket or its file with --config"),
+                .fix("start it: systemctl start holdfast; or name its socket with --socket, or its file with --config"),
             io::ErrorKind::PermissionDenied => {
-                failure.fix("become a member of the socket's group, or run this as the node's user")
+                failure.fix("run this as root; or as a member of the socket's group: sudo adduser $USER holdfast, and log in again")
             }
             io::ErrorKind::ConnectionRefused => {
-                failure.fix("the node has stopped; start it with `holdfast serve --config FILE`")
+                failure.fix("the node has stopped; start it: systemctl start holdfast")
             }
             _ => failure,
         });
@@ -175,7 +175,12 @@ fn socket(global: &Global) -> Result<PathBuf, Failure> {
 /// Reads a node's file, or says what is wrong with it.
 pub(crate) fn read_config(file: &Path) -> Result<Config, Failure> {
     Config::read(file).map_err(|error| {
-        Failure::new("the configuration cannot be used", error)
-            .fix("correct the file, then run `holdfast config check FILE`")
+        let unread = std::fs::File::open(file).err().map(|error| error.kind());
+        let fix = match unread {
+            Some(io::ErrorKind::NotFound) => "name the node's file with --config",
+            Some(io::ErrorKind::PermissionDenied) => "run this as root, or as the node's user",
+            _ => "correct the file, then run `holdfast config check FILE`",
+        };
+        Failure::new("the configuration cannot be used", error).fix(fix)
     })
 }

@@ -150,7 +150,7 @@ async fn examine(global: &Global, file: &Path) -> Vec<Check> {
     checks.extend(disk(&config));
     checks.extend(ports(&config, standing.is_some()));
     checks.extend(names(&config).await);
-    checks.extend(certificates(&config));
+    checks.extend(certificates(&config, time(standing.as_ref())));
     checks.extend(peers(standing));
     checks
 }
@@ -441,7 +441,17 @@ fn judge_name(
     found.into_iter().map(judge).collect()
 }
 
-fn certificates(config: &Config) -> Vec<Check> {
+/// Since 1970, by the cluster's clock where the node tells it: that of a sandbox is moved on.
+fn time(standing: Option<&Result<StatusReply, Failure>>) -> Duration {
+    match standing {
+        Some(Ok(status)) if status.now_ms > 0 => Duration::from_millis(status.now_ms),
+        _ => SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default(),
+    }
+}
+
+fn certificates(config: &Config, now: Duration) -> Vec<Check> {
     let mut checks = Vec::new();
     match (&config.smtp.tls_cert, &config.smtp.tls_key) {
         (Some(cert), Some(key)) => {
@@ -454,6 +464,7 @@ fn certificates(config: &Config) -> Vec<Check> {
                 Ok(Some(at)) => judge_certificate(
                     "of smtp.tls_cert",
                     at,
+                    now,
                     "renew it; the node reads it again within seconds",
                 ),
                 Ok(None) => Check::fault(
@@ -488,7 +499,7 @@ fn certificates(config: &Config) -> Vec<Check> {
             for (of, certificate) in all {
                 let fix = "see /usr/share/doc/holdfast/runbooks/HoldfastCertificateEnds.md";
                 checks.push(match authority::expires(certificate) {
-                    Ok(at) => judge_certificate(of, at, fix),
+                    Ok(at) => judge_certificate(of, at, now, fix),
                     Err(error) => Check::fault("certificate", format!("{of}: {error}"), fix),
                 });
             }
@@ -502,10 +513,7 @@ fn certificates(config: &Config) -> Vec<Check> {
     checks
 }
 
-fn judge_certificate(of: &str, expires: i64, fix: &str) -> Check {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+fn judge_certificate(of: &str, expires: i64, now: Duration, fix: &str) -> Check {
     let left = u64::try_from(expires)
         .ok()
         .and_then(|at| Duration::from_secs(at).checked_sub(now));
@@ -702,8 +710,11 @@ mod tests {
 
     #[test]
     fn a_certificate_warns_before_it_ends() {
-        let now = jiff::Timestamp::now().as_second();
-        let verdict = |days: i64| judge_certificate("of smtp", now + days * 86_400, "").verdict;
+        let now = Duration::from_secs(1_800_000_000);
+        let verdict = |days: i64| {
+            let expires = 1_800_000_000 + days * 86_400;
+            judge_certificate("of smtp", expires, now, "").verdict
+        };
         assert_eq!(verdict(60), Verdict::Ok);
         assert_eq!(verdict(10), Verdict::Warn);
         assert_eq!(verdict(-1), Verdict::Fault);

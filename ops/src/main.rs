@@ -25,12 +25,14 @@ mod mail;
 mod maintenance;
 mod money;
 mod output;
+mod owner;
 mod plan;
 mod replace;
 mod route;
 mod serve;
 mod snapshot;
 mod status;
+mod stopped;
 mod top;
 mod usage;
 

@@ -6,9 +6,9 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use holdfast_node::replica::Options;
 use holdfast_node::replica::copy::{self, Contents};
-use holdfast_node::replica::offline::{self, Merged, OfflineError, Restored, Stopped};
-use holdfast_node::run::offline_options;
+use holdfast_node::replica::offline::{self, Merged, Restored, Stopped};
 use holdfast_proto::admin::Empty;
 use serde_json::{Value, json};
 
@@ -16,6 +16,7 @@ use crate::cli::{Global, Recover, Snapshot};
 use crate::client;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
+use crate::stopped::{Data, not_done, with_suffix};
 
 pub(crate) async fn run(
     global: &Global,
@@ -32,9 +33,12 @@ pub(crate) async fn run(
             stopped: true,
         } => {
             let failed = "no copy was made";
-            read(global, failed)?
-                .save(&file)
-                .map_err(|error| not_done(failed, error))?;
+            let data = Data::of(global, failed)?;
+            let saved = data.read(failed).and_then(|stopped| {
+                let saved = stopped.save(&file);
+                saved.map_err(|error| not_done(failed, &error))
+            });
+            data.hand_back(saved)?;
             told(&file, &checked(&file)?, output)?;
         }
         Snapshot::Inspect { file } => told(&file, &checked(&file)?, output)?,
@@ -44,9 +48,9 @@ pub(crate) async fn run(
             deliver,
         } => {
             let failed = "nothing was restored";
-            let options = offline_options(&config(global)?);
-            let restored = offline::restore(&options, &file, &with, deliver).await;
-            let restored = restored.map_err(|error| not_done(failed, error))?;
+            let data = Data::of(global, failed)?;
+            let restored = offline::restore(&data.options(), &file, &with, deliver).await;
+            let restored = data.hand_back(restored.map_err(|error| not_done(failed, &error)))?;
             founded(&restored, deliver, output)?;
         }
     }
@@ -62,7 +66,7 @@ async fn save(global: &Global, file: &Path, output: Output) -> Result<(), Failur
             .fix("name a file that is not there yet, on a disk with room for all held mail")
     };
     if file.exists() {
-        return Err(not_written(std::io::ErrorKind::AlreadyExists.into()));
+        return Err(not_written(std::io::Error::other("it is there already")));
     }
     let part = Part(with_suffix(file, ".part"));
     let mut out = File::options()
@@ -105,46 +109,28 @@ pub(crate) async fn recover(
     command: Recover,
     output: Output,
 ) -> Result<Exit, Failure> {
-    let failed = "nothing was recovered";
+    let failed = match command {
+        Recover::Inspect => "the node's data was not looked at",
+        Recover::Start { .. } => "nothing was recovered",
+    };
+    let data = Data::of(global, failed)?;
     match command {
         Recover::Inspect => {
-            let stopped = read(global, "the node's data could not be looked at")?;
-            let held = held(&stopped, failed)?;
-            let head = &stopped.head;
-            if output.is_json() {
-                let value = json!({
-                    "cluster_id": hex(&head.cluster_id),
-                    "node": head.node,
-                    "node_id": stopped.identity.node_id.0,
-                    "term": head.term,
-                    "last_entry": head.index,
-                    "committed_entry": head.applied,
-                    "held_messages": held.0,
-                    "held_bytes": held.1,
-                });
-                output.json("recover-inspect/v1", &value)?;
-            } else {
-                output.line(format!(
-                    "{}: its log goes to entry {} (term {}); {} held, {}.",
-                    head.node,
-                    head.index,
-                    head.term,
-                    output::count(held.0, "message"),
-                    output::bytes(held.1)
-                ))?;
-                eprintln!(
-                    "Begin at the survivor whose term is highest, and of those at the one with the last entry."
-                );
-            }
+            let looked = data
+                .read(failed)
+                .and_then(|stopped| inspected(&stopped, failed, output));
+            data.hand_back(looked)?;
         }
         Recover::Start {
             with,
             dry_run: true,
             deliver,
         } => {
-            let stopped = read(global, failed)?;
-            let merged = stopped.merge(&with, deliver);
-            let merged = merged.map_err(|error| not_done(failed, error))?;
+            let merged = data.read(failed).and_then(|stopped| {
+                let merged = stopped.merge(&with, deliver);
+                merged.map_err(|error| not_done(failed, &error))
+            });
+            let merged = data.hand_back(merged)?;
             if output.is_json() {
                 let mut value = merged_json(&merged);
                 value["dry_run"] = true.into();
@@ -153,59 +139,17 @@ pub(crate) async fn recover(
                 told_merged(&merged, output)?;
                 output.line("Nothing was changed.")?;
             }
+            if let Err(refused) = data.can_be_replaced("without --dry-run it would be refused") {
+                eprintln!("{refused}");
+            }
         }
         Recover::Start {
             with,
             dry_run: false,
             deliver,
         } => {
-            let config = config(global)?;
-            let stopped = read(global, failed)?;
-            let kept = with_suffix(&config.data_dir, ".before-recovery");
-            let file = with_suffix(&config.data_dir, ".recovery-copy");
-            let fresh = with_suffix(&config.data_dir, ".recovering");
-            for path in [&kept, &file, &fresh] {
-                if path.exists() {
-                    let why = format!("{} is there already; nothing was changed", path.display());
-                    return Err(Failure::new(failed, why)
-                        .exit(Exit::Refused)
-                        .fix("an earlier recovery left it: look at it, and move it away"));
-                }
-            }
-            stopped
-                .save(&file)
-                .map_err(|error| not_done(failed, error))?;
-            drop(stopped);
-            let options = holdfast_node::replica::Options {
-                data_dir: fresh.clone(),
-                ..offline_options(&config)
-            };
-            fs::DirBuilder::new()
-                .mode(0o700)
-                .create(&fresh)
-                .map_err(|error| Failure::new(failed, error))?;
-            let restored = offline::restore(&options, &file, &with, deliver).await;
-            let restored = restored.map_err(|error| {
-                // It is made again from the node's data, which is as it was.
-                let _left = (fs::remove_file(&file), fs::remove_dir_all(&fresh));
-                not_done(failed, error)
-            })?;
-            // Complete beside the old one; a crash between the two leaves both, by their names.
-            fs::rename(&config.data_dir, &kept)
-                .and_then(|()| fs::rename(&fresh, &config.data_dir))
-                .map_err(|error| {
-                    Failure::new("the new data is not in its place", error).fix(format!(
-                        "move {} to {}, if it is still there, and {} to {}",
-                        config.data_dir.display(),
-                        kept.display(),
-                        fresh.display(),
-                        config.data_dir.display()
-                    ))
-                })?;
-            fs::remove_file(&file).map_err(|error| {
-                Failure::new("the copy in between was not removed", error)
-                    .fix(format!("rm {}", file.display()))
-            })?;
+            let begun = anew(&data, &with, deliver, failed).await;
+            let (restored, kept) = data.hand_back(begun)?;
             eprintln!(
                 "The old data stays in {}, until all is well.",
                 kept.display()
@@ -216,48 +160,114 @@ pub(crate) async fn recover(
     Ok(Exit::Done)
 }
 
-fn config(global: &Global) -> Result<holdfast_node::config::Config, Failure> {
-    let file = global.needed_config(
-        "this works on the data of a stopped node: name its file with --config FILE",
+fn inspected(stopped: &Stopped, failed: &str, output: Output) -> Result<(), Failure> {
+    let held = stopped.held().map_err(|error| not_done(failed, &error))?;
+    let head = &stopped.head;
+    if output.is_json() {
+        let value = json!({
+            "cluster_id": hex(&head.cluster_id),
+            "node": head.node,
+            "node_id": stopped.identity.node_id.0,
+            "term": head.term,
+            "last_entry": head.index,
+            "committed_entry": head.applied,
+            "held_messages": held.messages,
+            "held_bytes": held.bytes,
+        });
+        output.json("recover-inspect/v1", &value)?;
+        return Ok(());
+    }
+    output.line(format!(
+        "{}: its log goes to entry {} (term {}); {} held, {}.",
+        head.node,
+        head.index,
+        head.term,
+        output::count(held.messages, "message"),
+        output::bytes(held.bytes)
+    ))?;
+    eprintln!(
+        "Begin at the survivor whose term is highest, and of those at the one with the last entry."
     );
-    client::read_config(file)
+    Ok(())
 }
 
-fn read(global: &Global, failed: &str) -> Result<Stopped, Failure> {
-    let options = offline_options(&config(global)?);
-    offline::read(&options).map_err(|error| not_done(failed, error))
-}
-
-fn held(stopped: &Stopped, failed: &str) -> Result<(u64, u64), Failure> {
-    let held = stopped.held().map_err(|error| not_done(failed, error))?;
-    Ok((held.messages, held.bytes))
-}
-
-fn not_done(failed: &str, error: OfflineError) -> Failure {
-    let exit = match &error {
-        OfflineError::Nobody(_) => Exit::NotFound,
-        OfflineError::NotEmpty(_) | OfflineError::Stranger(_) | OfflineError::Further { .. } => {
-            Exit::Refused
+/// Puts a new cluster's data in the place of the old, and gives where the old is now.
+async fn anew(
+    data: &Data,
+    with: &[PathBuf],
+    deliver: bool,
+    failed: &str,
+) -> Result<(Restored, PathBuf), Failure> {
+    data.can_be_replaced(failed)?;
+    let kept = with_suffix(&data.dir, ".before-recovery");
+    let file = with_suffix(&data.dir, ".recovery-copy");
+    let fresh = with_suffix(&data.dir, ".recovering");
+    for path in [&kept, &file, &fresh] {
+        if path.exists() {
+            let why = format!("{} is there already; nothing was changed", path.display());
+            return Err(Failure::new(failed, why)
+                .exit(Exit::Refused)
+                .fix("an earlier recovery left it: look at it, and move it away"));
         }
-        _ => Exit::Failed,
+    }
+    let stopped = data.read(failed)?;
+    stopped
+        .save(&file)
+        .map_err(|error| not_done(failed, &error))?;
+    drop(stopped);
+    let options = Options {
+        data_dir: fresh.clone(),
+        ..data.options()
     };
-    Failure::new(failed, error)
-        .exit(exit)
-        .fix("the node must be stopped; as the user that runs it: sudo -u holdfast holdfast …")
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&fresh)
+        .map_err(|error| {
+            let _left = fs::remove_file(&file);
+            Failure::new(failed, format!("{}: {error}", fresh.display()))
+        })?;
+    // It is made again from the node's data, which is as it was.
+    let undo = || (fs::remove_file(&file), fs::remove_dir_all(&fresh));
+    let restored = offline::restore(&options, &file, with, deliver).await;
+    let restored = restored.map_err(|error| {
+        let _left = undo();
+        not_done(failed, &error)
+    })?;
+    // Before they are in their places: the node's user must be able to use whatever a crash leaves.
+    for dir in [&fresh, &data.dir] {
+        let given = data.owner.give(dir);
+        given.map_err(|error| data.not_given(dir, &error))?;
+    }
+    // Complete beside the old one; a crash between the two leaves both, by their names.
+    fs::rename(&data.dir, &kept).map_err(|error| {
+        let _left = undo();
+        Failure::new(failed, format!("{}: {error}", data.dir.display()))
+    })?;
+    fs::rename(&fresh, &data.dir).map_err(|error| {
+        Failure::new("the new data is not in its place", error).fix(format!(
+            "mv {} {}; the old data stays in {}",
+            fresh.display(),
+            data.dir.display(),
+            kept.display()
+        ))
+    })?;
+    fs::remove_file(&file).map_err(|error| {
+        Failure::new("the copy in between was not removed", error)
+            .fix(format!("rm {}", file.display()))
+    })?;
+    Ok((restored, kept))
 }
 
 /// What is in a copy; it is sound.
 fn checked(file: &Path) -> Result<Contents, Failure> {
     let read = File::open(file).and_then(|file| copy::inspect(&file));
     read.map_err(|error| {
-        Failure::new(format!("{} cannot be used", file.display()), error).exit(Exit::Unhealthy)
+        let exit = match error.kind() {
+            std::io::ErrorKind::NotFound => Exit::NotFound,
+            _ => Exit::Unhealthy,
+        };
+        Failure::new(format!("{} cannot be used", file.display()), error).exit(exit)
     })
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 fn told(file: &Path, contents: &Contents, output: Output) -> Result<(), Failure> {
@@ -311,8 +321,8 @@ fn founded(restored: &Restored, deliver: bool, output: Output) -> Result<(), Fai
     ))?;
     if merged.sorted.set_aside > 0 && !deliver {
         output.line(format!(
-            "{} set aside, for the old cluster may have delivered them. To look: holdfast mail list --aside. \
-             To deliver them: holdfast mail release --domain D --yes",
+            "{} set aside: the old cluster may have delivered such mail. To look: holdfast mail list --aside. \
+             To deliver it: holdfast mail release --domain DOMAIN --yes",
             output::count(merged.sorted.set_aside, "message")
         ))?;
     }

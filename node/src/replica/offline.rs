@@ -155,7 +155,10 @@ impl Stopped {
     /// # Errors
     /// It cannot be read, or not be written.
     pub fn save(&self, path: &Path) -> Result<(), OfflineError> {
-        let file = private_file(path)?;
+        let file = private_file(path).map_err(|error| {
+            let text = format!("{}: {error}", path.display());
+            io::Error::new(error.kind(), text)
+        })?;
         let rows = self.rows.rows();
         let rows = rows.map(|(key, value)| Ok((key.to_vec(), value.to_vec())));
         let read = |body: &BodyRef| body_of(&self.bodies, body);

@@ -1,27 +1,9 @@
 //! The binary as an operator meets it: exit codes, and what goes to which stream.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
-fn holdfast(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_holdfast"))
-        .args(arguments)
-        .env_remove("HOLDFAST_SOCKET")
-        .output()
-        .expect("the binary runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// A folder of our own below the one that cargo gives to tests.
-fn folder(name: &str) -> std::path::PathBuf {
-    let folder =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    folder
-}
+use crate::alone::{Alone, folder, free_port, holdfast, read, repository, says, serve, text};
 
 const CONFIG: &str = r#"
 data_dir = "n1"
@@ -313,124 +295,6 @@ fn a_node_with_a_bad_file_does_not_start() {
     assert!(text(&ran.stderr).contains("bad.toml"));
 }
 
-/// A port that nobody listens on.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a port")
-        .port()
-}
-
-/// Runs the node of `file`, which is told of `socket` by `name` and tells of itself at the socket
-/// `notify` beside the file, where somebody listens there.
-fn serve(file: &Path, socket: &std::net::TcpListener, name: &str) -> std::process::Child {
-    let log = std::fs::File::create(file.with_file_name("log")).expect("a log");
-    let socket = socket.try_clone().expect("the same");
-    Command::new("sh")
-        .args(["-c", "exec \"$0\" serve --config \"$1\" 3<&0 </dev/null"])
-        .args([Path::new(env!("CARGO_BIN_EXE_holdfast")), file])
-        .env("LISTEN_FDS", "1")
-        .env("LISTEN_FDNAMES", name)
-        .env("NOTIFY_SOCKET", file.with_file_name("notify"))
-        .env("WATCHDOG_USEC", "1000000")
-        .stdin(std::os::fd::OwnedFd::from(socket))
-        .stderr(log)
-        .spawn()
-        .expect("the node starts")
-}
-
-/// A node that runs, alone in its cluster, and dies with this value. Its SMTP socket is ours and
-/// handed over, as systemd does.
-struct Alone {
-    node: std::process::Child,
-    file: std::path::PathBuf,
-    socket: std::net::TcpListener,
-    metrics: u16,
-    /// Where operators elsewhere connect to.
-    admin: u16,
-}
-
-impl Alone {
-    fn start(name: &str) -> Self {
-        let folder = folder(name);
-        let file = folder.join("n1.toml");
-        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
-        let smtp = socket.local_addr().expect("its address");
-        let [cluster, metrics, admin] = [free_port(), free_port(), free_port()];
-        let text = format!(
-            "data_dir = \"n1\"\nname = \"n1\"\nregion = \"eu\"\nwan_profile = \"lan\"\n\
-             [smtp]\nname = \"localhost.example\"\nlisten = [\"{smtp}\"]\n\
-             [cluster]\nlisten = \"127.0.0.1:{cluster}\"\naddress = \"127.0.0.1:{cluster}\"\n\
-             [admin]\nlisten = \"127.0.0.1:{admin}\"\nsocket = \"/tmp/holdfast-{name}.{}\"\n\
-             [metrics]\nlisten = \"127.0.0.1:{metrics}\"\n",
-            std::process::id()
-        );
-        std::fs::write(&file, text).expect("written");
-        let alone = Self {
-            node: serve(&file, &socket, "smtp"),
-            file,
-            socket,
-            metrics,
-            admin,
-        };
-        let founded = (0..600).any(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(50));
-            alone.run(&["cluster", "init"]).status.success()
-        });
-        assert!(founded, "the node makes a cluster within 30 s");
-        alone
-    }
-
-    fn kill(&mut self) {
-        self.node.kill().expect("it runs");
-        self.node.wait().expect("it ended");
-    }
-
-    /// A command, asked of this node.
-    fn run(&self, arguments: &[&str]) -> Output {
-        let file = self.file.to_str().expect("a path");
-        holdfast(&[arguments, &["--config", file]].concat())
-    }
-
-    /// Asks for mail to somebody whom nobody protects, as strangers do; the reply.
-    fn refused(&self) -> String {
-        use std::io::{BufRead, BufReader, Write};
-        let at = self.socket.local_addr().expect("its address");
-        let mut stream = std::net::TcpStream::connect(at).expect("it listens");
-        let mut replies = BufReader::new(stream.try_clone().expect("it")).lines();
-        let mut reply = move || replies.next().expect("a line").expect("it");
-        reply();
-        for command in [
-            "HELO sender.example",
-            "MAIL FROM:<a@sender.example>",
-            "RCPT TO:<b@example.org>",
-        ] {
-            write!(stream, "{command}\r\n").expect("sent");
-            let said = reply();
-            if command.starts_with("RCPT") {
-                return said;
-            }
-        }
-        unreachable!("RCPT is the last")
-    }
-
-    fn get(&self, path: &str) -> String {
-        use std::io::{Read, Write};
-        let mut answer = String::new();
-        let mut stream =
-            std::net::TcpStream::connect(("127.0.0.1", self.metrics)).expect("it listens");
-        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").expect("asked");
-        stream.read_to_string(&mut answer).expect("answered");
-        answer
-    }
-}
-
-impl Drop for Alone {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 #[test]
 fn mail_is_found_traced_and_disposed_of_and_never_without_a_word() {
     let alone = Alone::start("seeing");
@@ -498,14 +362,6 @@ fn mail_is_found_traced_and_disposed_of_and_never_without_a_word() {
         text(&ran.stdout),
         "{\"schema\":\"holdfast.mail-dispose/v1\",\"bytes\":0,\"dry_run\":false,\"how\":\"delete\",\"messages\":0}\n"
     );
-}
-
-fn repository() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn read(path: &str) -> String {
-    std::fs::read_to_string(repository().join(path)).expect(path)
 }
 
 /// Names of series that a page of metrics offers.
@@ -733,13 +589,6 @@ fn a_doctor_finds_what_is_wrong_and_says_what_to_do() {
     assert!(text(&ran.stdout).starts_with("fault  file"));
 }
 
-/// A word that must be in what was printed, but for times.
-fn says(ran: &Output, exit: i32, words: &str) {
-    let all = format!("{}{}", text(&ran.stdout), text(&ran.stderr));
-    assert_eq!(ran.status.code(), Some(exit), "{all}");
-    assert!(all.contains(words), "{words}: {all}");
-}
-
 #[test]
 fn access_is_granted_used_and_revoked_and_the_audit_says_by_whom() {
     let node = Alone::start("access");
@@ -804,6 +653,13 @@ fn access_is_granted_used_and_revoked_and_the_audit_says_by_whom() {
     says(&ran, 0, "via n1");
     // Whoever runs this test.
     says(&ran, 0, "uid ");
+    let ran = node.run(&["audit", "--by", "bob", "--json"]);
+    says(&ran, 0, "access of ann revoked");
+    assert!(
+        !text(&ran.stdout).contains("founded"),
+        "{}",
+        text(&ran.stdout)
+    );
 }
 
 #[test]
