@@ -16,6 +16,7 @@ mod duty;
 mod flush;
 mod known;
 mod lease;
+mod lost;
 mod mark;
 mod member;
 mod observe;
@@ -35,6 +36,7 @@ use accept::By;
 pub use attend::ATTEND_TTL_MAX;
 pub use dispose::{DISPOSE_MAX, UNDELETE_TIME};
 pub use known::{KNOWN_MAX, SWEEP_KNOWN_MAX};
+pub(crate) use lost::give_up;
 pub use observe::SEEN_MAX;
 pub use recipients::RECIPIENTS_PER_COMMAND_MAX;
 pub use report::REPORT_KEPT;
@@ -85,6 +87,17 @@ pub struct Logged {
     pub position: u32,
     /// The logged time.
     pub at: Timestamp,
+}
+
+impl Logged {
+    /// On to the next place. An entry has 2^16 of them, and then comes the next one: two commands at
+    /// one place would overwrite each other's rows.
+    pub(crate) fn step(&mut self) {
+        match u16::try_from(self.position + 1) {
+            Ok(position) => self.position = position.into(),
+            Err(_) => (self.index, self.position) = (self.index + 1, 0),
+        }
+    }
 }
 
 /// Applies one entry of the log. Logged time never goes back: a proposer whose clock is behind
