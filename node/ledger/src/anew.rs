@@ -7,7 +7,7 @@ use holdfast_mail::{Domain, Envelope, MessageId, NodeId};
 use holdfast_proto::ledger as proto;
 
 use crate::{
-    Command, Disposal, Kv, KvError, KvRead, Logged, Member, Reply, apply, query, row, tables,
+    Command, Disposal, Kv, KvError, KvRead, Logged, Member, Reply, Seq, apply, query, row, tables,
 };
 
 /// The new cluster.
@@ -134,13 +134,12 @@ pub fn sort_mail(
 pub struct Taken {
     /// Messages that were not known.
     pub taken: u64,
-    /// Messages that were not known, and are not for a domain of ours, over a quota, or too old to say
-    /// whether they were delivered.
+    /// Messages that were not known, and are too old to say whether they were delivered.
     pub refused: u64,
 }
 
-/// Takes messages that another survivor has, by their ids. Those that are known, or known to be
-/// delivered, stay as they are.
+/// Takes messages that another survivor has, by their ids, with what is left of each there. Those that
+/// are known, or known to be delivered or cancelled, stay as they are.
 ///
 /// # Errors
 /// The rows cannot be read.
@@ -150,6 +149,7 @@ pub fn take_messages(
     other: &dyn KvRead,
 ) -> Result<Taken, KvError> {
     let mut taken = Taken::default();
+    let known_until = query::now(kv)?;
     let mut after = None;
     loop {
         let page = query::bodies(other, after, PAGE)?;
@@ -158,18 +158,23 @@ pub fn take_messages(
         };
         after = Some(last.id);
         for body in page {
-            let Some(envelope) = query::envelope(other, body.id)? else {
+            let Some((was, envelope)) = query::message(other, body.id)? else {
                 continue;
             };
-            let was_there = query::envelope(kv, body.id)?.is_some();
-            when.step();
-            match apply(kv, *when, &Command::Accept { envelope }, &mut Vec::new())? {
-                Reply::Accepted { .. } => {
-                    let is_there = query::envelope(kv, body.id)?.is_some();
-                    taken.taken += u64::from(is_there && !was_there);
-                }
-                _ => taken.refused += 1,
+            if query::message(kv, body.id)?.is_some() || query::marked_at(kv, body.id)?.is_some() {
+                continue;
             }
+            // It may have been delivered, and its mark swept. By logged time, as marks are: by the wall
+            // clock all mail would be too old when a cluster is founded anew a day later.
+            if apply::is_stale(body.id, known_until) {
+                taken.refused += 1;
+                continue;
+            }
+            when.step();
+            let position = u16::try_from(when.position).unwrap_or(u16::MAX);
+            let seq = Seq::new(when.index, position);
+            apply::take_over(kv, *when, seq, &envelope, other, was)?;
+            taken.taken += 1;
         }
     }
 }
@@ -522,6 +527,60 @@ mod tests {
         for table in [tables::OWED, tables::REPORTS, tables::HELD, tables::COUNTS] {
             assert_eq!(old.kv.scan(table, &[], 9).unwrap(), [], "{table:?}");
         }
+    }
+
+    #[test]
+    fn a_message_of_another_survivor_is_taken_as_it_stands_there() {
+        let mut old = Old::new();
+        let mut other = Old::new();
+        // One recipient has it.
+        other.submit(1, &["stranger.example", "elsewhere.example"]);
+        other.settle(1, "stranger.example", 0, Verdict::Delivered);
+        // One was refused, and its sender is owed a word.
+        other.submit(2, &["stranger.example"]);
+        other.settle(2, "stranger.example", 0, Verdict::Refused);
+        other.give_back(3);
+        other.report(4, 3);
+        // The one that goes further knows that this was delivered.
+        for side in [&mut old, &mut other] {
+            side.submit(5, &["stranger.example"]);
+        }
+        old.settle(5, "stranger.example", 0, Verdict::Delivered);
+        let mut when = LATER;
+        let taken = take_messages(&mut old.kv, &mut when, &other.kv).unwrap();
+        assert_eq!((taken.taken, taken.refused), (3, 0));
+        let again = take_messages(&mut old.kv, &mut when, &other.kv).unwrap();
+        assert_eq!(again, Taken::default());
+
+        assert_eq!(query::total(&old.kv).unwrap().messages, 3);
+        let held = |at: &str| query::held(&old.kv, &domain(at), None, 9).unwrap();
+        assert_eq!(held("stranger.example"), []);
+        let waits = held("elsewhere.example");
+        assert_eq!(waits.len(), 1);
+        assert_eq!(
+            (waits[0].message, &waits[0].pending[..]),
+            (message(1).id, &[1][..])
+        );
+        let owed = query::owed_about(&old.kv, message(2).id, Kind::Failed).unwrap();
+        assert_eq!(owed.unwrap().recipients.len(), 1);
+        let reports = query::reports(&old.kv, None, 9).unwrap();
+        assert_eq!(reports.len(), 1);
+        let (seq, _) = query::message(&old.kv, message(4).id).unwrap().unwrap();
+        assert_eq!(reports[0].seq, seq);
+    }
+
+    #[test]
+    fn a_message_that_may_be_delivered_and_forgotten_is_not_taken() {
+        let mut other = Old::new();
+        other.submit(1, &["stranger.example"]);
+        let mut kv = Old::new().kv;
+        let batch = crate::Batch {
+            at: Timestamp(1_000).plus(crate::MARK_KEPT * 2),
+            commands: Vec::new(),
+        };
+        crate::apply_batch(&mut kv, 50, &batch, &mut Vec::new()).unwrap();
+        let taken = take_messages(&mut kv, &mut { LATER }, &other.kv).unwrap();
+        assert_eq!((taken.taken, taken.refused), (0, 1));
     }
 
     #[test]

@@ -256,6 +256,8 @@ impl Known {
 pub struct Merged {
     pub head: wire::CopyHead,
     rows: MemoryKv,
+    /// The first entry of the new log, whose state they are, and its only node's id.
+    first: NodeId,
     /// What waited for delivery.
     pub held: query::Counts,
     /// Nodes of the old cluster of which nothing is there.
@@ -318,6 +320,7 @@ fn merge(
     let needed = all_bodies(&rows)?;
     Ok(Merged {
         head,
+        first: NodeId(when.index),
         held,
         is_majority: unheard.len() * 2 < all,
         unheard,
@@ -368,7 +371,7 @@ pub async fn restore(
     else {
         return Err(OfflineError::Rows("a cluster begins otherwise".to_owned()));
     };
-    let node = first_node(merged.head.index);
+    let node = merged.first;
     // The certificate names the node.
     let (key, request) = crate::net::authority::request().map_err(tls)?;
     identity.certificate = crate::net::authority::sign(

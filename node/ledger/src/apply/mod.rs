@@ -30,6 +30,7 @@ mod report;
 mod review;
 mod submit;
 mod sweep;
+mod take;
 mod usage;
 
 use accept::By;
@@ -37,11 +38,13 @@ pub use attend::ATTEND_TTL_MAX;
 pub use dispose::{DISPOSE_MAX, UNDELETE_TIME};
 pub use known::{KNOWN_MAX, SWEEP_KNOWN_MAX};
 pub(crate) use lost::give_up;
+pub(crate) use mark::is_stale;
 pub use observe::SEEN_MAX;
 pub use recipients::RECIPIENTS_PER_COMMAND_MAX;
 pub use report::REPORT_KEPT;
 pub use review::REVIEW_MAX;
 pub use submit::SENT_PERIOD;
+pub(crate) use take::take_over;
 pub use usage::SWEEP_USAGE_MAX;
 
 use std::time::Duration;
