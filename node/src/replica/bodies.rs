@@ -4,24 +4,28 @@
 //! A body is never in the log. The [gate](super::gate) makes sure that an entry enters a log
 //! only where its body is durable; this room moves the bytes.
 
+mod fetch;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures::StreamExt;
 use holdfast_ledger::{KvRead, query};
 use holdfast_mail::{BodyRef, MessageId, Timestamp};
 use holdfast_proto::cluster as wire;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::Status;
 
+use self::fetch::{Fetched, Fetches};
 use super::peers::Peers;
 use super::types::Seat;
 use crate::store::{self, BodyStore, Store};
+use crate::world::select;
 
 /// Bytes of a body gathered before they go to the disk and to the peers: one store chunk.
 const PIECE_BYTES: usize = 256 << 10;
@@ -96,6 +100,7 @@ struct Inner {
     /// Which members reported a body durable. Ordered by id, so the oldest is dropped first.
     acks: Mutex<BTreeMap<MessageId, BTreeSet<u64>>>,
     acked: tokio::sync::Notify,
+    fetches: Fetches,
     /// Bodies on their way here, and who writes each.
     arrivals: Mutex<HashMap<MessageId, Arrival>>,
     waiting: Mutex<HashMap<MessageId, Vec<oneshot::Sender<()>>>>,
@@ -137,6 +142,7 @@ impl Bodies {
             outbound: Mutex::default(),
             acks: Mutex::default(),
             acked: tokio::sync::Notify::new(),
+            fetches: Fetches::default(),
             arrivals: Mutex::default(),
             waiting: Mutex::default(),
             disk_low: AtomicBool::new(false),
@@ -266,10 +272,20 @@ impl Bodies {
                 let _changed = tokio::time::timeout_at(patience.min(deadline), arrived).await;
                 continue;
             }
-            if self.fetch(body, sources, index).await? {
-                return Ok(());
+            // What the deadline ends is the waiting: the fetch goes on, and whoever asks next finds more
+            // of it here.
+            let fetched = select! {
+                _arrived = arrived => continue,
+                fetched = self.fetched(body, sources, index) => fetched,
+                () = tokio::time::sleep_until(deadline) => continue,
+            };
+            match fetched {
+                Fetched::Here => {}
+                Fetched::Completed(up_to) if index <= up_to => return Ok(()),
+                Fetched::Completed(_) | Fetched::Nowhere => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 
@@ -280,57 +296,6 @@ impl Bodies {
         list.retain(|tx: &oneshot::Sender<()>| !tx.is_closed());
         list.push(tx);
         rx
-    }
-
-    /// Fetches a body once from the first member that has it. `true`: it is here now, or the
-    /// message is completed and the body is needed no more.
-    async fn fetch(&self, body: &BodyRef, sources: &[u64], index: u64) -> Result<bool, Status> {
-        let others: Vec<u64> = self.0.voters.borrow().iter().flatten().copied().collect();
-        let mut asked = BTreeSet::from([self.0.me]);
-        for source in sources.iter().chain(&others) {
-            if !asked.insert(*source) {
-                continue;
-            }
-            match self.fetch_from(*source, body, index).await {
-                Ok(()) => return Ok(true),
-                Err(status) if status.code() == Code::FailedPrecondition => return Ok(true),
-                Err(status) => {
-                    tracing::debug!(body = %body.id, source, "cannot fetch a body: {}", status.message());
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    async fn fetch_from(&self, source: u64, body: &BodyRef, index: u64) -> Result<(), Status> {
-        let unknown = || Status::unavailable("its address is not known");
-        let mut client = self.0.peers.bodies(source).ok_or_else(unknown)?;
-        let request = wire::PullRequest {
-            envelope: self.0.peers.envelope(source),
-            body: body.id.to_bytes().to_vec().into(),
-            index,
-        };
-        let mut pieces = client.pull(request).await?.into_inner();
-        let mut receiver = Receiver::new(self.clone());
-        loop {
-            let next = tokio::time::timeout(ARRIVAL_STALL * 5, pieces.next());
-            let piece = match next.await {
-                Ok(Some(piece)) => piece?,
-                Ok(None) => return Err(Status::unavailable("the body ended early")),
-                Err(_) => return Err(Status::unavailable("the body stopped coming")),
-            };
-            if let Some(end) = &piece.end
-                && (end.len != body.len || end.digest[..] != body.digest[..])
-            {
-                return Err(Status::data_loss("it has another body under this id"));
-            }
-            if let Some(stored) = receiver.take(piece)? {
-                return match stored.await {
-                    Ok(Ok(())) => Ok(()),
-                    _ => Err(Status::unavailable("the body could not be stored")),
-                };
-            }
-        }
     }
 
     /// Notes what a peer reported durable.
@@ -421,11 +386,11 @@ impl Bodies {
         out
     }
 
-    /// Answers a peer that fetches a body.
+    /// Answers a peer that fetches a body, of which it has `offset` bytes.
     pub(crate) fn serve(
         &self,
         id: MessageId,
-        index: u64,
+        (index, offset): (u64, u64),
         applied: Option<u64>,
     ) -> Result<mpsc::Receiver<Result<wire::BodyPiece, Status>>, Status> {
         if !self.0.store.present(id).map_err(storage)? {
@@ -449,15 +414,25 @@ impl Bodies {
         let (tx, rx) = mpsc::channel(8);
         tokio::spawn(async move {
             let body = Bytes::copy_from_slice(&id.to_bytes());
-            let mut first = true;
+            let mut first = offset == 0;
+            let mut passed = 0;
             loop {
                 let piece = match reader.next() {
-                    Ok(Some(data)) => wire::BodyPiece {
-                        body: body.clone(),
-                        data,
-                        first,
-                        ..wire::BodyPiece::default()
-                    },
+                    // Read all the same: the last chunk comes only if the digest of the whole fits.
+                    Ok(Some(mut data)) => {
+                        let known = offset.saturating_sub(passed).min(data.len() as u64);
+                        passed += data.len() as u64;
+                        data.advance(usize::try_from(known).unwrap_or(data.len()));
+                        if data.is_empty() {
+                            continue;
+                        }
+                        wire::BodyPiece {
+                            body: body.clone(),
+                            data,
+                            first,
+                            ..wire::BodyPiece::default()
+                        }
+                    }
                     Ok(None) => wire::BodyPiece {
                         body: body.clone(),
                         first,
@@ -924,6 +899,11 @@ impl Receiver {
         Ok(Some(stored))
     }
 
+    /// Bytes that have come of a body that is not whole.
+    fn has(&self, id: MessageId) -> u64 {
+        self.open.get(&id).map_or(0, |(_, len)| *len)
+    }
+
     fn drop_body(&mut self, id: MessageId) {
         self.open.remove(&id);
         let mut arrivals = lock(&self.bodies.0.arrivals);
@@ -940,7 +920,13 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         let mut arrivals = lock(&self.bodies.0.arrivals);
         for id in self.open.keys() {
-            arrivals.remove(id);
+            // Another stream may have taken over a body that did not grow.
+            if arrivals
+                .get(id)
+                .is_some_and(|arrival| arrival.writer == self.token)
+            {
+                arrivals.remove(id);
+            }
         }
     }
 }

@@ -376,7 +376,7 @@ impl wire::bodies_server::Bodies for Service {
         let applied = self.cluster.applied.borrow().map(|id| id.index);
         Ok(Response::new(stream(self.cluster.bodies.serve(
             id,
-            request.index,
+            (request.index, request.offset),
             applied,
         )?)))
     }

@@ -9,6 +9,9 @@
 //!
 //! `ops/simulate` runs many seeds; those of `simulation/seeds.txt` are run in every test.
 
+mod quiet;
+mod slow;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
