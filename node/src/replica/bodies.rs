@@ -59,6 +59,15 @@ const RELEASED_KEPT: Duration = Duration::from_secs(60);
 /// later than a day after its id was drawn is refused by the ledger.
 const ORPHAN_AGE: Duration = Duration::from_secs(25 * 3600);
 
+/// Bodies that one peer may have begun to stream here: each has a piece of 256 KiB in memory, 64 MiB
+/// together. The one that has not grown for the longest time makes room; it is fetched if its entry
+/// comes.
+const OPEN_MAX: usize = 256;
+
+/// A body of which nothing has come for this long is let go. A peer that found this node too slow says
+/// no more about it. Longer than a sender of mail may be silent.
+const OPEN_SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
+
 /// Accept acknowledgements remembered at a time; each is a few dozen bytes.
 const ACKS_MAX: usize = 20_000;
 
@@ -768,6 +777,30 @@ impl Bodies {
             _ => false,
         }
     }
+
+    /// How many of so many bodies that a peer begins are open, and on their way, at once; and how many
+    /// a day later, when it begins another.
+    pub(crate) fn begin_many(&self, count: u64) -> [(usize, usize); 2] {
+        let mut receiver = Receiver::new(self.clone());
+        let begin = |receiver: &mut Receiver, number: u64| {
+            let id = MessageId::new(super::now(), number.into());
+            let piece = wire::BodyPiece {
+                body: Bytes::copy_from_slice(&id.to_bytes()),
+                first: true,
+                data: Bytes::from_static(b"and then silence"),
+                ..wire::BodyPiece::default()
+            };
+            assert!(matches!(receiver.take(piece), Ok(None)));
+            (receiver.open.len(), lock(&self.0.arrivals).len())
+        };
+        let mut at_once = (0, 0);
+        for number in 0..count {
+            at_once = begin(&mut receiver, number);
+        }
+        receiver.make_room(Instant::now() + OPEN_SILENCE_MAX);
+        [at_once, begin(&mut receiver, count)]
+    }
+
     /// What a disk that lies does to this node's copy.
     pub(crate) fn spoil(&self, id: MessageId) {
         self.0.store.spoil(id);
@@ -795,7 +828,15 @@ impl BodyReader {
 struct Receiver {
     bodies: Bodies,
     token: u64,
-    open: HashMap<MessageId, (store::Writer, u64)>,
+    open: HashMap<MessageId, Open>,
+}
+
+/// A body that is not whole yet.
+struct Open {
+    writer: store::Writer,
+    /// Bytes.
+    len: u64,
+    touched: Instant,
 }
 
 type Stored = oneshot::Receiver<io::Result<()>>;
@@ -855,7 +896,13 @@ impl Receiver {
                 },
             );
             drop(arrivals);
-            self.open.insert(id, (inner.store.begin(id), 0));
+            self.make_room(Instant::now());
+            let open = Open {
+                writer: inner.store.begin(id),
+                len: 0,
+                touched: Instant::now(),
+            };
+            self.open.insert(id, open);
         } else {
             let mut arrivals = lock(&inner.arrivals);
             match arrivals.get_mut(&id) {
@@ -868,17 +915,18 @@ impl Receiver {
                 }
             }
         }
-        let Some((writer, len)) = self.open.get_mut(&id) else {
+        let Some(open) = self.open.get_mut(&id) else {
             return Ok(None);
         };
+        open.touched = Instant::now();
         if !piece.data.is_empty() {
-            writer.write(&piece.data).map_err(storage)?;
-            *len += piece.data.len() as u64;
+            open.writer.write(&piece.data).map_err(storage)?;
+            open.len += piece.data.len() as u64;
         }
         let Some(end) = piece.end else {
             return Ok(None);
         };
-        let Some((writer, len)) = self.open.remove(&id) else {
+        let Some(Open { writer, len, .. }) = self.open.remove(&id) else {
             return Ok(None);
         };
         let digest = writer.digest();
@@ -899,9 +947,22 @@ impl Receiver {
         Ok(Some(stored))
     }
 
+    /// Lets go of bodies that do not grow any more, so that there is room for one.
+    fn make_room(&mut self, now: Instant) {
+        while let Some((id, touched)) = self
+            .open
+            .iter()
+            .map(|(id, open)| (*id, open.touched))
+            .min_by_key(|(id, touched)| (*touched, *id))
+            && (self.open.len() >= OPEN_MAX || now.duration_since(touched) >= OPEN_SILENCE_MAX)
+        {
+            self.drop_body(id);
+        }
+    }
+
     /// Bytes that have come of a body that is not whole.
     fn has(&self, id: MessageId) -> u64 {
-        self.open.get(&id).map_or(0, |(_, len)| *len)
+        self.open.get(&id).map_or(0, |open| open.len)
     }
 
     fn drop_body(&mut self, id: MessageId) {

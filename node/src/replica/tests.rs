@@ -246,6 +246,15 @@ async fn a_nearly_full_node_takes_no_streamed_bodies_and_still_fetches_those_it_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_a_peer_begins_and_does_not_end_take_no_memory_without_bounds() {
+    let alone = Alone::start().await;
+    let [at_once, later] = alone.cluster.bodies().begin_many(1_000);
+    assert_eq!(at_once, (256, 256));
+    assert_eq!(later, (1, 1));
+    alone.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_entry_passes_the_gate_without_its_body() {
     let alone = Alone::start().await;
     let bodies = alone.cluster.bodies();
