@@ -208,6 +208,10 @@ impl Bodies {
             self.ensure(body, &[], u64::MAX, deadline)
                 .await
                 .map_err(|_| BodyError::Missing(body.id))?;
+            if !self.0.store.present(body.id)? {
+                // Its last recipient was settled meanwhile.
+                return Err(BodyError::Missing(body.id));
+            }
         }
         Ok(BodyReader {
             inner: self.0.store.reader(body.id)?,
@@ -265,7 +269,8 @@ impl Bodies {
             };
         loop {
             let arrived = self.wait_for(id);
-            if self.0.store.present(id).map_err(storage)? {
+            // What this node has applied itself it needs to ask nobody.
+            if self.0.store.present(id).map_err(storage)? || self.is_over(id, index, None)? {
                 return Ok(());
             }
             if let Some(arrival) = lock(&self.0.arrivals).get(&id) {
@@ -395,6 +400,23 @@ impl Bodies {
         out
     }
 
+    /// Whether the entry at `index` needs the body no more: that is only true where the completion is
+    /// committed. Either the message has left a mark; or this node has applied the entry, and knows no
+    /// envelope for it.
+    ///
+    /// The mark alone is enough, wherever the entry is. A proposal that is repeated, for its reply was
+    /// lost, can enter the log when the message is delivered and its body about to go everywhere: nobody
+    /// can apply that entry before it is committed, and without its body no follower would take it.
+    fn is_over(&self, id: MessageId, index: u64, applied: Option<u64>) -> Result<bool, Status> {
+        let view = self.0.state.view();
+        let read = |error: holdfast_ledger::KvError| Status::internal(error.0);
+        if query::marked_at(&view, id).map_err(read)?.is_some() {
+            return Ok(true);
+        }
+        Ok(applied.is_some_and(|applied| applied >= index)
+            && query::envelope(&view, id).map_err(read)?.is_none())
+    }
+
     /// Answers a peer that fetches a body, of which it has `offset` bytes.
     pub(crate) fn serve(
         &self,
@@ -403,19 +425,11 @@ impl Bodies {
         applied: Option<u64>,
     ) -> Result<mpsc::Receiver<Result<wire::BodyPiece, Status>>, Status> {
         if !self.0.store.present(id).map_err(storage)? {
-            // "Gone" is only true where the completion is committed: this node must have
-            // applied the entry that needed the body, and know no envelope for it.
-            let view = self.0.state.view();
-            let live = query::envelope(&view, id)
-                .map_err(|e| Status::internal(e.0))?
-                .is_some();
-            return Err(
-                if !live && applied.is_some_and(|applied| applied >= index) {
-                    Status::failed_precondition(format!("message {id} is completed"))
-                } else {
-                    Status::not_found(format!("no body {id} here"))
-                },
-            );
+            return Err(if self.is_over(id, index, applied)? {
+                Status::failed_precondition(format!("message {id} is completed"))
+            } else {
+                Status::not_found(format!("no body {id} here"))
+            });
         }
         let mut reader = self.0.store.reader(id).map_err(storage)?;
         let end = self.0.store.end(id).map_err(storage)?;

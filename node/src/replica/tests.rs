@@ -273,6 +273,29 @@ async fn no_entry_passes_the_gate_without_its_body() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_repeat_of_what_is_over_passes_the_gate_without_its_body() {
+    let alone = Alone::start().await;
+    let bodies = alone.cluster.bodies();
+    let id = MessageId::new(super::clock::now(), super::random_id());
+    let gone = BodyRef {
+        id,
+        len: 1,
+        digest: [0; 32],
+    };
+    // Behind everything that anybody has applied.
+    let entries = [entry(1_000, 1, accept(gone))];
+    let asked = |applied| bodies.serve(id, (1_000, 0), applied).unwrap_err().code();
+    assert_eq!(asked(Some(900)), tonic::Code::NotFound);
+    let cancelled = alone.propose(Command::Cancel { message: id }, 10).await;
+    assert!(matches!(cancelled, Ok(Reply::Cancelled)), "{cancelled:?}");
+    assert_eq!(asked(Some(900)), tonic::Code::FailedPrecondition);
+    let passed = gate::before_append(bodies, &entries, 1);
+    let passed = tokio::time::timeout(Duration::from_millis(500), passed).await;
+    assert!(matches!(passed, Ok(Ok(()))), "{passed:?}");
+    alone.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_accepted_that_only_half_of_the_voters_have() {
     let alone = Alone::start().await;
     assert!(alone.propose(set_domain("b.example"), 10).await.is_ok());
