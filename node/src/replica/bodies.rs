@@ -569,7 +569,9 @@ impl Bodies {
         }
     }
 
-    /// Deletes bodies that no message refers to and that no message can refer to any more.
+    /// Deletes bodies that no message refers to and that no message can refer to any more: those that
+    /// were abandoned, and those whose release was missed, by a restart or because too much happened
+    /// at once.
     /// Stops as soon as `all_applied` says that the log has entries the state does not show: one
     /// of them may need a body that looks abandoned.
     pub(crate) fn sweep_orphans(&self, all_applied: impl Fn() -> bool) -> io::Result<usize> {
@@ -592,7 +594,10 @@ impl Bodies {
             for id in ids {
                 // One that became durable in this life of the process may be in the gate, on
                 // its way into the log.
-                if now.since(id.at()) < ORPHAN_AGE || self.0.store.is_recent(id) {
+                let is_old = now.since(id.at()) >= ORPHAN_AGE && !self.0.store.is_recent(id);
+                let over = query::marked_at(&view, id).map_err(|e| io::Error::other(e.0))?;
+                let is_over = over.is_some_and(|at| now.since(at) >= RELEASED_KEPT);
+                if !is_old && !is_over {
                     continue;
                 }
                 let live = query::envelope(&view, id).map_err(|e| io::Error::other(e.0))?;

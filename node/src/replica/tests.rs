@@ -296,6 +296,32 @@ async fn a_late_repeat_of_what_is_over_passes_the_gate_without_its_body() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_whose_release_was_missed_is_found_when_its_minute_is_over() {
+    let alone = Alone::start().await;
+    let bodies = alone.cluster.bodies();
+    let [over, waits] = [
+        alone.body(b"over\r\n").await,
+        alone.body(b"waits\r\n").await,
+    ];
+    let cancelled = alone
+        .propose(Command::Cancel { message: over.id }, 10)
+        .await;
+    assert!(matches!(cancelled, Ok(Reply::Cancelled)), "{cancelled:?}");
+    assert_eq!(bodies.sweep_orphans(|| true).unwrap(), 0);
+    let store = alone.cluster.0.store.clone();
+    let snapshots = Snapshots::open(alone.dir.path().join("snapshots")).unwrap();
+    let (effects, _) = broadcast::channel(16);
+    let mut machine = StateMachine::open(store, snapshots, effects, Arc::default()).unwrap();
+    let later = super::clock::now().plus(Duration::from_secs(61));
+    let later = Ok((entry(1_000, later.0, Command::Note), None));
+    machine.apply(futures::stream::iter([later])).await.unwrap();
+    assert_eq!(bodies.sweep_orphans(|| true).unwrap(), 1);
+    let there = [over, waits].map(|body| bodies.present(body.id).unwrap());
+    assert_eq!(there, [false, true]);
+    alone.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_accepted_that_only_half_of_the_voters_have() {
     let alone = Alone::start().await;
     assert!(alone.propose(set_domain("b.example"), 10).await.is_ok());
