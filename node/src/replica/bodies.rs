@@ -8,7 +8,7 @@ mod fetch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use tonic::Status;
 
 use self::fetch::{Fetched, Fetches};
 use super::peers::Peers;
+use super::room::Room;
 use super::types::Seat;
 use crate::store::{self, BodyStore, Store};
 use crate::world::select;
@@ -58,6 +59,9 @@ const RELEASED_KEPT: Duration = Duration::from_secs(60);
 /// A body older than this that no envelope refers to was abandoned: an `Accept` that comes
 /// later than a day after its id was drawn is refused by the ledger.
 const ORPHAN_AGE: Duration = Duration::from_secs(25 * 3600);
+
+/// A node without room for a body asks so often whether it is needed still.
+const FULL_PAUSE: Duration = Duration::from_secs(2);
 
 /// Bodies that one peer may have begun to stream here: each has a piece of 256 KiB in memory, 64 MiB
 /// together. The one that has not grown for the longest time makes room; it is fetched if its entry
@@ -113,8 +117,7 @@ struct Inner {
     /// Bodies on their way here, and who writes each.
     arrivals: Mutex<HashMap<MessageId, Arrival>>,
     waiting: Mutex<HashMap<MessageId, Vec<oneshot::Sender<()>>>>,
-    /// This node's disk is nearly full.
-    disk_low: AtomicBool,
+    room: Arc<Room>,
     /// When the youngest body that was streamed here began, milliseconds since the epoch.
     newest: AtomicU64,
     released: Mutex<VecDeque<(Instant, MessageId)>>,
@@ -140,7 +143,7 @@ impl Bodies {
         store: Arc<BodyStore>,
         state: Arc<Store>,
         peers: Arc<Peers>,
-        voters: watch::Receiver<VoterSets>,
+        (voters, room): (watch::Receiver<VoterSets>, Arc<Room>),
     ) -> Self {
         Self(Arc::new(Inner {
             me,
@@ -154,7 +157,7 @@ impl Bodies {
             fetches: Fetches::default(),
             arrivals: Mutex::default(),
             waiting: Mutex::default(),
-            disk_low: AtomicBool::new(false),
+            room,
             newest: AtomicU64::new(0),
             released: Mutex::default(),
         }))
@@ -240,6 +243,11 @@ impl Bodies {
         Ok(false)
     }
 
+    /// This node's disk has no room for a body more.
+    pub(crate) fn has_no_room(&self) -> bool {
+        self.0.room.is_full()
+    }
+
     pub(crate) fn present(&self, id: MessageId) -> io::Result<bool> {
         self.0.store.present(id)
     }
@@ -284,6 +292,15 @@ impl Bodies {
             }
             if now < patience {
                 let _changed = tokio::time::timeout_at(patience.min(deadline), arrived).await;
+                continue;
+            }
+            if self.0.room.is_full() {
+                // The last bytes are for the log: with it end the messages that take the room.
+                if self.is_over_elsewhere(id, sources, index).await {
+                    return Ok(());
+                }
+                let look_again = deadline.min(Instant::now() + FULL_PAUSE);
+                let _room = tokio::time::timeout_at(look_again, arrived).await;
                 continue;
             }
             // What the deadline ends is the waiting: the fetch goes on, and whoever asks next finds more
@@ -340,12 +357,6 @@ impl Bodies {
         for waiter in lock(&self.0.waiting).remove(&id).unwrap_or_default() {
             let _gone = waiter.send(());
         }
-    }
-
-    /// While the disk is nearly full, bodies that peers stream here are passed over: most of a flood is
-    /// never accepted. Those of mail that is accepted are fetched when their entry comes.
-    pub(crate) fn set_disk_low(&self, low: bool) {
-        self.0.disk_low.store(low, Ordering::Relaxed);
     }
 
     /// Serves a peer's push stream until it ends.
@@ -417,15 +428,15 @@ impl Bodies {
             && query::envelope(&view, id).map_err(read)?.is_none())
     }
 
-    /// Answers a peer that fetches a body, of which it has `offset` bytes.
+    /// Answers a peer that fetches a body.
     pub(crate) fn serve(
         &self,
         id: MessageId,
-        (index, offset): (u64, u64),
+        request: &wire::PullRequest,
         applied: Option<u64>,
     ) -> Result<mpsc::Receiver<Result<wire::BodyPiece, Status>>, Status> {
-        if !self.0.store.present(id).map_err(storage)? {
-            return Err(if self.is_over(id, index, applied)? {
+        if request.ask || !self.0.store.present(id).map_err(storage)? {
+            return Err(if self.is_over(id, request.index, applied)? {
                 Status::failed_precondition(format!("message {id} is completed"))
             } else {
                 Status::not_found(format!("no body {id} here"))
@@ -434,6 +445,7 @@ impl Bodies {
         let mut reader = self.0.store.reader(id).map_err(storage)?;
         let end = self.0.store.end(id).map_err(storage)?;
         let end = end.ok_or_else(|| Status::not_found(format!("no body {id} here")))?;
+        let offset = request.offset;
         let (tx, rx) = mpsc::channel(8);
         tokio::spawn(async move {
             let body = Bytes::copy_from_slice(&id.to_bytes());
@@ -871,10 +883,11 @@ impl Receiver {
         }
     }
 
-    /// The same for a body that may never be accepted.
+    /// The same for a body that may never be accepted, as most of a flood is not: while the disk is nearly
+    /// full it is passed over. If it is accepted, it is fetched when its entry comes.
     fn take_streamed(&mut self, piece: wire::BodyPiece) -> Result<Option<Stored>, Status> {
         // Pieces that follow belong to no open body, and are passed over too.
-        if piece.first && self.bodies.0.disk_low.load(Ordering::Relaxed) {
+        if piece.first && self.bodies.0.room.is_low() {
             return Ok(None);
         }
         self.take(piece)

@@ -10,6 +10,7 @@
 //! `ops/simulate` runs many seeds; those of `simulation/seeds.txt` are run in every test.
 
 mod quiet;
+mod room;
 mod slow;
 
 use std::collections::{BTreeMap, BTreeSet};

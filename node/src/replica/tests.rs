@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_ledger::{Batch, Command, Member, Primary, Reply};
@@ -235,12 +236,18 @@ async fn a_nearly_full_node_takes_no_streamed_bodies_and_still_fetches_those_it_
     let bodies = alone.cluster.bodies();
     let new = || MessageId::new(super::clock::now(), super::random_id());
     assert!(bodies.bring(new(), b"streamed", false).await);
-    bodies.set_disk_low(true);
+    let room = &alone.cluster.0.room;
+    // The disk is looked at meanwhile.
+    let free = alone.cluster.0.disk_free.load(Ordering::Relaxed);
+    alone.cluster.set_disk_free_min(free / 4 * 5);
+    room.look(free, free / 4 * 5);
+    assert!(room.is_low() && !room.is_full());
     let refused = new();
     assert!(!bodies.bring(refused, b"streamed", false).await);
     assert!(!bodies.present(refused).unwrap());
     assert!(bodies.bring(refused, b"streamed", true).await);
-    bodies.set_disk_low(false);
+    alone.cluster.set_disk_free_min(0);
+    room.look(free, 0);
     assert!(bodies.bring(new(), b"streamed", false).await);
     alone.close().await;
 }
@@ -284,7 +291,11 @@ async fn a_late_repeat_of_what_is_over_passes_the_gate_without_its_body() {
     };
     // Behind everything that anybody has applied.
     let entries = [entry(1_000, 1, accept(gone))];
-    let asked = |applied| bodies.serve(id, (1_000, 0), applied).unwrap_err().code();
+    let request = wire::PullRequest {
+        index: 1_000,
+        ..wire::PullRequest::default()
+    };
+    let asked = |applied| bodies.serve(id, &request, applied).unwrap_err().code();
     assert_eq!(asked(Some(900)), tonic::Code::NotFound);
     let cancelled = alone.propose(Command::Cancel { message: id }, 10).await;
     assert!(matches!(cancelled, Ok(Reply::Cancelled)), "{cancelled:?}");

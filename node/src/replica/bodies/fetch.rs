@@ -129,13 +129,8 @@ impl Bodies {
         let mut receiver = Receiver::new(self.clone());
         let (mut had, mut grew) = (0, Instant::now());
         loop {
-            let others: Vec<u64> = self.0.voters.borrow().iter().flatten().copied().collect();
-            let mut asked = BTreeSet::from([self.0.me]);
-            for source in sources.iter().chain(&others) {
-                if !asked.insert(*source) {
-                    continue;
-                }
-                match self.fetch_from(*source, body, index, &mut receiver).await {
+            for source in self.peers_to_ask(sources) {
+                match self.fetch_from(source, body, index, &mut receiver).await {
                     Ok(()) => return Fetched::Here,
                     Err(status) if status.code() == Code::FailedPrecondition => {
                         return Fetched::Completed(index);
@@ -157,6 +152,42 @@ impl Bodies {
         }
     }
 
+    /// Whether a member knows that the entry at `index` needs the body no more. Nothing is fetched.
+    pub(super) async fn is_over_elsewhere(
+        &self,
+        id: MessageId,
+        sources: &[u64],
+        index: u64,
+    ) -> bool {
+        for source in self.peers_to_ask(sources) {
+            let Some(mut client) = self.0.peers.bodies(source) else {
+                continue;
+            };
+            let request = wire::PullRequest {
+                envelope: self.0.peers.envelope(source),
+                body: id.to_bytes().to_vec().into(),
+                index,
+                ask: true,
+                ..wire::PullRequest::default()
+            };
+            let answer = timeout(SILENCE_MAX, client.pull(request)).await;
+            if let Ok(Err(status)) = answer
+                && status.code() == Code::FailedPrecondition
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The sources first, then the other voters.
+    fn peers_to_ask(&self, sources: &[u64]) -> Vec<u64> {
+        let mut asked = BTreeSet::from([self.0.me]);
+        let voters = self.0.voters.borrow();
+        let all = sources.iter().chain(voters.iter().flatten());
+        all.copied().filter(|peer| asked.insert(*peer)).collect()
+    }
+
     /// What `receiver` has of the body is not sent again.
     async fn fetch_from(
         &self,
@@ -173,6 +204,7 @@ impl Bodies {
             body: body.id.to_bytes().to_vec().into(),
             index,
             offset: receiver.has(body.id),
+            ask: false,
         };
         let pieces = timeout(SILENCE_MAX, client.pull(request)).await;
         let mut pieces = pieces.map_err(silent)??.into_inner();
