@@ -355,7 +355,7 @@ fn told_merged(merged: &Merged, output: Output) -> Result<(), Failure> {
     }
     if merged.taken.refused > 0 {
         output.line(format!(
-            "Not taken: {} of the other copies, for no domain, over a quota, or so old that they were delivered since.",
+            "Not taken: {} of the other copies, so old that they were delivered since.",
             output::count(merged.taken.refused, "message")
         ))?;
     }

@@ -3,13 +3,11 @@
 //! Domains, accounts, mail and what became of it stay; who belonged to the old cluster, its keys, its
 //! invitations and its leases do not, so that none of its nodes can ever take part again.
 
-use std::collections::BTreeSet;
-
 use holdfast_mail::{Domain, Envelope, MessageId, NodeId};
 use holdfast_proto::ledger as proto;
 
 use crate::{
-    Command, Disposal, Kv, KvError, KvRead, Logged, Member, Reply, apply, query, row, tables,
+    Command, Disposal, Kv, KvError, KvRead, Logged, Member, Reply, Seq, apply, query, row, tables,
 };
 
 /// The new cluster.
@@ -102,13 +100,10 @@ pub fn sort_mail(
             let Some(envelope) = query::envelope(kv, body.id)? else {
                 continue;
             };
-            let domains: BTreeSet<&Domain> = envelope
-                .recipients
-                .iter()
-                .filter_map(|recipient| recipient.address.domain())
-                .collect();
-            for domain in domains {
-                dispose(kv, when, domain, Disposal::Discard, &[body.id], by)?;
+            // What is only owed, or a notification on its way, is in no domain's queue, and its
+            // domain may be nobody's: nothing could be disposed of there.
+            for domain in apply::give_up(kv, *when, body.id)? {
+                dispose(kv, when, &domain, Disposal::Discard, &[body.id], by)?;
             }
             sorted.without_content.push(envelope);
         }
@@ -139,13 +134,12 @@ pub fn sort_mail(
 pub struct Taken {
     /// Messages that were not known.
     pub taken: u64,
-    /// Messages that were not known, and are not for a domain of ours, over a quota, or too old to say
-    /// whether they were delivered.
+    /// Messages that were not known, and are too old to say whether they were delivered.
     pub refused: u64,
 }
 
-/// Takes messages that another survivor has, by their ids. Those that are known, or known to be
-/// delivered, stay as they are.
+/// Takes messages that another survivor has, by their ids, with what is left of each there. Those that
+/// are known, or known to be delivered or cancelled, stay as they are.
 ///
 /// # Errors
 /// The rows cannot be read.
@@ -155,6 +149,7 @@ pub fn take_messages(
     other: &dyn KvRead,
 ) -> Result<Taken, KvError> {
     let mut taken = Taken::default();
+    let known_until = query::now(kv)?;
     let mut after = None;
     loop {
         let page = query::bodies(other, after, PAGE)?;
@@ -163,18 +158,23 @@ pub fn take_messages(
         };
         after = Some(last.id);
         for body in page {
-            let Some(envelope) = query::envelope(other, body.id)? else {
+            let Some((was, envelope)) = query::message(other, body.id)? else {
                 continue;
             };
-            let was_there = query::envelope(kv, body.id)?.is_some();
-            when.position += 1;
-            match apply(kv, *when, &Command::Accept { envelope }, &mut Vec::new())? {
-                Reply::Accepted { .. } => {
-                    let is_there = query::envelope(kv, body.id)?.is_some();
-                    taken.taken += u64::from(is_there && !was_there);
-                }
-                _ => taken.refused += 1,
+            if query::message(kv, body.id)?.is_some() || query::marked_at(kv, body.id)?.is_some() {
+                continue;
             }
+            // It may have been delivered, and its mark swept. By logged time, as marks are: by the wall
+            // clock all mail would be too old when a cluster is founded anew a day later.
+            if apply::is_stale(body.id, known_until) {
+                taken.refused += 1;
+                continue;
+            }
+            when.step();
+            let position = u16::try_from(when.position).unwrap_or(u16::MAX);
+            let seq = Seq::new(when.index, position);
+            apply::take_over(kv, *when, seq, &envelope, other, was)?;
+            taken.taken += 1;
         }
     }
 }
@@ -189,7 +189,7 @@ fn dispose(
     by: &str,
 ) -> Result<(u64, bool), KvError> {
     // Each has a place of its own in the audit.
-    when.position += 1;
+    when.step();
     let command = Command::Dispose {
         domain: domain.clone(),
         how,
@@ -212,10 +212,12 @@ pub fn first_node(last_index: u64) -> NodeId {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_mail::{Address, BodyRef, BodyType, Envelope, Recipient, ReversePath, Timestamp};
+    use holdfast_mail::dsn::Kind;
+    use holdfast_mail::{Address, BodyRef, BodyType, Recipient, ReversePath, Timestamp};
 
     use super::*;
-    use crate::{MemoryKv, Primary};
+    use crate::account::AccountChange;
+    use crate::{MemoryKv, Outcome, Primary, Verdict};
 
     fn member(id: u64, name: &str) -> Member {
         Member {
@@ -345,6 +347,250 @@ mod tests {
         }
         // A member that joins later has a number that nobody had.
         assert!(first_node(99) > NodeId(99));
+    }
+
+    const ALONE: NodeId = NodeId(1);
+
+    /// A cluster with the domain example.org, whose owner sends mail.
+    struct Old {
+        kv: MemoryKv,
+        when: Logged,
+    }
+
+    impl Old {
+        fn new() -> Self {
+            let when = Logged {
+                index: 1,
+                position: 0,
+                at: Timestamp(1_000),
+            };
+            let mut old = Self {
+                kv: MemoryKv::new(),
+                when,
+            };
+            old.enter(Command::Bootstrap {
+                cluster_id: [1; 16],
+                ca_certificate: vec![1],
+                ca_key: vec![1],
+                first: member(ALONE.0, "old"),
+                level: crate::level::NEWEST,
+            });
+            old.enter(Command::SetDomain {
+                domain: domain("example.org"),
+                primary: Primary {
+                    host: "mx.example.org".to_owned(),
+                    port: 25,
+                },
+                must_be_new: true,
+                must_exist: false,
+            });
+            old.enter(Command::OfAccount {
+                name: "joe".to_owned(),
+                change: AccountChange::Add {
+                    password: "hash".to_owned(),
+                    domains: vec![domain("example.org")],
+                },
+            });
+            old
+        }
+
+        fn enter(&mut self, command: Command) -> Reply {
+            self.when.index += 1;
+            let reply = apply(&mut self.kv, self.when, &command, &mut Vec::new()).unwrap();
+            assert!(
+                !matches!(reply, Reply::Refused(_)),
+                "{command:?}: {reply:?}"
+            );
+            reply
+        }
+
+        /// Joe sends a message to somebody at each of the domains.
+        fn submit(&mut self, number: u128, to: &[&str]) {
+            let recipient = |domain: &&str| Recipient {
+                address: Address::parse(&format!("ann@{domain}"), false).unwrap(),
+                notify: None,
+                orcpt: None,
+            };
+            self.enter(Command::Submit {
+                account: "joe".to_owned(),
+                envelope: Envelope {
+                    reverse_path: from("joe@example.org"),
+                    recipients: to.iter().map(recipient).collect(),
+                    ..message(number)
+                },
+            });
+        }
+
+        /// A server answered about one recipient.
+        fn settle(&mut self, number: u128, at: &str, recipient: u32, verdict: Verdict) {
+            let acquired = self.enter(Command::AcquireLease {
+                domain: domain(at),
+                node: ALONE,
+                ttl_ms: 60_000,
+            });
+            let Reply::Lease { epoch, .. } = acquired else {
+                panic!("{acquired:?}");
+            };
+            self.enter(Command::Settle {
+                domain: domain(at),
+                node: ALONE,
+                epoch,
+                outcomes: vec![Outcome {
+                    message: message(number).id,
+                    recipient,
+                    verdict,
+                    reply: "said".to_owned(),
+                }],
+            });
+        }
+
+        /// A stranger's message is given back; its notification is owed.
+        fn give_back(&mut self, number: u128) {
+            self.enter(Command::Accept {
+                envelope: Envelope {
+                    reverse_path: from("ann@stranger.example"),
+                    ..message(number)
+                },
+            });
+            self.enter(Command::Dispose {
+                domain: domain("example.org"),
+                how: Disposal::Bounce,
+                messages: vec![message(number).id],
+                held: true,
+                by: String::new(),
+            });
+        }
+
+        /// The notification is on its way to the stranger.
+        fn report(&mut self, number: u128, about: u128) {
+            let taken = self.enter(Command::TakePost {
+                node: ALONE,
+                ttl_ms: 60_000,
+                epoch: 0,
+            });
+            let Reply::Lease { epoch, .. } = taken else {
+                panic!("{taken:?}");
+            };
+            let about = message(about).id;
+            let owed = query::owed_about(&self.kv, about, Kind::Failed).unwrap();
+            self.enter(Command::Report {
+                node: ALONE,
+                epoch,
+                about,
+                kind: Kind::Failed,
+                version: owed.unwrap().version,
+                envelope: Envelope {
+                    recipients: vec![Recipient {
+                        address: Address::parse("ann@stranger.example", false).unwrap(),
+                        notify: None,
+                        orcpt: None,
+                    }],
+                    ..message(number)
+                },
+            });
+        }
+    }
+
+    fn domain(name: &str) -> Domain {
+        Domain::parse(name).unwrap()
+    }
+
+    fn from(address: &str) -> ReversePath {
+        ReversePath::Mailbox(Address::parse(address, false).unwrap())
+    }
+
+    const LATER: Logged = Logged {
+        index: 100,
+        position: 0,
+        at: Timestamp(2_000),
+    };
+
+    #[test]
+    fn a_message_without_content_goes_whatever_is_left_of_it() {
+        let mut old = Old::new();
+        // Its sender is owed a word, and it is in no queue any more.
+        old.give_back(1);
+        // The same, and its domain was known by it alone.
+        old.submit(2, &["stranger.example"]);
+        old.settle(2, "stranger.example", 0, Verdict::Refused);
+        // A notification on its way to a domain that is nobody's.
+        old.give_back(3);
+        old.report(4, 3);
+        // One part is owed, and the other waits.
+        old.submit(5, &["stranger.example", "elsewhere.example"]);
+        old.settle(5, "stranger.example", 0, Verdict::Refused);
+        let sorted = sort_mail(&mut old.kv, &mut { LATER }, "restored", false, &|_| false).unwrap();
+        let lost: Vec<_> = sorted.without_content.iter().map(|it| it.id).collect();
+        assert_eq!(lost, [1, 2, 4, 5].map(|number| message(number).id));
+        assert_eq!(query::bodies(&old.kv, None, 9).unwrap(), []);
+        assert_eq!(query::total(&old.kv).unwrap(), query::Counts::default());
+        for table in [tables::OWED, tables::REPORTS, tables::HELD, tables::COUNTS] {
+            assert_eq!(old.kv.scan(table, &[], 9).unwrap(), [], "{table:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_of_another_survivor_is_taken_as_it_stands_there() {
+        let mut old = Old::new();
+        let mut other = Old::new();
+        // One recipient has it.
+        other.submit(1, &["stranger.example", "elsewhere.example"]);
+        other.settle(1, "stranger.example", 0, Verdict::Delivered);
+        // One was refused, and its sender is owed a word.
+        other.submit(2, &["stranger.example"]);
+        other.settle(2, "stranger.example", 0, Verdict::Refused);
+        other.give_back(3);
+        other.report(4, 3);
+        // The one that goes further knows that this was delivered.
+        for side in [&mut old, &mut other] {
+            side.submit(5, &["stranger.example"]);
+        }
+        old.settle(5, "stranger.example", 0, Verdict::Delivered);
+        let mut when = LATER;
+        let taken = take_messages(&mut old.kv, &mut when, &other.kv).unwrap();
+        assert_eq!((taken.taken, taken.refused), (3, 0));
+        let again = take_messages(&mut old.kv, &mut when, &other.kv).unwrap();
+        assert_eq!(again, Taken::default());
+
+        assert_eq!(query::total(&old.kv).unwrap().messages, 3);
+        let held = |at: &str| query::held(&old.kv, &domain(at), None, 9).unwrap();
+        assert_eq!(held("stranger.example"), []);
+        let waits = held("elsewhere.example");
+        assert_eq!(waits.len(), 1);
+        assert_eq!(
+            (waits[0].message, &waits[0].pending[..]),
+            (message(1).id, &[1][..])
+        );
+        let owed = query::owed_about(&old.kv, message(2).id, Kind::Failed).unwrap();
+        assert_eq!(owed.unwrap().recipients.len(), 1);
+        let reports = query::reports(&old.kv, None, 9).unwrap();
+        assert_eq!(reports.len(), 1);
+        let (seq, _) = query::message(&old.kv, message(4).id).unwrap().unwrap();
+        assert_eq!(reports[0].seq, seq);
+    }
+
+    #[test]
+    fn a_message_that_may_be_delivered_and_forgotten_is_not_taken() {
+        let mut other = Old::new();
+        other.submit(1, &["stranger.example"]);
+        let mut kv = Old::new().kv;
+        let batch = crate::Batch {
+            at: Timestamp(1_000).plus(crate::MARK_KEPT * 2),
+            commands: Vec::new(),
+        };
+        crate::apply_batch(&mut kv, 50, &batch, &mut Vec::new()).unwrap();
+        let taken = take_messages(&mut kv, &mut { LATER }, &other.kv).unwrap();
+        assert_eq!((taken.taken, taken.refused), (0, 1));
+    }
+
+    #[test]
+    fn more_is_sorted_than_one_entry_has_places() {
+        let mut when = Logged {
+            position: u32::from(u16::MAX),
+            ..LATER
+        };
+        when.step();
+        assert_eq!((when.index, when.position), (LATER.index + 1, 0));
     }
 
     #[test]

@@ -969,6 +969,14 @@ pub fn is_cancelled(kv: &dyn KvRead, message: MessageId) -> Result<bool, KvError
     Ok(mark.is_some_and(|mark| matches!(mark.why, Some(proto::mark_row::Why::Cancelled(_)))))
 }
 
+/// When the message was cancelled or its last recipient settled, where that is remembered: then no
+/// Accept of it that is applied from now on puts it into any queue. It is refused or answered as the
+/// first one was, and a mark is forgotten only when it would be refused for its age.
+pub fn marked_at(kv: &dyn KvRead, message: MessageId) -> Result<Option<Timestamp>, KvError> {
+    let mark: Option<proto::MarkRow> = row::get(kv, &tables::mark(message))?;
+    Ok(mark.map(|mark| Timestamp(mark.at_ms)))
+}
+
 /// The lease as last granted, be it over or not.
 pub fn lease(kv: &dyn KvRead, domain: &Domain) -> Result<Option<Lease>, KvError> {
     lease_at(kv, &tables::lease(domain))

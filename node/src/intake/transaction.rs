@@ -145,7 +145,7 @@ impl<'a> Transaction<'a> {
         if let Some(refusal) = self.no_quorum(QUORUM_PATIENCE_AT_MAIL).await {
             return refusal;
         }
-        if self.shared.cluster.disk_low() {
+        if !self.shared.cluster.has_room() {
             return self.refuse("disk_low", disk_low());
         }
         if let Some(refusal) = self.look_again() {
@@ -725,10 +725,10 @@ impl Desk for Transaction<'_> {
                     .any(|window| window == b"\r\n\r\n");
         }
         // Mail that does not end would take what is kept for the log, and stop every node at once.
-        content.failed = if self.shared.cluster.disk_low() {
-            Some(std::io::ErrorKind::StorageFull.into())
-        } else {
+        content.failed = if self.shared.cluster.has_room() {
             content.writer.write(Bytes::from(bytes)).await.err()
+        } else {
+            Some(std::io::ErrorKind::StorageFull.into())
         };
     }
 

@@ -40,6 +40,8 @@ struct Inner {
     dice: u64,
     /// Ways that are cut, from and to.
     cut: BTreeSet<(usize, usize)>,
+    /// Bytes that go through each stream of a slow way in a millisecond.
+    slow: BTreeMap<(usize, usize), u64>,
     ways: Vec<Arc<Mutex<Way>>>,
     hosts: BTreeMap<usize, Host>,
     trace: blake3::Hasher,
@@ -83,6 +85,7 @@ impl Switch {
             now: 0,
             dice: seed,
             cut: BTreeSet::new(),
+            slow: BTreeMap::new(),
             ways: Vec::new(),
             hosts: BTreeMap::new(),
             trace: blake3::Hasher::new(),
@@ -123,6 +126,11 @@ impl Switch {
 
     pub(crate) fn cut(&self, from: usize, to: usize) {
         lock(&self.0).cut.insert((from, to));
+    }
+
+    /// From now on every stream between the two carries so many bytes in a millisecond.
+    pub(crate) fn slow(&self, from: usize, to: usize, bytes: u64) {
+        lock(&self.0).slow.insert((from, to), bytes);
     }
 
     pub(crate) fn heal(&self) {
@@ -257,12 +265,14 @@ impl Pipe {
             delay += SENT_AGAIN_AFTER;
         }
         let now = inner.now;
-        drop(inner);
         let mut way = lock(&self.write);
+        let slow = inner.slow.get(&(way.from, way.to));
+        let takes = slow.map_or(0, |bytes| piece.len() as u64 / bytes);
+        drop(inner);
         if way.broken {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        way.last_due = way.last_due.max(now + delay);
+        way.last_due = way.last_due.max(now + delay) + takes;
         let due = way.last_due;
         way.under_way.push_back((due, piece));
         Ok(())

@@ -4,24 +4,29 @@
 //! A body is never in the log. The [gate](super::gate) makes sure that an entry enters a log
 //! only where its body is durable; this room moves the bytes.
 
+mod fetch;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures::StreamExt;
 use holdfast_ledger::{KvRead, query};
 use holdfast_mail::{BodyRef, MessageId, Timestamp};
 use holdfast_proto::cluster as wire;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::Status;
 
+use self::fetch::{Fetched, Fetches};
 use super::peers::Peers;
+use super::room::Room;
 use super::types::Seat;
 use crate::store::{self, BodyStore, Store};
+use crate::world::select;
 
 /// Bytes of a body gathered before they go to the disk and to the peers: one store chunk.
 const PIECE_BYTES: usize = 256 << 10;
@@ -54,6 +59,18 @@ const RELEASED_KEPT: Duration = Duration::from_secs(60);
 /// A body older than this that no envelope refers to was abandoned: an `Accept` that comes
 /// later than a day after its id was drawn is refused by the ledger.
 const ORPHAN_AGE: Duration = Duration::from_secs(25 * 3600);
+
+/// A node without room for a body asks so often whether it is needed still.
+const FULL_PAUSE: Duration = Duration::from_secs(2);
+
+/// Bodies that one peer may have begun to stream here: each has a piece of 256 KiB in memory, 64 MiB
+/// together. The one that has not grown for the longest time makes room; it is fetched if its entry
+/// comes.
+const OPEN_MAX: usize = 256;
+
+/// A body of which nothing has come for this long is let go. A peer that found this node too slow says
+/// no more about it. Longer than a sender of mail may be silent.
+const OPEN_SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Accept acknowledgements remembered at a time; each is a few dozen bytes.
 const ACKS_MAX: usize = 20_000;
@@ -96,11 +113,11 @@ struct Inner {
     /// Which members reported a body durable. Ordered by id, so the oldest is dropped first.
     acks: Mutex<BTreeMap<MessageId, BTreeSet<u64>>>,
     acked: tokio::sync::Notify,
+    fetches: Fetches,
     /// Bodies on their way here, and who writes each.
     arrivals: Mutex<HashMap<MessageId, Arrival>>,
     waiting: Mutex<HashMap<MessageId, Vec<oneshot::Sender<()>>>>,
-    /// This node's disk is nearly full.
-    disk_low: AtomicBool,
+    room: Arc<Room>,
     /// When the youngest body that was streamed here began, milliseconds since the epoch.
     newest: AtomicU64,
     released: Mutex<VecDeque<(Instant, MessageId)>>,
@@ -126,7 +143,7 @@ impl Bodies {
         store: Arc<BodyStore>,
         state: Arc<Store>,
         peers: Arc<Peers>,
-        voters: watch::Receiver<VoterSets>,
+        (voters, room): (watch::Receiver<VoterSets>, Arc<Room>),
     ) -> Self {
         Self(Arc::new(Inner {
             me,
@@ -137,9 +154,10 @@ impl Bodies {
             outbound: Mutex::default(),
             acks: Mutex::default(),
             acked: tokio::sync::Notify::new(),
+            fetches: Fetches::default(),
             arrivals: Mutex::default(),
             waiting: Mutex::default(),
-            disk_low: AtomicBool::new(false),
+            room,
             newest: AtomicU64::new(0),
             released: Mutex::default(),
         }))
@@ -193,6 +211,10 @@ impl Bodies {
             self.ensure(body, &[], u64::MAX, deadline)
                 .await
                 .map_err(|_| BodyError::Missing(body.id))?;
+            if !self.0.store.present(body.id)? {
+                // Its last recipient was settled meanwhile.
+                return Err(BodyError::Missing(body.id));
+            }
         }
         Ok(BodyReader {
             inner: self.0.store.reader(body.id)?,
@@ -219,6 +241,11 @@ impl Bodies {
         tracing::error!(body = %body.id, "the body on this disk is not the one its envelope names");
         store.delete(&[body.id])?;
         Ok(false)
+    }
+
+    /// This node's disk has no room for a body more.
+    pub(crate) fn has_no_room(&self) -> bool {
+        self.0.room.is_full()
     }
 
     pub(crate) fn present(&self, id: MessageId) -> io::Result<bool> {
@@ -250,7 +277,8 @@ impl Bodies {
             };
         loop {
             let arrived = self.wait_for(id);
-            if self.0.store.present(id).map_err(storage)? {
+            // What this node has applied itself it needs to ask nobody.
+            if self.0.store.present(id).map_err(storage)? || self.is_over(id, index, None)? {
                 return Ok(());
             }
             if let Some(arrival) = lock(&self.0.arrivals).get(&id) {
@@ -266,10 +294,29 @@ impl Bodies {
                 let _changed = tokio::time::timeout_at(patience.min(deadline), arrived).await;
                 continue;
             }
-            if self.fetch(body, sources, index).await? {
-                return Ok(());
+            if self.0.room.is_full() {
+                // The last bytes are for the log: with it end the messages that take the room.
+                if self.is_over_elsewhere(id, sources, index).await {
+                    return Ok(());
+                }
+                let look_again = deadline.min(Instant::now() + FULL_PAUSE);
+                let _room = tokio::time::timeout_at(look_again, arrived).await;
+                continue;
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            // What the deadline ends is the waiting: the fetch goes on, and whoever asks next finds more
+            // of it here.
+            let fetched = select! {
+                _arrived = arrived => continue,
+                fetched = self.fetched(body, sources, index) => fetched,
+                () = tokio::time::sleep_until(deadline) => continue,
+            };
+            match fetched {
+                Fetched::Here => {}
+                Fetched::Completed(up_to) if index <= up_to => return Ok(()),
+                Fetched::Completed(_) | Fetched::Nowhere => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
         }
     }
 
@@ -280,57 +327,6 @@ impl Bodies {
         list.retain(|tx: &oneshot::Sender<()>| !tx.is_closed());
         list.push(tx);
         rx
-    }
-
-    /// Fetches a body once from the first member that has it. `true`: it is here now, or the
-    /// message is completed and the body is needed no more.
-    async fn fetch(&self, body: &BodyRef, sources: &[u64], index: u64) -> Result<bool, Status> {
-        let others: Vec<u64> = self.0.voters.borrow().iter().flatten().copied().collect();
-        let mut asked = BTreeSet::from([self.0.me]);
-        for source in sources.iter().chain(&others) {
-            if !asked.insert(*source) {
-                continue;
-            }
-            match self.fetch_from(*source, body, index).await {
-                Ok(()) => return Ok(true),
-                Err(status) if status.code() == Code::FailedPrecondition => return Ok(true),
-                Err(status) => {
-                    tracing::debug!(body = %body.id, source, "cannot fetch a body: {}", status.message());
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    async fn fetch_from(&self, source: u64, body: &BodyRef, index: u64) -> Result<(), Status> {
-        let unknown = || Status::unavailable("its address is not known");
-        let mut client = self.0.peers.bodies(source).ok_or_else(unknown)?;
-        let request = wire::PullRequest {
-            envelope: self.0.peers.envelope(source),
-            body: body.id.to_bytes().to_vec().into(),
-            index,
-        };
-        let mut pieces = client.pull(request).await?.into_inner();
-        let mut receiver = Receiver::new(self.clone());
-        loop {
-            let next = tokio::time::timeout(ARRIVAL_STALL * 5, pieces.next());
-            let piece = match next.await {
-                Ok(Some(piece)) => piece?,
-                Ok(None) => return Err(Status::unavailable("the body ended early")),
-                Err(_) => return Err(Status::unavailable("the body stopped coming")),
-            };
-            if let Some(end) = &piece.end
-                && (end.len != body.len || end.digest[..] != body.digest[..])
-            {
-                return Err(Status::data_loss("it has another body under this id"));
-            }
-            if let Some(stored) = receiver.take(piece)? {
-                return match stored.await {
-                    Ok(Ok(())) => Ok(()),
-                    _ => Err(Status::unavailable("the body could not be stored")),
-                };
-            }
-        }
     }
 
     /// Notes what a peer reported durable.
@@ -361,12 +357,6 @@ impl Bodies {
         for waiter in lock(&self.0.waiting).remove(&id).unwrap_or_default() {
             let _gone = waiter.send(());
         }
-    }
-
-    /// While the disk is nearly full, bodies that peers stream here are passed over: most of a flood is
-    /// never accepted. Those of mail that is accepted are fetched when their entry comes.
-    pub(crate) fn set_disk_low(&self, low: bool) {
-        self.0.disk_low.store(low, Ordering::Relaxed);
     }
 
     /// Serves a peer's push stream until it ends.
@@ -421,43 +411,63 @@ impl Bodies {
         out
     }
 
+    /// Whether the entry at `index` needs the body no more: that is only true where the completion is
+    /// committed. Either the message has left a mark; or this node has applied the entry, and knows no
+    /// envelope for it.
+    ///
+    /// The mark alone is enough, wherever the entry is. A proposal that is repeated, for its reply was
+    /// lost, can enter the log when the message is delivered and its body about to go everywhere: nobody
+    /// can apply that entry before it is committed, and without its body no follower would take it.
+    fn is_over(&self, id: MessageId, index: u64, applied: Option<u64>) -> Result<bool, Status> {
+        let view = self.0.state.view();
+        let read = |error: holdfast_ledger::KvError| Status::internal(error.0);
+        if query::marked_at(&view, id).map_err(read)?.is_some() {
+            return Ok(true);
+        }
+        Ok(applied.is_some_and(|applied| applied >= index)
+            && query::envelope(&view, id).map_err(read)?.is_none())
+    }
+
     /// Answers a peer that fetches a body.
     pub(crate) fn serve(
         &self,
         id: MessageId,
-        index: u64,
+        request: &wire::PullRequest,
         applied: Option<u64>,
     ) -> Result<mpsc::Receiver<Result<wire::BodyPiece, Status>>, Status> {
-        if !self.0.store.present(id).map_err(storage)? {
-            // "Gone" is only true where the completion is committed: this node must have
-            // applied the entry that needed the body, and know no envelope for it.
-            let view = self.0.state.view();
-            let live = query::envelope(&view, id)
-                .map_err(|e| Status::internal(e.0))?
-                .is_some();
-            return Err(
-                if !live && applied.is_some_and(|applied| applied >= index) {
-                    Status::failed_precondition(format!("message {id} is completed"))
-                } else {
-                    Status::not_found(format!("no body {id} here"))
-                },
-            );
+        if request.ask || !self.0.store.present(id).map_err(storage)? {
+            return Err(if self.is_over(id, request.index, applied)? {
+                Status::failed_precondition(format!("message {id} is completed"))
+            } else {
+                Status::not_found(format!("no body {id} here"))
+            });
         }
         let mut reader = self.0.store.reader(id).map_err(storage)?;
         let end = self.0.store.end(id).map_err(storage)?;
         let end = end.ok_or_else(|| Status::not_found(format!("no body {id} here")))?;
+        let offset = request.offset;
         let (tx, rx) = mpsc::channel(8);
         tokio::spawn(async move {
             let body = Bytes::copy_from_slice(&id.to_bytes());
-            let mut first = true;
+            let mut first = offset == 0;
+            let mut passed = 0;
             loop {
                 let piece = match reader.next() {
-                    Ok(Some(data)) => wire::BodyPiece {
-                        body: body.clone(),
-                        data,
-                        first,
-                        ..wire::BodyPiece::default()
-                    },
+                    // Read all the same: the last chunk comes only if the digest of the whole fits.
+                    Ok(Some(mut data)) => {
+                        let known = offset.saturating_sub(passed).min(data.len() as u64);
+                        passed += data.len() as u64;
+                        data.advance(usize::try_from(known).unwrap_or(data.len()));
+                        if data.is_empty() {
+                            continue;
+                        }
+                        wire::BodyPiece {
+                            body: body.clone(),
+                            data,
+                            first,
+                            ..wire::BodyPiece::default()
+                        }
+                    }
                     Ok(None) => wire::BodyPiece {
                         body: body.clone(),
                         first,
@@ -571,7 +581,9 @@ impl Bodies {
         }
     }
 
-    /// Deletes bodies that no message refers to and that no message can refer to any more.
+    /// Deletes bodies that no message refers to and that no message can refer to any more: those that
+    /// were abandoned, and those whose release was missed, by a restart or because too much happened
+    /// at once.
     /// Stops as soon as `all_applied` says that the log has entries the state does not show: one
     /// of them may need a body that looks abandoned.
     pub(crate) fn sweep_orphans(&self, all_applied: impl Fn() -> bool) -> io::Result<usize> {
@@ -594,7 +606,10 @@ impl Bodies {
             for id in ids {
                 // One that became durable in this life of the process may be in the gate, on
                 // its way into the log.
-                if now.since(id.at()) < ORPHAN_AGE || self.0.store.is_recent(id) {
+                let is_old = now.since(id.at()) >= ORPHAN_AGE && !self.0.store.is_recent(id);
+                let over = query::marked_at(&view, id).map_err(|e| io::Error::other(e.0))?;
+                let is_over = over.is_some_and(|at| now.since(at) >= RELEASED_KEPT);
+                if !is_old && !is_over {
                     continue;
                 }
                 let live = query::envelope(&view, id).map_err(|e| io::Error::other(e.0))?;
@@ -793,6 +808,30 @@ impl Bodies {
             _ => false,
         }
     }
+
+    /// How many of so many bodies that a peer begins are open, and on their way, at once; and how many
+    /// a day later, when it begins another.
+    pub(crate) fn begin_many(&self, count: u64) -> [(usize, usize); 2] {
+        let mut receiver = Receiver::new(self.clone());
+        let begin = |receiver: &mut Receiver, number: u64| {
+            let id = MessageId::new(super::now(), number.into());
+            let piece = wire::BodyPiece {
+                body: Bytes::copy_from_slice(&id.to_bytes()),
+                first: true,
+                data: Bytes::from_static(b"and then silence"),
+                ..wire::BodyPiece::default()
+            };
+            assert!(matches!(receiver.take(piece), Ok(None)));
+            (receiver.open.len(), lock(&self.0.arrivals).len())
+        };
+        let mut at_once = (0, 0);
+        for number in 0..count {
+            at_once = begin(&mut receiver, number);
+        }
+        receiver.make_room(Instant::now() + OPEN_SILENCE_MAX);
+        [at_once, begin(&mut receiver, count)]
+    }
+
     /// What a disk that lies does to this node's copy.
     pub(crate) fn spoil(&self, id: MessageId) {
         self.0.store.spoil(id);
@@ -820,7 +859,15 @@ impl BodyReader {
 struct Receiver {
     bodies: Bodies,
     token: u64,
-    open: HashMap<MessageId, (store::Writer, u64)>,
+    open: HashMap<MessageId, Open>,
+}
+
+/// A body that is not whole yet.
+struct Open {
+    writer: store::Writer,
+    /// Bytes.
+    len: u64,
+    touched: Instant,
 }
 
 type Stored = oneshot::Receiver<io::Result<()>>;
@@ -836,10 +883,11 @@ impl Receiver {
         }
     }
 
-    /// The same for a body that may never be accepted.
+    /// The same for a body that may never be accepted, as most of a flood is not: while the disk is nearly
+    /// full it is passed over. If it is accepted, it is fetched when its entry comes.
     fn take_streamed(&mut self, piece: wire::BodyPiece) -> Result<Option<Stored>, Status> {
         // Pieces that follow belong to no open body, and are passed over too.
-        if piece.first && self.bodies.0.disk_low.load(Ordering::Relaxed) {
+        if piece.first && self.bodies.0.room.is_low() {
             return Ok(None);
         }
         self.take(piece)
@@ -880,7 +928,13 @@ impl Receiver {
                 },
             );
             drop(arrivals);
-            self.open.insert(id, (inner.store.begin(id), 0));
+            self.make_room(Instant::now());
+            let open = Open {
+                writer: inner.store.begin(id),
+                len: 0,
+                touched: Instant::now(),
+            };
+            self.open.insert(id, open);
         } else {
             let mut arrivals = lock(&inner.arrivals);
             match arrivals.get_mut(&id) {
@@ -893,17 +947,18 @@ impl Receiver {
                 }
             }
         }
-        let Some((writer, len)) = self.open.get_mut(&id) else {
+        let Some(open) = self.open.get_mut(&id) else {
             return Ok(None);
         };
+        open.touched = Instant::now();
         if !piece.data.is_empty() {
-            writer.write(&piece.data).map_err(storage)?;
-            *len += piece.data.len() as u64;
+            open.writer.write(&piece.data).map_err(storage)?;
+            open.len += piece.data.len() as u64;
         }
         let Some(end) = piece.end else {
             return Ok(None);
         };
-        let Some((writer, len)) = self.open.remove(&id) else {
+        let Some(Open { writer, len, .. }) = self.open.remove(&id) else {
             return Ok(None);
         };
         let digest = writer.digest();
@@ -924,6 +979,24 @@ impl Receiver {
         Ok(Some(stored))
     }
 
+    /// Lets go of bodies that do not grow any more, so that there is room for one.
+    fn make_room(&mut self, now: Instant) {
+        while let Some((id, touched)) = self
+            .open
+            .iter()
+            .map(|(id, open)| (*id, open.touched))
+            .min_by_key(|(id, touched)| (*touched, *id))
+            && (self.open.len() >= OPEN_MAX || now.duration_since(touched) >= OPEN_SILENCE_MAX)
+        {
+            self.drop_body(id);
+        }
+    }
+
+    /// Bytes that have come of a body that is not whole.
+    fn has(&self, id: MessageId) -> u64 {
+        self.open.get(&id).map_or(0, |open| open.len)
+    }
+
     fn drop_body(&mut self, id: MessageId) {
         self.open.remove(&id);
         let mut arrivals = lock(&self.bodies.0.arrivals);
@@ -940,7 +1013,13 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         let mut arrivals = lock(&self.bodies.0.arrivals);
         for id in self.open.keys() {
-            arrivals.remove(id);
+            // Another stream may have taken over a body that did not grow.
+            if arrivals
+                .get(id)
+                .is_some_and(|arrival| arrival.writer == self.token)
+            {
+                arrivals.remove(id);
+            }
         }
     }
 }

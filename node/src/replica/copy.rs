@@ -75,20 +75,16 @@ impl<W: Write> Writer<W> {
     }
 
     /// # Errors
-    /// It cannot be written, or `next` fails.
-    pub fn body(
-        &mut self,
-        body: &BodyRef,
-        mut next: impl FnMut() -> io::Result<Option<Bytes>>,
-    ) -> io::Result<()> {
+    /// It cannot be written.
+    pub fn body(&mut self, body: &BodyRef, chunks: &[Bytes]) -> io::Result<()> {
         let told = wire::CopyBody {
             id: body.id.to_bytes().to_vec().into(),
             len: body.len,
             digest: body.digest.to_vec().into(),
         };
         self.frame(BODY, &told.encode_to_vec())?;
-        while let Some(chunk) = next()? {
-            self.frame(CHUNK, &chunk)?;
+        for chunk in chunks {
+            self.frame(CHUNK, chunk)?;
         }
         Ok(())
     }
@@ -118,16 +114,17 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Writes the rows of a view, and the bodies they name. `read` opens a body, or says that it is gone.
+/// Writes the rows of a view, and the bodies they name. `read` reads a body, or says that it is gone.
+/// All of it, before any of it is written: half a body would make the copy a damaged one.
 ///
 /// # Errors
 /// Rows or bodies cannot be read, or the copy cannot be written.
-pub(crate) fn write<W: Write, R: FnMut() -> io::Result<Option<Bytes>>>(
+pub(crate) fn write<W: Write>(
     out: W,
     head: &wire::CopyHead,
     rows: impl Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>>,
     kv: &dyn KvRead,
-    mut read: impl FnMut(&BodyRef) -> io::Result<Option<R>>,
+    mut read: impl FnMut(&BodyRef) -> io::Result<Option<Vec<Bytes>>>,
 ) -> io::Result<W> {
     let mut writer = Writer::begin(out, head)?;
     for row in rows {
@@ -140,8 +137,8 @@ pub(crate) fn write<W: Write, R: FnMut() -> io::Result<Option<Bytes>>>(
         let Some(last) = page.last() else { break };
         after = Some(last.id);
         for body in &page {
-            if let Some(next) = read(body)? {
-                writer.body(body, next)?;
+            if let Some(chunks) = read(body)? {
+                writer.body(body, &chunks)?;
             }
         }
     }
@@ -174,7 +171,7 @@ impl Cluster {
                 || query::envelope(&self.view(), body.id).is_ok_and(|held| held.is_some());
             if found.is_none() && is_held() {
                 return Err(io::Error::other(format!(
-                    "the body of {} is not on this node yet; ask another node",
+                    "the body of {} is not on this node, or damaged here; ask another node",
                     body.id
                 )));
             }
@@ -337,8 +334,7 @@ mod tests {
             len: 4,
             digest: *blake3::hash(&content).as_bytes(),
         };
-        let mut chunks = vec![content];
-        writer.body(&body, || Ok(chunks.pop())).unwrap();
+        writer.body(&body, &[content]).unwrap();
         writer.end().unwrap()
     }
 

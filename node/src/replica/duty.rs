@@ -1,4 +1,5 @@
-//! A drained node: it replicates, votes and counts in the quorum, and nothing else depends on it.
+//! A drained node: it replicates, votes and counts in the quorum, and nothing else depends on it. And a
+//! node that is nearly full, which leads only if nobody else can.
 //!
 //! The flag is in the ledger, so that it survives a restart, and every node leaves a drained one out
 //! when it ranks the members. The rooms above follow [`Cluster::drained`].
@@ -144,14 +145,33 @@ pub(crate) async fn follow(cluster: Cluster, fatal: Arc<dyn Fn(String) + Send + 
         let others_failed = silence >= cluster.0.profile.leader_silence_max() * SILENCES;
         let stands = !drained || others_failed;
         cluster.0.raft.runtime_config().elect(stands);
-        if drained && cluster.leader() == Some(cluster.me().id) {
-            match timeout(HAND_OVER_TIME_MAX, membership::transfer(&cluster, None)).await {
-                Ok(Ok(to)) => tracing::info!(%to, "drained: leadership handed over"),
-                Ok(Err(why)) => tracing::info!("drained, and leads on for now: {why}"),
-                Err(_) => tracing::info!("drained, and leads on: nobody took over in time"),
+        let heir = if drained {
+            Some(None)
+        } else {
+            relief(&cluster).map(Some)
+        };
+        if let Some(heir) = heir
+            && cluster.leader() == Some(cluster.me().id)
+        {
+            let why = if drained { "drained" } else { "nearly full" };
+            match timeout(HAND_OVER_TIME_MAX, membership::transfer(&cluster, heir)).await {
+                Ok(Ok(to)) => tracing::info!(%to, "{why}: leadership handed over"),
+                Ok(Err(error)) => tracing::info!("{why}, and leads on for now: {error}"),
+                Err(_) => tracing::info!("{why}, and leads on: nobody took over in time"),
             }
         }
     }
+}
+
+/// Who leads better while this node's disk is nearly full: a leader has every body before anybody else,
+/// so that without room it would stop mail that the others have room for.
+fn relief(cluster: &Cluster) -> Option<NodeId> {
+    if !cluster.0.room.is_low() {
+        return None;
+    }
+    let on_duty = cluster.on_duty();
+    let mut roomy = cluster.0.room.roomy().into_iter();
+    roomy.find(|node| *node != cluster.me().id && on_duty.contains(node))
 }
 
 /// Reads the flag, and tells the rooms if it has changed.

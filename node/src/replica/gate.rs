@@ -58,7 +58,15 @@ pub(crate) async fn before_proposal(
     proposal: &Proposal,
     sender: u64,
 ) -> Result<(), Status> {
-    // No node has applied an index beyond every log, so none will call the message completed.
+    // A leader without room hands leadership on; meanwhile nobody waits here for what does not come.
+    if bodies.has_no_room() {
+        let lacks = |body: &&BodyRef| !bodies.present(body.id).unwrap_or(false);
+        if needed(proposal).any(|body| lacks(&body)) {
+            return Err(Status::resource_exhausted("the disk of the leader is full"));
+        }
+    }
+    // No node has applied an index beyond every log, so only a mark will do to call the message
+    // completed.
     wait(bodies, [(proposal, u64::MAX)].into_iter(), sender).await
 }
 

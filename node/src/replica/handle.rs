@@ -21,6 +21,7 @@ use super::membership::member_to_wire;
 use super::peers::Peers;
 use super::propose::{self, Waiting};
 use super::rehearsal::Rehearsal;
+use super::room::Room;
 use super::tally::Tally;
 use super::types::{LogId, Raft, Seat};
 use super::{Identity, StateHash, codec, level};
@@ -60,7 +61,7 @@ pub(crate) struct Inner {
     pub(crate) members: watch::Receiver<BTreeMap<u64, Seat>>,
     /// When a leader was last heard from.
     pub(crate) heard: Mutex<Option<Instant>>,
-    pub(crate) disk_low: AtomicBool,
+    pub(crate) room: Arc<Room>,
     pub(crate) disk_free_min: AtomicU64,
     pub(crate) disk_free: AtomicU64,
     pub(crate) disk_total: AtomicU64,
@@ -221,7 +222,13 @@ impl Cluster {
     /// Whether the data directory's disk is nearly full: no new mail, but delivery goes on.
     #[must_use]
     pub fn disk_low(&self) -> bool {
-        self.0.disk_low.load(Ordering::Relaxed) || self.0.rehearsal.disk_is_full()
+        self.0.room.is_low() || self.0.rehearsal.disk_is_full()
+    }
+
+    /// Whether new mail can be taken: this node has room for it, and so has a quorum.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        !self.disk_low() && !self.0.room.is_nowhere()
     }
 
     /// Resolves when a peer has said that this node was removed.

@@ -28,6 +28,7 @@ mod propose;
 mod rehearsal;
 mod renewal;
 pub mod replace;
+mod room;
 mod service;
 #[cfg(test)]
 pub(crate) mod simulated;
@@ -251,6 +252,8 @@ pub async fn start(
     let papers = Papers::open(&options.data_dir, &identity).map_err(|e| tls_error(&e))?;
     let server = papers.nodes();
     let peers = Arc::new(peers::Peers::new(identity.clone(), papers.client()));
+    let (voters_tx, voters) = watch::channel(Vec::new());
+    let room = Arc::new(room::Room::new(me.id.0, voters.clone()));
 
     let snapshots = snapshot::Snapshots::open(options.data_dir.join("snapshots"))?;
     let (effects, _) = broadcast::channel(EFFECTS_KEPT);
@@ -270,6 +273,7 @@ pub async fn start(
         Arc::new(config),
         network::Network {
             peers: peers.clone(),
+            room: room.clone(),
         },
         log_storage::LogStorage::new(ledger.clone()),
         machine,
@@ -280,8 +284,13 @@ pub async fn start(
     let before = rehearsal::newest(&ledger.view()).map_err(|e| StartError::Raft(e.0))?;
 
     let (members_tx, members) = watch::channel(BTreeMap::new());
-    let (voters_tx, voters) = watch::channel(Vec::new());
-    let bodies = Bodies::new(me.id.0, body_store, ledger.clone(), peers.clone(), voters);
+    let bodies = Bodies::new(
+        me.id.0,
+        body_store,
+        ledger.clone(),
+        peers.clone(),
+        (voters, room.clone()),
+    );
     let (proposals, queue) = propose::queue();
     let inner = Arc::new(Inner {
         me: me.clone(),
@@ -297,7 +306,7 @@ pub async fn start(
         applied,
         members,
         heard: std::sync::Mutex::default(),
-        disk_low: AtomicBool::new(false),
+        room,
         disk_free_min: AtomicU64::new(options.disk_free_min),
         disk_free: AtomicU64::new(0),
         disk_total: AtomicU64::new(0),
@@ -467,9 +476,8 @@ fn look_at_disk(inner: &Inner, data_dir: &Path) {
         Ok(space) => {
             inner.disk_free.store(space.free, Ordering::Relaxed);
             inner.disk_total.store(space.total, Ordering::Relaxed);
-            let low = space.free < inner.disk_free_min.load(Ordering::Relaxed);
-            inner.bodies.set_disk_low(low);
-            if low != inner.disk_low.swap(low, Ordering::Relaxed) {
+            let free_min = inner.disk_free_min.load(Ordering::Relaxed);
+            if let Some(low) = inner.room.look(space.free, free_min) {
                 tracing::warn!(
                     free_bytes = space.free,
                     "{}",

@@ -18,6 +18,7 @@ use tonic::{Code, Request, Status};
 
 use super::codec;
 use super::peers::{Peers, Purpose};
+use super::room::Room;
 use super::snapshot::SnapshotFile;
 use super::types::{Seat, Snapshot, Types};
 use crate::failpoint;
@@ -37,11 +38,13 @@ const LOST_PAUSE: Duration = Duration::from_secs(1);
 /// Makes connections for openraft.
 pub(crate) struct Network {
     pub(crate) peers: Arc<Peers>,
+    pub(crate) room: Arc<Room>,
 }
 
 /// openraft's view of one peer, for one purpose.
 pub(crate) struct Connection {
     peers: Arc<Peers>,
+    room: Arc<Room>,
     target: u64,
     purpose: Purpose,
     /// The last entry that the follower said it has.
@@ -55,6 +58,7 @@ impl Network {
         self.peers.learn(target, &seat.cluster_address);
         Connection {
             peers: self.peers.clone(),
+            room: self.room.clone(),
             target,
             purpose,
             stored: None,
@@ -157,6 +161,7 @@ impl RaftNetworkV2<Types> for Connection {
             prev: rpc.prev_log_id.as_ref().map(codec::log_id_to_wire),
             entries: rpc.entries.iter().map(codec::entry_to_bytes).collect(),
             leader_commit: rpc.leader_commit.as_ref().map(codec::log_id_to_wire),
+            no_room: self.room.tell(),
         };
         if !rpc.entries.is_empty() {
             failpoint::reach("before-send");
@@ -170,6 +175,7 @@ impl RaftNetworkV2<Types> for Connection {
         self.peers
             .clock
             .heard(self.target, Timestamp(reply.clock_ms));
+        self.room.heard(self.target, reply.disk_low);
         use wire::append_reply::Outcome;
         match reply.outcome {
             Some(Outcome::Success(_)) => {

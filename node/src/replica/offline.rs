@@ -13,7 +13,7 @@ use holdfast_ledger::anew::{
     Founding, Sorted, Taken, first_node, found_anew, sort_mail, take_messages,
 };
 use holdfast_ledger::{Command, Kv, KvError, Logged, Member, MemoryKv, apply_batch, level, query};
-use holdfast_mail::{BodyRef, MessageId};
+use holdfast_mail::{BodyRef, MessageId, NodeId};
 use holdfast_proto::cluster as wire;
 use openraft::EntryPayload;
 
@@ -136,9 +136,9 @@ impl Stopped {
     /// As of [`restore`].
     pub fn merge(self, others: &[PathBuf], keep_queued: bool) -> Result<Merged, OfflineError> {
         let mut bodies = BTreeSet::new();
-        for id in all_bodies(&self.rows)? {
-            if self.bodies.end(id)?.is_some() {
-                bodies.insert(id);
+        for body in query::bodies(&self.rows, None, usize::MAX)? {
+            if is_there(&self.bodies, &body)? {
+                bodies.insert(body.id);
             }
         }
         let name = self.head.node.clone();
@@ -168,16 +168,42 @@ impl Stopped {
     }
 }
 
-/// The content of a body, if it is there.
-pub(crate) fn body_of(
-    bodies: &BodyStore,
-    body: &BodyRef,
-) -> io::Result<Option<impl FnMut() -> io::Result<Option<Bytes>> + use<>>> {
-    if bodies.end(body.id)?.is_none() {
+/// The content of a body, if it is there and is what its envelope says. A body that is deleted, or rots,
+/// while it is read is not there either: one message without content must not cost all the others their
+/// copy.
+pub(crate) fn body_of(bodies: &BodyStore, body: &BodyRef) -> io::Result<Option<Vec<Bytes>>> {
+    match chunks_of(bodies, body) {
+        Err(error) if is_gone(&error) => Ok(None),
+        read => read,
+    }
+}
+
+fn chunks_of(bodies: &BodyStore, body: &BodyRef) -> io::Result<Option<Vec<Bytes>>> {
+    if !is_there(bodies, body)? {
         return Ok(None);
     }
     let mut reader = bodies.reader(body.id)?;
-    Ok(Some(move || reader.next()))
+    let mut chunks = Vec::new();
+    while let Some(chunk) = reader.next()? {
+        chunks.push(chunk);
+    }
+    Ok(Some(chunks))
+}
+
+/// Whether there is an end of it; what is before that may be damaged.
+fn is_there(bodies: &BodyStore, body: &BodyRef) -> io::Result<bool> {
+    match bodies.end(body.id) {
+        Ok(end) => Ok(end.is_some_and(|end| end.len == body.len && end.digest == body.digest)),
+        Err(error) if is_gone(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidData
+    )
 }
 
 /// A new file that only its owner reads: mail is in it.
@@ -233,6 +259,8 @@ impl Known {
 pub struct Merged {
     pub head: wire::CopyHead,
     rows: MemoryKv,
+    /// The first entry of the new log, whose state they are, and its only node's id.
+    first: NodeId,
     /// What waited for delivery.
     pub held: query::Counts,
     /// Nodes of the old cluster of which nothing is there.
@@ -295,6 +323,7 @@ fn merge(
     let needed = all_bodies(&rows)?;
     Ok(Merged {
         head,
+        first: NodeId(when.index),
         held,
         is_majority: unheard.len() * 2 < all,
         unheard,
@@ -309,7 +338,7 @@ fn merge(
 #[derive(Clone, Debug)]
 pub struct Restored {
     pub cluster_id: [u8; 16],
-    pub node: holdfast_mail::NodeId,
+    pub node: NodeId,
     pub bodies: u64,
     pub merged: Merged,
 }
@@ -345,7 +374,7 @@ pub async fn restore(
     else {
         return Err(OfflineError::Rows("a cluster begins otherwise".to_owned()));
     };
-    let node = first_node(merged.head.index);
+    let node = merged.first;
     // The certificate names the node.
     let (key, request) = crate::net::authority::request().map_err(tls)?;
     identity.certificate = crate::net::authority::sign(
@@ -465,10 +494,9 @@ fn write_bodies(
 
 #[cfg(test)]
 mod tests {
-    use holdfast_ledger::{Primary, Reply, apply};
-    use holdfast_mail::{
-        Address, BodyType, Domain, Envelope, NodeId, Recipient, ReversePath, Timestamp,
-    };
+    use holdfast_ledger::{Disposal, Primary, Reply, apply};
+    use holdfast_mail::dsn::Kind;
+    use holdfast_mail::{Address, BodyType, Domain, Envelope, Recipient, ReversePath, Timestamp};
 
     use super::*;
 
@@ -531,6 +559,16 @@ mod tests {
         index: u64,
         messages: &[(&Envelope, bool)],
     ) -> PathBuf {
+        copy_with(dir, (node, cluster, index), messages, None)
+    }
+
+    /// The same, where a message was given back and its notification is on its way.
+    fn copy_with(
+        dir: &Path,
+        (node, cluster, index): (u64, u8, u64),
+        messages: &[(&Envelope, bool)],
+        report: Option<(&Envelope, &Envelope)>,
+    ) -> PathBuf {
         let mut rows = MemoryKv::new();
         let mut when = Logged {
             index: 1,
@@ -558,10 +596,36 @@ mod tests {
         commands.extend(messages.iter().map(|(envelope, _)| Command::Accept {
             envelope: (*envelope).clone(),
         }));
-        for command in commands {
+        let mut enter = |command| {
             when.index += 1;
             let reply = apply(&mut rows, when, &command, &mut Vec::new()).unwrap();
             assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
+            holdfast_ledger::Seq::new(when.index, 0).0
+        };
+        for command in commands {
+            enter(command);
+        }
+        if let Some((about, notification)) = report {
+            let version = enter(Command::Dispose {
+                domain: Domain::parse("example.org").unwrap(),
+                how: Disposal::Bounce,
+                messages: vec![about.id],
+                held: true,
+                by: String::new(),
+            });
+            let epoch = enter(Command::TakePost {
+                node: NodeId(1),
+                ttl_ms: 60_000,
+                epoch: 0,
+            });
+            enter(Command::Report {
+                node: NodeId(1),
+                epoch,
+                about: about.id,
+                kind: Kind::Failed,
+                version,
+                envelope: notification.clone(),
+            });
         }
         let head = wire::CopyHead {
             cluster_id: vec![cluster; 16].into(),
@@ -581,10 +645,8 @@ mod tests {
             .rows()
             .map(|(key, value)| Ok((key.to_vec(), value.to_vec())));
         copy::write(File::create(&path).unwrap(), &head, all, &rows, |body| {
-            let mut content = there
-                .contains(&body.id)
-                .then(|| Bytes::from_static(CONTENT));
-            Ok(content.is_some().then_some(move || Ok(content.take())))
+            let is_there = there.contains(&body.id);
+            Ok(is_there.then(|| vec![Bytes::from_static(CONTENT)]))
         })
         .unwrap();
         path
@@ -627,6 +689,48 @@ mod tests {
                     .is_some()
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_notification_that_went_while_the_copy_was_made_holds_up_no_restore() {
+        let dir = tempfile::tempdir().unwrap();
+        let stranger = Address::parse("ann@stranger.example", false).unwrap();
+        let about = Envelope {
+            reverse_path: ReversePath::Mailbox(stranger.clone()),
+            ..envelope(1)
+        };
+        let mut notification = envelope(2);
+        notification.recipients[0].address = stranger;
+        let own = envelope(3);
+        let copy = copy_with(
+            dir.path(),
+            (1, 7, 50),
+            &[(&about, false), (&own, true)],
+            Some((&about, &notification)),
+        );
+        let options = options(dir.path());
+        let restored = restore(&options, &copy, &[], false).await.unwrap();
+        let lost = &restored.merged.sorted.without_content;
+        let lost: Vec<MessageId> = lost.iter().map(|it| it.id).collect();
+        assert_eq!(lost, [notification.id]);
+        let stopped = read(&options).unwrap();
+        let left = query::bodies(&stopped.rows, None, 9).unwrap();
+        assert_eq!(left, [own.body]);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_rots_is_missing_in_a_copy_and_spoils_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let [sound, rotten] = [1, 2].map(envelope);
+        let copy = copy_of(dir.path(), 1, 7, 50, &[(&sound, true), (&rotten, true)]);
+        let options = options(dir.path());
+        restore(&options, &copy, &[], false).await.unwrap();
+        let stopped = read(&options).unwrap();
+        stopped.bodies.spoil(rotten.id);
+        let again = dir.path().join("again");
+        stopped.save(&again).unwrap();
+        let contents = copy::inspect(&File::open(&again).unwrap()).unwrap();
+        assert_eq!(contents.bodies, BTreeSet::from([sound.id]));
     }
 
     fn envelope_body(id: MessageId) -> BodyRef {

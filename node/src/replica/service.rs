@@ -231,10 +231,12 @@ impl wire::raft_server::Raft for Service {
         };
         if !matches!(outcome, Outcome::HigherVote(_)) {
             self.heard_leader();
+            self.cluster.room.told(request.no_room);
         }
         Ok(Response::new(wire::AppendReply {
             outcome: Some(outcome),
             clock_ms: clock::now().0,
+            disk_low: self.cluster.room.is_low(),
         }))
     }
 
@@ -386,11 +388,9 @@ impl wire::bodies_server::Bodies for Service {
         let id = MessageId::from_bytes(&request.body)
             .ok_or_else(|| Status::invalid_argument("a body's id has 16 bytes"))?;
         let applied = self.cluster.applied.borrow().map(|id| id.index);
-        Ok(Response::new(stream(self.cluster.bodies.serve(
-            id,
-            request.index,
-            applied,
-        )?)))
+        Ok(Response::new(stream(
+            self.cluster.bodies.serve(id, &request, applied)?,
+        )))
     }
 }
 

@@ -9,6 +9,10 @@
 //!
 //! `ops/simulate` runs many seeds; those of `simulation/seeds.txt` are run in every test.
 
+mod quiet;
+mod room;
+mod slow;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_ledger::{Batch, Command, Member, Primary, Reply};
@@ -238,13 +239,28 @@ async fn a_nearly_full_node_takes_no_streamed_bodies_and_still_fetches_those_it_
     let bodies = alone.cluster.bodies();
     let new = || MessageId::new(super::clock::now(), super::random_id());
     assert!(bodies.bring(new(), b"streamed", false).await);
-    bodies.set_disk_low(true);
+    let room = &alone.cluster.0.room;
+    // The disk is looked at meanwhile.
+    let free = alone.cluster.0.disk_free.load(Ordering::Relaxed);
+    alone.cluster.set_disk_free_min(free / 4 * 5);
+    room.look(free, free / 4 * 5);
+    assert!(room.is_low() && !room.is_full());
     let refused = new();
     assert!(!bodies.bring(refused, b"streamed", false).await);
     assert!(!bodies.present(refused).unwrap());
     assert!(bodies.bring(refused, b"streamed", true).await);
-    bodies.set_disk_low(false);
+    alone.cluster.set_disk_free_min(0);
+    room.look(free, 0);
     assert!(bodies.bring(new(), b"streamed", false).await);
+    alone.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_a_peer_begins_and_does_not_end_take_no_memory_without_bounds() {
+    let alone = Alone::start().await;
+    let [at_once, later] = alone.cluster.bodies().begin_many(1_000);
+    assert_eq!(at_once, (256, 256));
+    assert_eq!(later, (1, 1));
     alone.close().await;
 }
 
@@ -263,6 +279,59 @@ async fn no_entry_passes_the_gate_without_its_body() {
     let passed = gate::before_append(bodies, &entries, 1);
     let passed = tokio::time::timeout(Duration::from_millis(500), passed).await;
     assert!(!matches!(passed, Ok(Ok(()))));
+    alone.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_repeat_of_what_is_over_passes_the_gate_without_its_body() {
+    let alone = Alone::start().await;
+    let bodies = alone.cluster.bodies();
+    let id = MessageId::new(super::clock::now(), super::random_id());
+    let gone = BodyRef {
+        id,
+        len: 1,
+        digest: [0; 32],
+    };
+    // Behind everything that anybody has applied.
+    let entries = [entry(1_000, 1, accept(gone))];
+    let request = wire::PullRequest {
+        index: 1_000,
+        ..wire::PullRequest::default()
+    };
+    let asked = |applied| bodies.serve(id, &request, applied).unwrap_err().code();
+    assert_eq!(asked(Some(900)), tonic::Code::NotFound);
+    let cancelled = alone.propose(Command::Cancel { message: id }, 10).await;
+    assert!(matches!(cancelled, Ok(Reply::Cancelled)), "{cancelled:?}");
+    assert_eq!(asked(Some(900)), tonic::Code::FailedPrecondition);
+    let passed = gate::before_append(bodies, &entries, 1);
+    let passed = tokio::time::timeout(Duration::from_millis(500), passed).await;
+    assert!(matches!(passed, Ok(Ok(()))), "{passed:?}");
+    alone.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_whose_release_was_missed_is_found_when_its_minute_is_over() {
+    let alone = Alone::start().await;
+    let bodies = alone.cluster.bodies();
+    let [over, waits] = [
+        alone.body(b"over\r\n").await,
+        alone.body(b"waits\r\n").await,
+    ];
+    let cancelled = alone
+        .propose(Command::Cancel { message: over.id }, 10)
+        .await;
+    assert!(matches!(cancelled, Ok(Reply::Cancelled)), "{cancelled:?}");
+    assert_eq!(bodies.sweep_orphans(|| true).unwrap(), 0);
+    let store = alone.cluster.0.store.clone();
+    let snapshots = Snapshots::open(alone.dir.path().join("snapshots")).unwrap();
+    let (effects, _) = broadcast::channel(16);
+    let mut machine = StateMachine::open(store, snapshots, effects, Arc::default()).unwrap();
+    let later = super::clock::now().plus(Duration::from_secs(61));
+    let later = Ok((entry(1_000, later.0, Command::Note), None));
+    machine.apply(futures::stream::iter([later])).await.unwrap();
+    assert_eq!(bodies.sweep_orphans(|| true).unwrap(), 1);
+    let there = [over, waits].map(|body| bodies.present(body.id).unwrap());
+    assert_eq!(there, [false, true]);
     alone.close().await;
 }
 

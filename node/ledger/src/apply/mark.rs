@@ -52,6 +52,6 @@ pub(super) fn put(kv: &mut dyn Kv, when: Logged, id: MessageId, mark: &Mark) {
 
 /// Too old to be accepted, and too old to need a mark. Once true it stays true, for logged
 /// time never goes back.
-pub(super) fn is_stale(id: MessageId, now: Timestamp) -> bool {
+pub(crate) fn is_stale(id: MessageId, now: Timestamp) -> bool {
     id.at().plus(MARK_KEPT) < now
 }

@@ -16,6 +16,7 @@ mod duty;
 mod flush;
 mod known;
 mod lease;
+mod lost;
 mod mark;
 mod member;
 mod observe;
@@ -30,17 +31,21 @@ mod review;
 mod sign_in;
 mod submit;
 mod sweep;
+mod take;
 mod usage;
 
 use accept::By;
 pub use attend::ATTEND_TTL_MAX;
 pub use dispose::{DISPOSE_MAX, UNDELETE_TIME};
 pub use known::{KNOWN_MAX, SWEEP_KNOWN_MAX};
+pub(crate) use lost::give_up;
+pub(crate) use mark::is_stale;
 pub use observe::SEEN_MAX;
 pub use recipients::{RECIPIENTS_MAX, RECIPIENTS_PER_COMMAND_MAX};
 pub use report::REPORT_KEPT;
 pub use review::REVIEW_MAX;
 pub use submit::SENT_PERIOD;
+pub(crate) use take::take_over;
 pub use usage::SWEEP_USAGE_MAX;
 
 use std::time::Duration;
@@ -86,6 +91,17 @@ pub struct Logged {
     pub position: u32,
     /// The logged time.
     pub at: Timestamp,
+}
+
+impl Logged {
+    /// On to the next place. An entry has 2^16 of them, and then comes the next one: two commands at
+    /// one place would overwrite each other's rows.
+    pub(crate) fn step(&mut self) {
+        match u16::try_from(self.position + 1) {
+            Ok(position) => self.position = position.into(),
+            Err(_) => (self.index, self.position) = (self.index + 1, 0),
+        }
+    }
 }
 
 /// Applies one entry of the log. Logged time never goes back: a proposer whose clock is behind

@@ -181,7 +181,7 @@ impl<'a> Place<'a> {
 }
 
 /// Where a message may be in one domain: held, refused, set aside.
-fn rows(domain: &Domain, seq: Seq) -> [Vec<u8>; 3] {
+pub(super) fn rows(domain: &Domain, seq: Seq) -> [Vec<u8>; 3] {
     [tables::held, tables::refused, tables::aside].map(|key| key(domain, seq))
 }
 
@@ -199,6 +199,32 @@ fn join(to: &mut proto::QueueRow, from: proto::QueueRow) {
     }
 }
 
+/// The domains that a message goes to, each once.
+pub(super) fn domains(envelope: &Envelope) -> BTreeSet<&Domain> {
+    let recipients = envelope.recipients.iter();
+    recipients
+        .filter_map(|recipient| recipient.address.domain())
+        .collect()
+}
+
+/// Those in whose queues a message is.
+pub(super) fn in_queue(
+    kv: &dyn KvRead,
+    envelope: &Envelope,
+    seq: Seq,
+) -> Result<Vec<Domain>, KvError> {
+    let mut queued = Vec::new();
+    for domain in domains(envelope) {
+        for key in rows(domain, seq) {
+            if row::exists(kv, &key)? {
+                queued.push(domain.clone());
+                break;
+            }
+        }
+    }
+    Ok(queued)
+}
+
 /// Lets go of a message that nothing refers to any more. Says whether that was so.
 pub(super) fn let_go(
     kv: &mut dyn Kv,
@@ -208,19 +234,8 @@ pub(super) fn let_go(
     effects: &mut Vec<Effect>,
 ) -> Result<bool, KvError> {
     let id = envelope.id;
-    let mut seen = BTreeSet::new();
-    for recipient in &envelope.recipients {
-        let Some(domain) = recipient.address.domain() else {
-            continue;
-        };
-        if !seen.insert(domain) {
-            continue;
-        }
-        for key in rows(domain, seq) {
-            if row::exists(kv, &key)? {
-                return Ok(false);
-            }
-        }
+    if !in_queue(kv, envelope, seq)?.is_empty() {
+        return Ok(false);
     }
     if !kv.scan(&tables::owed_of(id), &[], 1)?.is_empty() {
         return Ok(false);
