@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::{Form, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
@@ -12,7 +13,7 @@ use holdfast_mail::Domain;
 use tokio::time::Instant;
 
 use super::page::Problem;
-use super::{Client, Portal};
+use super::{Client, Portal, upload};
 use crate::accounts::{Seal, Session};
 use crate::person::Person;
 use crate::replica::now;
@@ -84,6 +85,15 @@ impl FromRequest<Arc<Portal>> for Fields {
     async fn from_request(request: Request, portal: &Arc<Portal>) -> Result<Self, Problem> {
         if comes_from_elsewhere(request.headers()) {
             return Err(Problem::Foreign);
+        }
+        let kind = request.headers().get(header::CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok()).map(str::to_owned);
+        if let Some(kind) = kind.filter(|kind| kind.starts_with("multipart/")) {
+            let body = Bytes::from_request(request, portal).await;
+            let body = body.map_err(|error| Problem::Wrong(error.to_string()))?;
+            let fields = upload::fields(&kind, &body);
+            let broken = || Problem::Wrong("the form arrived broken".to_owned());
+            return fields.map(Self).ok_or_else(broken);
         }
         let form = Form::<Vec<(String, String)>>::from_request(request, portal).await;
         let Form(fields) = form.map_err(|error| Problem::Wrong(error.to_string()))?;
