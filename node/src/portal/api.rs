@@ -199,7 +199,7 @@ async fn deliver(
     let (_, record) = asker.domain(&portal, DELIVER, &name)?;
     match overview::start(&portal, asker.client.0, record.name).await {
         Ok(Pending::Known(messages)) => Ok(Json(json!({"messages": messages}))),
-        Ok(Pending::Started) => {
+        Ok(Pending::Started | Pending::Uncounted) => {
             Ok(Json(json!({"messages": null, "started": "a moment ago"})))
         }
         Err(why @ NotStarted::TooOften) => Err(Failure {

@@ -289,7 +289,7 @@ pub(super) async fn deliver(
     let record = posted.who.domain(&portal, &name)?;
     let said = match start(&portal, posted.who.client.0, record.name).await {
         Ok(Pending::Known(number)) => format!("done=started&n={number}"),
-        Ok(Pending::Started) => "done=under-way".to_owned(),
+        Ok(Pending::Started | Pending::Uncounted) => "done=under-way".to_owned(),
         Err(NotStarted::TooOften) => "done=often".to_owned(),
         Err(why) => return Err(Problem::Unable(why.to_string())),
     };
