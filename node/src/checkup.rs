@@ -1,13 +1,15 @@
 //! Asks the DNS what it says of a domain, and the primary whether it answers, from this node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures::future::join_all;
 use holdfast_ledger::{KvError, query};
 use holdfast_mail::Domain;
-use holdfast_mail::checkup::{Evidence, Finding, Host, Mail, judge};
+use holdfast_mail::checkup::{Evidence, Finding, Host, Mail, hosts_wanted, judge};
 
 use crate::destination::Destination;
+use crate::dial::literal;
 use crate::net::dns::{Exchangers, Resolver};
 use crate::reach;
 use crate::replica::Cluster;
@@ -40,23 +42,19 @@ pub async fn findings(
         Err(error) => Mail::Unknown(error.to_string()),
     };
     let me = cluster.me().smtp_name.clone();
-    let mut names = vec![me.clone()];
+    let primary = (!route.by_mx).then_some(record.primary.host);
+    let named = primary.iter().filter(|host| literal(host).is_none());
+    // A name of theirs may lead to any of ours.
+    let mut names: BTreeSet<String> = ours.iter().chain(named).cloned().collect();
+    names.insert(me.clone());
     if let Mail::Exchangers(list) = &mail {
         names.extend(list.iter().map(|mx| mx.host.clone()));
     }
-    let mut hosts = BTreeMap::new();
-    for name in names {
-        let (addresses, unknown) = match resolver.addresses_or_none(&name).await {
-            Ok(addresses) => (addresses, None),
-            Err(why) => (Vec::new(), Some(why.to_string())),
-        };
-        let found = Host {
-            alias_of: resolver.alias(&name).await,
-            addresses,
-            unknown,
-        };
-        hosts.insert(name, found);
-    }
+    let looks = names.into_iter().map(|name| async move {
+        let found = host(resolver, &name).await;
+        (name, found)
+    });
+    let hosts: BTreeMap<String, Host> = join_all(looks).await.into_iter().collect();
     let mut my_pointers = Vec::new();
     for address in hosts.get(&me).map_or(&[][..], |host| &host.addresses) {
         my_pointers.push((*address, resolver.pointers(*address).await));
@@ -70,8 +68,10 @@ pub async fn findings(
     };
     Ok(judge(&Evidence {
         domain: domain.clone(),
-        primary: (!route.by_mx).then_some(record.primary.host),
+        primary,
+        leaves: reach::leaves(&query::policy(&cluster.view(), domain).map_err(unreadable)?),
         ours,
+        hosts_wanted: hosts_wanted(query::mx_hosts(&cluster.view(), domain).map_err(unreadable)?),
         mail,
         hosts,
         greeted: reach::reached(&destination)
@@ -81,4 +81,16 @@ pub async fn findings(
         me,
         my_pointers,
     }))
+}
+
+async fn host(resolver: &Resolver, name: &str) -> Host {
+    let (addresses, unknown) = match resolver.addresses_or_none(name).await {
+        Ok(addresses) => (addresses, None),
+        Err(why) => (Vec::new(), Some(why.to_string())),
+    };
+    Host {
+        alias_of: resolver.alias(name).await,
+        addresses,
+        unknown,
+    }
 }

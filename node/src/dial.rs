@@ -4,11 +4,13 @@
 //! looked at: not one of ours, for mail would go round in a loop; and where nobody allowed it, not a
 //! private one, where an intruder would have us knock at doors that he cannot reach.
 
+mod ours;
+mod public;
+
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use holdfast_ledger::Member;
 use holdfast_mail::Domain;
 use holdfast_mail::route::{self, NoRoute};
 use holdfast_smtp::client::Closed;
@@ -16,6 +18,9 @@ use holdfast_smtp::client::Closed;
 use crate::net::dns::{Exchangers, Resolver};
 use crate::replica::Cluster;
 use crate::talk::deliver::{self, Connection, Dialing, Unavailable};
+
+use ours::{Ours, Whose};
+pub(crate) use public::is_public;
 
 /// How long one TCP connect may take. The kernel repeats a lost SYN after one and three
 /// seconds, so a primary that comes back in the middle of an attempt is still met by it.
@@ -110,7 +115,7 @@ pub(crate) async fn dial(
     dialing: &Dialing,
     way: &Way,
 ) -> Result<Connection, NoSession> {
-    let members = cluster.members();
+    let ours = Ours::at(cluster, resolver, way.port).await;
     let mut last = NoSession::NotNow("no host has an address".to_owned());
     let mut tried = 0;
     for host in &way.hosts {
@@ -127,11 +132,21 @@ pub(crate) async fn dial(
         };
         for ip in addresses {
             let (host, address) = (host.clone(), SocketAddr::new(ip, way.port));
-            if is_ours(cluster, resolver, address, &host, &members).await {
-                last = NoSession::Ourselves { host, address };
+            let obstacle = match ours.whose(ip, &host) {
+                Whose::Others => None,
+                Whose::Ours => Some(NoSession::Ourselves {
+                    host: host.clone(),
+                    address,
+                }),
+                Whose::Unknown(why) => Some(NoSession::NotNow(format!(
+                    "{address}, an address of {host}, may be one of our own nodes: {why}"
+                ))),
+            };
+            if let Some(obstacle) = obstacle {
                 if way.ranked {
-                    return Err(last);
+                    return Err(obstacle);
                 }
+                last = obstacle;
                 continue;
             }
             if !way.private && !is_public(ip) {
@@ -169,12 +184,7 @@ pub(crate) async fn exchangers(
         Ok(Exchangers::Implicit) => Ok(vec![domain.to_string()]),
         Ok(Exchangers::Mx(exchangers)) => {
             let members = cluster.members();
-            let is_ours = |host: &str| {
-                members.iter().any(|member| {
-                    let listener = split(&member.smtp_address).map(|(host, _)| host);
-                    member.smtp_name.eq_ignore_ascii_case(host) || listener == Some(host)
-                })
-            };
+            let is_ours = |host: &str| ours::is_name_of_ours(&members, host);
             Ok(route::hosts(exchangers, is_ours, draw)?)
         }
         Err(error) => Err(NoSession::NotNow(format!(
@@ -197,59 +207,38 @@ pub(crate) async fn machine(
     }
 }
 
-/// Whether a connection to `address` would reach an SMTP listener of this cluster.
-async fn is_ours(
+/// Whether mail for a primary that somebody names would come back to us, as far as the DNS says now:
+/// a domain may be set up before its records are.
+pub(crate) async fn leads_to_us(
     cluster: &Cluster,
     resolver: &Resolver,
-    address: SocketAddr,
     host: &str,
-    members: &[Member],
+    port: u16,
 ) -> bool {
-    for member in members {
-        let Some((listener, port)) = split(&member.smtp_address) else {
-            continue;
-        };
-        if port != address.port() {
-            continue;
-        }
-        let ours = match literal(listener) {
-            // A listener on every address is met on loopback by those on its machine.
-            Some(ip) if ip.is_unspecified() => {
-                member.id == cluster.me().id && address.ip().is_loopback()
-                    || member.smtp_name.eq_ignore_ascii_case(host)
-            }
-            Some(ip) => ip == address.ip(),
-            None if listener.eq_ignore_ascii_case(host) => true,
-            None => resolver
-                .addresses(listener)
-                .await
-                .is_ok_and(|addresses| addresses.contains(&address.ip())),
-        };
-        if ours {
-            return true;
-        }
+    if ours::is_name_of_ours(&cluster.members(), host) {
+        return true;
     }
-    false
+    let addresses = match literal(host) {
+        Some(address) => vec![address],
+        None => resolver.addresses(host).await.unwrap_or_default(),
+    };
+    let ours = Ours::at(cluster, resolver, port).await;
+    let mut addresses = addresses.into_iter();
+    addresses.any(|ip| ours.whose(ip, host) == Whose::Ours)
 }
 
-/// Whether anybody on the Internet means the same host by it.
-pub(crate) fn is_public(address: IpAddr) -> bool {
-    // RFC 6598: between a provider and its customers.
-    const SHARED: u32 = u32::from_be_bytes([100, 64, 0, 0]);
-    const SHARED_MASK: u32 = u32::from_be_bytes([255, 192, 0, 0]);
-    match address.to_canonical() {
-        IpAddr::V4(ip) => {
-            let zero = ip.octets()[0] == 0;
-            let shared = u32::from(ip) & SHARED_MASK == SHARED;
-            let local = ip.is_private() || ip.is_link_local() || ip.is_loopback();
-            let many = ip.is_multicast() || ip == Ipv4Addr::BROADCAST;
-            !local && !many && !zero && !shared
-        }
-        IpAddr::V6(ip) => {
-            let nobodys = ip.is_loopback() || ip.is_unspecified() || ip.is_multicast();
-            let local = ip.is_unique_local() || ip.is_unicast_link_local();
-            !nobodys && !local
-        }
+/// The same of a domain whose MX records are to name its primary.
+pub(crate) async fn exchangers_lead_to_us(
+    cluster: &Cluster,
+    resolver: &Resolver,
+    domain: &Domain,
+) -> bool {
+    match exchangers(cluster, resolver, domain, 0).await {
+        Err(why) => matches!(why, NoSession::Loop),
+        Ok(hosts) => match hosts.first() {
+            Some(best) => leads_to_us(cluster, resolver, best, SMTP_PORT).await,
+            None => false,
+        },
     }
 }
 
@@ -279,34 +268,5 @@ mod tests {
         assert_eq!(literal("[::1]"), Some("::1".parse().unwrap()));
         assert_eq!(literal("192.0.2.1"), Some("192.0.2.1".parse().unwrap()));
         assert_eq!(literal("mx.example"), None);
-    }
-
-    #[test]
-    fn a_name_cannot_make_us_talk_to_ourselves_or_to_a_private_network() {
-        for address in [
-            "127.0.0.1",
-            "::1",
-            "0.0.0.0",
-            "0.1.2.3",
-            "::",
-            "::ffff:127.0.0.1",
-            "::ffff:10.0.0.1",
-            "224.0.0.1",
-            "ff02::1",
-            "255.255.255.255",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "100.127.255.255",
-            "fe80::1",
-            "fd00::1",
-        ] {
-            assert!(!is_public(address.parse().unwrap()), "{address}");
-        }
-        for address in ["192.0.2.1", "100.128.0.1", "172.32.0.1", "2001:db8::1"] {
-            assert!(is_public(address.parse().unwrap()), "{address}");
-        }
     }
 }

@@ -96,6 +96,7 @@ async fn answer(cluster: &Cluster, desk: &Desk, client: std::net::IpAddr, query:
             format!("{domain}: {count} messages are waiting; delivery was started.")
         }
         Ok(Pending::Started) => format!("{domain}: delivery was started a moment ago."),
+        Ok(Pending::Uncounted) => format!("{domain}: delivery was started."),
         Err(why @ (NotStarted::TooOften | NotStarted::NotAllowed)) => format!("{domain}: {why}."),
         Err(why @ NotStarted::Unable(_)) => {
             format!("{domain}: cannot start delivery now: {why}. The mail is safe.")

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use holdfast_ledger::account::AccountChange;
 use holdfast_ledger::acme::AcmeChange;
+use holdfast_ledger::query::Audited;
 use holdfast_ledger::{Askers, Command, PlanChange, PolicyChange, Reply};
 use holdfast_mail::Timestamp;
 use tokio::time::Instant;
@@ -17,6 +18,10 @@ const SAYS_OCTETS_MAX: usize = 1_000;
 
 /// What stands where the rest is left out.
 const CUT: &str = " …";
+
+/// What the audit tells of whoever signs in, or tries to.
+const SIGNED_IN: &str = "signed in";
+const NOT_SIGNED_IN: &str = "failed to sign in";
 
 /// How long an entry in the audit may wait for a quorum.
 const NOTE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -256,6 +261,17 @@ fn plan(change: &PlanChange) -> String {
     changed.join(", ")
 }
 
+/// What others who look after the same domain are told of an entry about an account: only that its owner
+/// signed in, or failed to.
+#[must_use]
+pub fn signed_in(entry: &Audited) -> Option<&'static str> {
+    let about = format!("account {}: ", entry.by);
+    let what = entry.what.strip_prefix(&about)?;
+    [SIGNED_IN, NOT_SIGNED_IN]
+        .into_iter()
+        .find(|known| *known == what)
+}
+
 fn account(change: &AccountChange) -> String {
     let names = |domains: &[holdfast_mail::Domain]| {
         let names: Vec<_> = domains.iter().map(ToString::to_string).collect();
@@ -270,8 +286,8 @@ fn account(change: &AccountChange) -> String {
         AccountChange::Domains(domains) => format!("domains set to [{}]", names(domains)),
         AccountChange::SignOut => "signed out everywhere".to_owned(),
         AccountChange::Unlock => "unlocked".to_owned(),
-        AccountChange::SignIn { good: true, .. } => "signed in".to_owned(),
-        AccountChange::SignIn { good: false, .. } => "failed to sign in".to_owned(),
+        AccountChange::SignIn { good: true, .. } => SIGNED_IN.to_owned(),
+        AccountChange::SignIn { good: false, .. } => NOT_SIGNED_IN.to_owned(),
         AccountChange::AddToken(token) => {
             let expires = match token.expires_at {
                 Some(Timestamp(ms)) => format!("until {ms}"),

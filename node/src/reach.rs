@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use holdfast_ledger::query::Reach;
 use holdfast_ledger::{Command, Policy, Seen, query};
+use holdfast_mail::checkup::Leaves;
 use holdfast_mail::{Domain, Timestamp};
 use tokio::time::Instant;
 
@@ -34,6 +35,17 @@ pub(crate) fn puts_off(policy: &Policy, reach: &Reach, now: Timestamp) -> bool {
         && reach.down.is_none()
         && now.since(reach.since) >= UP_AT_LEAST
         && now.since(reach.at) < policy.probe * 2 + UP_AT_LEAST
+}
+
+/// Whether the primary has to be reachable from here at all.
+pub(crate) fn leaves(policy: &Policy) -> Leaves {
+    if policy.attended {
+        Leaves::Attended
+    } else if policy.atrn {
+        Leaves::DeliveredOrFetched
+    } else {
+        Leaves::Delivered
+    }
 }
 
 /// An attempt at a session.

@@ -58,6 +58,8 @@ pub enum Pending {
     Known(u64),
     /// It was started a moment ago, and is on its way.
     Started,
+    /// So much was asked for that only the first domains were started, and not all was counted.
+    Uncounted,
 }
 
 /// Why nothing was started.
@@ -91,6 +93,7 @@ impl Desk {
         if domains.is_empty() {
             return Err(NotStarted::NotAllowed);
         }
+        let is_cut = domains.len() >= DOMAINS_MAX;
         // At once: one after the other, a hundred would keep the client waiting.
         let started = domains
             .into_iter()
@@ -102,7 +105,7 @@ impl Desk {
                 _ => Pending::Started,
             };
         }
-        Ok(pending)
+        Ok(if is_cut { Pending::Uncounted } else { pending })
     }
 
     /// Starts a domain for somebody at `client` who has shown that it is theirs.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use holdfast_ledger::{Command, Member};
+use holdfast_ledger::{Command, Member, Primary};
 use holdfast_mail::checkup::Finding;
 use holdfast_mail::{Address, Domain, NodeId};
 use holdfast_proto::admin as admin_wire;
@@ -39,7 +39,7 @@ use crate::replica::{self, Cluster, Looking, StartError, Stores, membership};
 use crate::store::FlushTimes;
 use crate::switchboard::Switchboard;
 use crate::vitals::Board;
-use crate::{acme, checkup, courier, drill, finger, intake, portal, reach, release};
+use crate::{acme, checkup, courier, dial, drill, finger, intake, portal, reach, release};
 
 /// How long transactions in progress may take to finish when the node stops. Below the 90 s
 /// after which systemd kills.
@@ -753,6 +753,18 @@ impl replica::Lookout for Lookout {
         Box::pin(async move {
             let reached = reach::reached(&destination).await;
             reached.map_err(|why| why.to_string())
+        })
+    }
+
+    fn leads_to_us(&self, domain: Domain, primary: Option<Primary>) -> Looking<bool> {
+        let (cluster, resolver) = (self.cluster.clone(), self.fresh.clone());
+        Box::pin(async move {
+            Ok(match primary {
+                Some(Primary { host, port }) => {
+                    dial::leads_to_us(&cluster, &resolver, &host, port).await
+                }
+                None => dial::exchangers_lead_to_us(&cluster, &resolver, &domain).await,
+            })
         })
     }
 }

@@ -3,18 +3,12 @@
 use std::collections::BTreeMap;
 
 use holdfast_ledger::query::{self, DomainRecord};
-use holdfast_ledger::{KvError, KvRead, Member};
+use holdfast_ledger::{KvError, Member};
 use holdfast_mail::Domain;
-use holdfast_mail::checkup::{self, Finding};
+use holdfast_mail::checkup::{Finding, Zone, hosts_wanted};
 
+use crate::reach;
 use crate::replica::Cluster;
-
-/// Our hosts in a zone unless somebody, or the domain's plan, says otherwise: one may be down,
-/// another cut off.
-const HOSTS_DEFAULT: usize = 3;
-
-/// More only lengthen every sender's tries.
-const HOSTS_MAX: usize = 10;
 
 /// What was found, each with the nodes that found it, worst first.
 pub(crate) struct Found {
@@ -29,28 +23,23 @@ pub(crate) fn lines(
     record: &DomainRecord,
     hosts: u32,
 ) -> Result<String, KvError> {
-    let count = match hosts {
-        0 => planned(&cluster.view(), &record.name)?,
+    let view = cluster.view();
+    let domain = &record.name;
+    let count = hosts_wanted(match hosts {
+        0 => query::mx_hosts(&view, domain)?,
         count => count,
-    };
-    let count = match count {
-        0 => HOSTS_DEFAULT,
-        count => (count as usize).min(HOSTS_MAX),
-    };
+    });
     let members = cluster.members();
     let senders: Vec<String> = members.iter().map(|it| it.smtp_name.clone()).collect();
-    let ours = spread(members, count);
-    let by_mx = query::route(&cluster.view(), &record.name)?.by_mx;
-    let primary = (!by_mx).then_some(record.primary.host.as_str());
-    Ok(checkup::zone(&record.name, primary, &ours, &senders))
-}
-
-/// As many hosts as the domain's plan says; 0: it says nothing.
-fn planned(view: &dyn KvRead, domain: &Domain) -> Result<u32, KvError> {
-    let Some((name, _)) = query::subscription(view, domain)? else {
-        return Ok(0);
+    let by_mx = query::route(&view, domain)?.by_mx;
+    let zone = Zone {
+        domain,
+        primary: (!by_mx).then_some(record.primary.host.as_str()),
+        leaves: reach::leaves(&query::policy(&view, domain)?),
+        ours: &spread(members, count),
+        senders: &senders,
     };
-    Ok(query::plan(view, &name)?.map_or(0, |plan| plan.mx_hosts))
+    Ok(zone.lines())
 }
 
 /// `count` of the nodes' names, from as many regions as there are.

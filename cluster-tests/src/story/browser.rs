@@ -3,8 +3,10 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use base64::Engine;
@@ -143,6 +145,10 @@ impl Drop for Browser {
 
 impl Drop for Page<'_> {
     fn drop(&mut self) {
+        if thread::panicking() {
+            // What it shows instead of what was expected. The driver may be gone, too.
+            drop(catch_unwind(AssertUnwindSafe(|| self.picture_of_failure())));
+        }
         let path = format!("/session/{}", self.session);
         self.browser.try_ask("DELETE", &path, &Value::Null);
     }
@@ -192,6 +198,13 @@ impl Page<'_> {
         text.as_str().unwrap_or_default().to_owned()
     }
 
+    /// What stands in the element that a CSS selector finds.
+    #[must_use]
+    pub fn read(&self, what: &str) -> String {
+        let text = self.get(&format!("element/{}/text", self.find(what)));
+        text.as_str().unwrap_or_default().to_owned()
+    }
+
     /// Types into the field that a CSS selector finds.
     pub fn fill(&self, field: &str, text: &str) {
         let element = self.find(field);
@@ -233,7 +246,7 @@ impl Page<'_> {
                 self.url(),
                 self.text()
             );
-            std::thread::sleep(Duration::from_millis(100));
+            thread::sleep(Duration::from_millis(100));
         }
     }
 
@@ -247,6 +260,20 @@ impl Page<'_> {
         let faults = ["Content Security Policy", "Uncaught"];
         let is_fault = |text: &String| faults.iter().any(|fault| text.contains(fault));
         entries.iter().map(text).filter(is_fault).collect()
+    }
+
+    /// Called as the test is.
+    fn picture_of_failure(&self) {
+        let test = thread::current()
+            .name()
+            .unwrap_or("test")
+            .replace("::", "-");
+        let name = format!(
+            "failed-{test}-{}",
+            &self.session[..8.min(self.session.len())]
+        );
+        self.picture(&name);
+        eprintln!("the page is in {}", pictures().join(name).display());
     }
 
     /// Keeps a picture of the page.

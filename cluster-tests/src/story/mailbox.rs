@@ -37,6 +37,12 @@ struct Inside {
     users: Mutex<Option<BTreeSet<String>>>,
     /// Names that RCPT was asked for, each time.
     asked: Mutex<Vec<String>>,
+    /// It puts off every recipient.
+    is_busy: AtomicBool,
+    /// Messages that it takes before it stalls, if it does.
+    patience: Mutex<Option<usize>>,
+    /// Clients that wait in the middle of a message.
+    stalled: Mutex<usize>,
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -141,12 +147,45 @@ impl Mailbox {
         for stream in lock(&self.inside.open).drain(..) {
             drop(stream.shutdown(Shutdown::Both));
         }
+        self.go_on();
     }
 
     /// From now on it refuses mail for others than these addresses.
     pub fn has_only(&self, users: &[&str]) {
         let users = users.iter().map(|&user| user.to_owned());
         *lock(&self.inside.users) = Some(users.collect());
+    }
+
+    /// From now on it puts everybody off.
+    pub fn be_busy(&self) {
+        self.inside.is_busy.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on it takes mail.
+    pub fn be_ready(&self) {
+        self.inside.is_busy.store(false, Ordering::Relaxed);
+    }
+
+    /// From now on it takes so many messages, and then stalls in the middle of each: it has begun to
+    /// hear it, and says no more.
+    pub fn stall_after(&self, messages: usize) {
+        *lock(&self.inside.patience) = Some(messages);
+    }
+
+    /// Waits until somebody waits for it in the middle of a message.
+    ///
+    /// # Panics
+    /// If nobody does in time.
+    pub fn wait_until_stalled(&self, limit: Duration) {
+        wait_for("somebody in the middle of a message", limit, || {
+            (*lock(&self.inside.stalled) > 0).then_some(())
+        });
+    }
+
+    /// It has come to its senses, and hangs up on those who wait: what it heard of their messages it
+    /// has forgotten.
+    pub fn go_on(&self) {
+        *lock(&self.inside.patience) = None;
     }
 
     /// How often it was asked whether it takes mail for an address.
@@ -170,6 +209,28 @@ impl Mailbox {
             let received = self.received();
             (received.len() >= count).then_some(received)
         })
+    }
+}
+
+impl Inside {
+    /// Whether it hears a message to its end.
+    fn is_patient(&self) -> bool {
+        match &mut *lock(&self.patience) {
+            None => true,
+            Some(0) => false,
+            Some(more) => {
+                *more -= 1;
+                true
+            }
+        }
+    }
+
+    fn stall(&self) {
+        *lock(&self.stalled) += 1;
+        while lock(&self.patience).is_some() {
+            thread::sleep(Duration::from_millis(20));
+        }
+        *lock(&self.stalled) -= 1;
     }
 }
 
@@ -219,7 +280,9 @@ fn serve(mut lines: impl BufRead, mut out: impl Write, inside: &Inside) -> std::
                 let name = path();
                 lock(&inside.asked).push(name.clone());
                 let users = lock(&inside.users).clone();
-                if users.is_some_and(|users| !users.contains(&name)) {
+                if inside.is_busy.load(Ordering::Relaxed) {
+                    say("451 4.3.2 later")?;
+                } else if users.is_some_and(|users| !users.contains(&name)) {
                     say("550 5.1.1 no such user")?;
                 } else {
                     to.push(name);
@@ -228,7 +291,13 @@ fn serve(mut lines: impl BufRead, mut out: impl Write, inside: &Inside) -> std::
             }
             "DATA" if to.is_empty() => say("554 5.5.1 no recipients")?,
             "DATA" => {
+                let is_patient = inside.is_patient();
                 say("354 go on")?;
+                if !is_patient {
+                    lines.read_line(&mut String::new())?;
+                    inside.stall();
+                    return Ok(());
+                }
                 let mut text = String::new();
                 loop {
                     let mut line = String::new();

@@ -1,15 +1,21 @@
 //! What a customer's story needs: a mail server that can be away, somebody who sends, and a browser.
 
 mod browser;
+mod code;
+mod line;
 mod mailbox;
 mod post;
 mod secure;
+mod web;
 mod zone;
 
 pub use browser::{Browser, Page};
+pub use code::code;
+pub use line::{Lent, cut};
 pub use mailbox::{Call, Mailbox, Received};
-pub use post::{Answer, send, send_over};
+pub use post::{Answer, offer, send, send_over};
 pub use secure::Secure;
+pub use web::{OpenPage, Reply, Web};
 pub use zone::Zone;
 
 use std::process::Command;

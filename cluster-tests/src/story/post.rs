@@ -31,21 +31,7 @@ pub fn send(address: SocketAddr, from: &str, to: &str, subject: &str) -> Answer 
 pub fn send_over(stream: &TcpStream, from: &str, to: &str, subject: &str) -> Answer {
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
     let mut lines = BufReader::new(stream);
-    let mut hear = || {
-        let mut text = String::new();
-        loop {
-            let mut line = String::new();
-            lines.read_line(&mut line).expect("the node answers");
-            assert!(!line.is_empty(), "the node hung up after {text:?}");
-            let is_last = line.as_bytes().get(3) != Some(&b'-');
-            text.push_str(&line);
-            if is_last {
-                let code = line.get(..3).and_then(|code| code.parse().ok());
-                let code = code.expect("a reply begins with a code");
-                return Answer { code, text };
-            }
-        }
-    };
+    let mut hear = || hear(&mut lines);
     let say = |text: &str| {
         (&*stream)
             .write_all(text.as_bytes())
@@ -74,4 +60,48 @@ pub fn send_over(stream: &TcpStream, from: &str, to: &str, subject: &str) -> Ans
     let answer = hear();
     say("QUIT\r\n");
     answer
+}
+
+/// Offers a message of `size` octets, as MAIL says, and takes it back: the answer to RCPT, or to what was
+/// refused before.
+///
+/// # Panics
+/// If the node does not answer.
+#[must_use]
+pub fn offer(address: SocketAddr, from: &str, to: &str, size: u64) -> Answer {
+    let stream = TcpStream::connect(address).expect("a node listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let mut lines = BufReader::new(&stream);
+    let mut answer = hear(&mut lines);
+    for command in [
+        "EHLO sender.test\r\n".to_owned(),
+        format!("MAIL FROM:<{from}> SIZE={size}\r\n"),
+        format!("RCPT TO:<{to}>\r\n"),
+    ] {
+        if answer.code >= 400 {
+            break;
+        }
+        (&stream)
+            .write_all(command.as_bytes())
+            .expect("the node listens");
+        answer = hear(&mut lines);
+    }
+    (&stream).write_all(b"QUIT\r\n").expect("the node listens");
+    answer
+}
+
+fn hear(lines: &mut impl BufRead) -> Answer {
+    let mut text = String::new();
+    loop {
+        let mut line = String::new();
+        lines.read_line(&mut line).expect("the node answers");
+        assert!(!line.is_empty(), "the node hung up after {text:?}");
+        let is_last = line.as_bytes().get(3) != Some(&b'-');
+        text.push_str(&line);
+        if is_last {
+            let code = line.get(..3).and_then(|code| code.parse().ok());
+            let code = code.expect("a reply begins with a code");
+            return Answer { code, text };
+        }
+    }
 }

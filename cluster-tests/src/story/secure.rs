@@ -1,7 +1,7 @@
 //! A client of a session that goes on under TLS, through `openssl s_client`.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use base64::Engine as _;
@@ -30,9 +30,23 @@ impl Secure {
     /// If there is no openssl.
     #[must_use]
     pub fn connect(to: SocketAddr) -> Self {
+        Self::connect_with(to, &[])
+    }
+
+    /// The same from an address of this machine.
+    ///
+    /// # Panics
+    /// If there is no openssl.
+    #[must_use]
+    pub fn connect_from(from: IpAddr, to: SocketAddr) -> Self {
+        Self::connect_with(to, &["-bind", &SocketAddr::new(from, 0).to_string()])
+    }
+
+    fn connect_with(to: SocketAddr, options: &[&str]) -> Self {
         let mut client = Command::new("openssl")
             .args(["s_client", "-quiet", "-starttls", "smtp"])
             .args(["-connect", &to.to_string()])
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -2,13 +2,18 @@
 //! at a time: each has nodes of its own, and two at once would take each other's time.
 
 mod billing;
+mod broken_line;
 mod dns_help;
 mod dynamic_consulting;
+mod inbound;
+mod late;
 mod mail_exchangers;
 mod on_demand;
 mod portal;
+mod programs;
 mod psinet;
 mod purity;
+mod second_factor;
 mod security_minded;
 mod smart_host;
 mod tracing;
@@ -108,6 +113,20 @@ fn deliverer_for(sandbox: &Sandbox, name: &str) -> Option<String> {
     let is_it = |node: &&Value| node["id"] == domain["lease_node"];
     let name = nodes.iter().find(is_it)?["name"].as_str()?;
     Some(name.to_owned())
+}
+
+/// The customer's server comes up and takes one of so many messages; the node that delivers is killed in
+/// the middle of the next. Its name.
+fn kill_in_the_middle(sandbox: &mut Sandbox, mailbox: &mut Mailbox, waiting: u64) -> String {
+    mailbox.stall_after(1);
+    mailbox.come_up();
+    mailbox.wait_until_stalled(SOON);
+    let asked = sandbox.alive()[0].clone();
+    wait_until_held(sandbox, &asked, waiting - 1);
+    let worker = deliverer(sandbox);
+    sandbox.kill(&worker);
+    mailbox.go_on();
+    worker
 }
 
 fn subjects(received: &[Received]) -> Vec<&str> {

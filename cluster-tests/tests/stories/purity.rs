@@ -5,7 +5,7 @@
 use holdfast_cluster_tests::harness::{Sandbox, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, pass, send};
 
-use crate::{BOB, DOMAIN, JOE, SENDERS, SOON, alone, deliverer, given_back, subjects};
+use crate::{BOB, DOMAIN, JOE, SENDERS, SOON, alone, given_back, kill_in_the_middle, subjects};
 
 const GHOST: &str = "ghost@example.test";
 const NEW: &str = "new@example.test";
@@ -65,9 +65,7 @@ fn purity_asks_the_customers_server_and_remembers_while_it_is_down() {
     // The server is back, and the node that delivers dies in the middle of it.
     sandbox.restart("n1");
     sandbox.wait_until_healthy(SOON);
-    let worker = deliverer(&sandbox);
-    mailbox.come_up();
-    sandbox.kill(&worker);
+    kill_in_the_middle(&mut sandbox, &mut mailbox, 2);
     let received = mailbox.wait_for(3, SOON);
     assert_eq!(subjects(&received), ["one", "two", "three"]);
     let other = sandbox.alive()[0].clone();

@@ -9,7 +9,7 @@ use holdfast_cluster_tests::harness::{Sandbox, have_address, in_its_own_world};
 use holdfast_cluster_tests::story::{Mailbox, Secure, Zone, pass, send};
 
 use crate::{
-    A_WHILE, BOB, DOMAIN, JOE, NAME, PASSWORD, SOON, add_account, alone, given_back,
+    A_WHILE, BOB, DOMAIN, JOE, NAME, PASSWORD, SOON, add_account, alone, deliverer_for, given_back,
     wait_until_held,
 };
 
@@ -64,10 +64,14 @@ fn customers_send_mail_to_anybody_and_nobody_else_does() {
     // Mail that waits for somebody's domain opens no way to it for others.
     assert_eq!(send(sandbox.node("n2").smtp, JOE, FRIEND, "no").code, 550);
 
-    // The node that took it dies before the world is there.
-    sandbox.kill("n1");
     submit(&sandbox, "n2", FRIEND, "two");
+    // The node that sends it dies in the middle of it.
+    world.stall_after(1);
     world.come_up();
+    world.wait_until_stalled(SOON);
+    let worker = deliverer_for(&sandbox, "far.test").expect("somebody who sends");
+    sandbox.kill(&worker);
+    world.go_on();
     let received = world.wait_for(2, SOON);
     let mut subjects: Vec<_> = received.iter().map(|mail| mail.subject()).collect();
     subjects.sort_unstable();
@@ -76,7 +80,7 @@ fn customers_send_mail_to_anybody_and_nobody_else_does() {
 
     // What cannot be sent comes back to the customer.
     world.go_away();
-    sandbox.restart("n1");
+    sandbox.restart(&worker);
     sandbox.wait_until_healthy(SOON);
     submit(&sandbox, "n3", FRIEND, "three");
     mailbox.come_up();

@@ -1,15 +1,19 @@
 //! Webindia: customers on dynamic addresses sign in to a page from the machine that takes their mail,
 //! and get it there as long as the page stays open; after five days it goes back to its sender.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread::sleep;
 
-use holdfast_cluster_tests::harness::Sandbox;
-use holdfast_cluster_tests::story::{Browser, Mailbox, pass, send};
+use holdfast_cluster_tests::harness::{Sandbox, free_port, in_its_own_world, wait_for};
+use holdfast_cluster_tests::story::{Browser, Lent, Mailbox, Web, pass, send};
 
 use crate::{
-    A_WHILE, BOB, DOMAIN, JOE, SENDERS, SOON, add_account, alone, given_back, portal, sign_in,
-    subjects,
+    A_WHILE, BOB, DOMAIN, JOE, NAME, PASSWORD, SENDERS, SOON, add_account, alone, deliverer,
+    given_back, portal, sign_in, subjects,
 };
+
+/// Of a server that the customer does not have.
+const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
 #[test]
 fn webindia_customers_sign_in_where_they_are_and_get_their_mail_while_they_stay() {
@@ -82,4 +86,91 @@ fn webindia_customers_sign_in_where_they_are_and_get_their_mail_while_they_stay(
         "{}",
         returned[0].text
     );
+}
+
+/// Dial-up customers have another address each day, and yesterday's is somebody else's.
+#[test]
+fn webindia_mail_follows_the_customer_to_a_new_address_and_stops_when_the_line_is_dead() {
+    let _alone = alone();
+    in_its_own_world(|| {
+        let at = |last| IpAddr::V4(Ipv4Addr::new(203, 0, 113, last));
+        let port = free_port();
+        let line = Lent::new(at(7));
+        let mut mailbox = Mailbox::at(SocketAddr::new(at(7), port));
+        let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
+        let policy = ["--deliver", "signed-in", "--hold", "5d"];
+        sandbox.must("n1", &[&["domain", "set", DOMAIN], &policy[..]].concat());
+        add_account(&sandbox);
+        let give = |sandbox: &Sandbox, subject: &str| {
+            let node = sandbox.alive()[0].clone();
+            assert_eq!(send(sandbox.node(&node).smtp, BOB, JOE, subject).code, 250);
+        };
+        let receive = |sandbox: &Sandbox, node: &str, from: IpAddr| {
+            let web = Web::new(sandbox.node(node).portal.expect("a portal"));
+            let page = format!("/d/{DOMAIN}");
+            let customer = web.from(from).sign_in(NAME, PASSWORD);
+            customer.press_and_stay(&page, &format!("{page}/receive"))
+        };
+        give(&sandbox, "one");
+        give(&sandbox, "two");
+
+        // The node that delivers dies in the middle of it; the customer is signed in at another.
+        mailbox.stall_after(1);
+        mailbox.come_up();
+        let page = receive(&sandbox, "n1", at(7));
+        mailbox.wait_until_stalled(SOON);
+        let worker = deliverer(&sandbox);
+        sandbox.kill(&worker);
+        mailbox.go_on();
+        drop(page);
+        let node = sandbox.alive()[0].clone();
+        let page = receive(&sandbox, &node, at(7));
+        assert_eq!(subjects(&mailbox.wait_for(2, SOON)), ["one", "two"]);
+
+        // The line goes dead: nobody closes anything. Soon the address is another customer's.
+        drop(line);
+        sleep(4 * A_WHILE);
+        mailbox.go_away();
+        give(&sandbox, "three");
+        let others = Lent::new(at(7));
+        let mut stranger = Mailbox::at(SocketAddr::new(at(7), port));
+        stranger.come_up();
+        sleep(2 * A_WHILE);
+        assert!(stranger.received().is_empty(), "{}", page.text());
+        let told = sandbox.ask(&node, &["events"]).stdout;
+        let told = String::from_utf8_lossy(&told);
+        assert!(!told.contains("primary_down"), "{told}");
+
+        // Who has stolen the password and not the server's key gets nothing.
+        let pinned = ["--tls", "verified", "--pin", KEY];
+        sandbox.must(&node, &[&["domain", "route", DOMAIN], &pinned[..]].concat());
+        let stolen = receive(&sandbox, &node, others.address());
+        wait_for("the thief to be signed in", SOON, || {
+            stolen
+                .text()
+                .contains("Mail comes to this machine")
+                .then_some(())
+        });
+        sleep(2 * A_WHILE);
+        assert!(stranger.received().is_empty(), "the key is another");
+        drop(stolen);
+        let unpinned = ["--tls", "opportunistic", "--no-pin"];
+        sandbox.must(
+            &node,
+            &[&["domain", "route", DOMAIN], &unpinned[..]].concat(),
+        );
+
+        // The customer has dialled in again, and is somewhere else.
+        let line = Lent::new(at(8));
+        let mut mailbox = Mailbox::at(SocketAddr::new(line.address(), port));
+        mailbox.come_up();
+        let page = receive(&sandbox, &node, line.address());
+        assert_eq!(
+            subjects(&mailbox.wait_for(1, SOON)),
+            ["three"],
+            "{}",
+            page.text()
+        );
+        assert!(stranger.received().is_empty(), "it was signed out");
+    });
 }

@@ -618,6 +618,14 @@ pub fn plan(kv: &dyn KvRead, name: &str) -> Result<Option<Plan>, KvError> {
     Ok(plan_row(kv, name)?.and_then(|row| Plan::from_row(name, &row)))
 }
 
+/// As many of our hosts as the domain's plan puts into its zone; 0: it says nothing.
+pub fn mx_hosts(kv: &dyn KvRead, domain: &Domain) -> Result<u32, KvError> {
+    let Some((name, _)) = subscription(kv, domain)? else {
+        return Ok(0);
+    };
+    Ok(plan(kv, &name)?.map_or(0, |plan| plan.mx_hosts))
+}
+
 /// All plans that are not removed, by name: [`crate::PLANS_MAX`] at most.
 pub fn plans(kv: &dyn KvRead) -> Result<Vec<Plan>, KvError> {
     let mut plans = Vec::new();

@@ -15,6 +15,33 @@ use crate::sts::{self, Mode};
 const PREFERENCE_OF_PRIMARY: u16 = 10;
 const PREFERENCE_OF_OURS: u16 = 20;
 
+/// Our hosts in a zone unless somebody, or the domain's plan, says otherwise: one may be down,
+/// another cut off.
+const HOSTS_DEFAULT: usize = 3;
+
+/// More only lengthen every sender's tries.
+const HOSTS_MAX: usize = 10;
+
+/// How many of our hosts a zone should name; `said`: by somebody, or by the plan; 0: by nobody.
+#[must_use]
+pub fn hosts_wanted(said: u32) -> usize {
+    match said {
+        0 => HOSTS_DEFAULT,
+        said => (said as usize).min(HOSTS_MAX),
+    }
+}
+
+/// How a domain's mail leaves us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaves {
+    /// We connect to its server.
+    Delivered,
+    /// We do, or somebody calls for it: nobody may be able to connect to its server.
+    DeliveredOrFetched,
+    /// Only to where somebody is signed in, on whatever address.
+    Attended,
+}
+
 /// What the DNS said of a domain, and what a node saw of its primary.
 #[derive(Clone, Debug)]
 pub struct Evidence {
@@ -22,10 +49,13 @@ pub struct Evidence {
     /// The configured primary's host: a name or an address. `None`: whoever the MX records name
     /// before us.
     pub primary: Option<String>,
+    pub leaves: Leaves,
     /// Names of the cluster's nodes, as they greet.
     pub ours: Vec<String>,
+    /// As many of them should be in the zone, if there are as many.
+    pub hosts_wanted: usize,
     pub mail: Mail,
-    /// What was found of each host that an MX record names, and of ours.
+    /// What was found of each host that an MX record names, of the primary and of ours.
     pub hosts: BTreeMap<String, Host>,
     /// Whether the primary greeted the node that asked; the reason, if not.
     pub greeted: Result<(), String>,
@@ -132,13 +162,23 @@ pub fn judge(evidence: &Evidence) -> Vec<Finding> {
         Some(host) => format!("the primary {host}"),
         None => "the primary that the MX records name".to_owned(),
     };
-    match &evidence.greeted {
-        Err(why) => say(
+    match (&evidence.greeted, evidence.leaves) {
+        (_, Leaves::Attended) => say(
+            Weight::Good,
+            "mail goes to where somebody is signed in, and waits until then".to_owned(),
+            String::new(),
+        ),
+        (Err(why), Leaves::DeliveredOrFetched) => say(
+            Weight::Good,
+            format!("{primary} does not answer, so mail waits until somebody calls for it: {why}"),
+            String::new(),
+        ),
+        (Err(why), Leaves::Delivered) => say(
             Weight::Fault,
             format!("{primary} does not answer: {why}"),
             "if it is not down, let our nodes connect to it".to_owned(),
         ),
-        Ok(()) => say(Weight::Good, format!("{primary} answers"), String::new()),
+        (Ok(()), _) => say(Weight::Good, format!("{primary} answers"), String::new()),
     }
     ourselves(evidence, &mut say);
     mta_sts(evidence, &mut say);
@@ -147,23 +187,82 @@ pub fn judge(evidence: &Evidence) -> Vec<Finding> {
     found
 }
 
+impl Evidence {
+    fn addresses(&self, name: &str) -> &[IpAddr] {
+        self.hosts.get(name).map_or(&[][..], |host| &host.addresses)
+    }
+
+    /// Whether a host is one of our nodes, by whatever name.
+    fn is_ours(&self, host: &str) -> bool {
+        let theirs = self.addresses(host);
+        self.ours.iter().any(|ours| {
+            let addresses = self.addresses(ours);
+            same(ours, host) || theirs.iter().any(|address| addresses.contains(address))
+        })
+    }
+
+    /// Whether a host is the primary; `None`: the DNS did not say.
+    fn is_primary(&self, host: &str, primary: &str) -> Option<bool> {
+        if same(host, primary) {
+            return Some(true);
+        }
+        let of_host = self.addresses(host);
+        let is_it = match primary.parse() {
+            Ok(address) => of_host.contains(&address),
+            Err(_) => {
+                let of_primary = self.addresses(primary);
+                of_host.iter().any(|address| of_primary.contains(address))
+            }
+        };
+        let is_unknown = |name| {
+            self.hosts
+                .get(name)
+                .is_some_and(|host| host.unknown.is_some())
+        };
+        (is_it || !is_unknown(host) && !is_unknown(primary)).then_some(is_it)
+    }
+
+    /// Nobody else's server has to come before ours: no sender reaches it, or none is meant to.
+    fn has_no_server(&self) -> bool {
+        match self.leaves {
+            Leaves::Delivered => false,
+            Leaves::DeliveredOrFetched => self.greeted.is_err(),
+            Leaves::Attended => true,
+        }
+    }
+}
+
 fn order(evidence: &Evidence, list: &[Exchanger], say: &mut impl FnMut(Weight, String, String)) {
     let domain = &evidence.domain;
-    let is_ours = |mx: &&Exchanger| evidence.ours.iter().any(|ours| same(ours, &mx.host));
-    let best = |of: &dyn Fn(&&Exchanger) -> bool| {
-        list.iter()
-            .filter(|mx| of(mx))
-            .min_by_key(|mx| mx.preference)
-    };
-    let ours = best(&is_ours);
-    let theirs = best(&|mx| !is_ours(mx));
-    match (theirs, ours) {
-        (_, None) => say(
+    let (ours, theirs): (Vec<_>, Vec<_>) = list.iter().partition(|mx| evidence.is_ours(&mx.host));
+    let best = |of: &[&Exchanger]| of.iter().map(|mx| mx.preference).min();
+    let (Some(our_best), first) = (best(&ours), theirs.iter().min_by_key(|mx| mx.preference))
+    else {
+        return say(
             Weight::Fault,
             format!("no MX record of {domain} names one of our nodes: no mail comes here"),
             "add the lines of `domain dns`".to_owned(),
+        );
+    };
+    match first {
+        Some(first) if evidence.leaves == Leaves::Attended && first.preference < our_best => say(
+            Weight::Warning,
+            format!(
+                "{} is first: senders go there before us, whoever has its address now",
+                first.host
+            ),
+            "remove that record: mail is delivered to where somebody is signed in".to_owned(),
         ),
-        (None, Some(_)) => say(
+        _ if evidence.has_no_server() => say(
+            Weight::Good,
+            format!(
+                "the MX records of {domain} name {} of our {} nodes",
+                ours.len(),
+                evidence.ours.len()
+            ),
+            String::new(),
+        ),
+        None => say(
             Weight::Fault,
             format!("the MX records of {domain} name only our nodes: all mail comes here first"),
             match &evidence.primary {
@@ -171,38 +270,80 @@ fn order(evidence: &Evidence, list: &[Exchanger], say: &mut impl FnMut(Weight, S
                 None => "add your own server, with a smaller number".to_owned(),
             },
         ),
-        (Some(theirs), Some(ours)) if ours.preference <= theirs.preference => say(
+        Some(theirs) if our_best <= theirs.preference => say(
             Weight::Fault,
             format!(
-                "our {} has preference {}, and {} has {}: mail comes here although the primary is up",
-                ours.host, ours.preference, theirs.host, theirs.preference
+                "our {} has preference {our_best}, and {} has {}: mail comes here although the \
+                 primary is up",
+                ours.iter()
+                    .find(|mx| mx.preference == our_best)
+                    .map_or("node", |mx| mx.host.as_str()),
+                theirs.host,
+                theirs.preference
             ),
             format!("give our nodes a number above {}", theirs.preference),
         ),
-        (Some(theirs), Some(_)) => {
-            let named = evidence.primary.as_ref();
-            let named = named.filter(|primary| primary.parse::<IpAddr>().is_err());
-            if let Some(primary) = named.filter(|primary| !same(&theirs.host, primary)) {
-                say(
-                    Weight::Warning,
-                    format!(
-                        "the first MX is {}, and held mail goes to {primary}",
-                        theirs.host
-                    ),
-                    "if that is not the same server, mend one of the two".to_owned(),
-                );
-            }
-            let listed = list.iter().filter(is_ours).count();
+        Some(first) => {
+            let firsts = theirs.iter().filter(|mx| mx.preference == first.preference);
+            let firsts: Vec<&str> = firsts.map(|mx| mx.host.as_str()).collect();
+            is_the_primary(evidence, &firsts, say);
             say(
                 Weight::Good,
                 format!(
-                    "{} is first, and {listed} of our {} nodes stand behind it",
-                    theirs.host,
+                    "{} is first, and {} of our {} nodes stand behind it",
+                    first.host,
+                    ours.len(),
                     evidence.ours.len()
                 ),
                 String::new(),
             );
         }
+    }
+    let wanted = evidence.hosts_wanted.min(evidence.ours.len());
+    if ours.len() < wanted {
+        say(
+            Weight::Warning,
+            format!(
+                "only {} of our nodes are MX hosts of {domain}, and {wanted} should be: when they are \
+                 down, no mail comes here",
+                ours.len()
+            ),
+            "add the rest of the lines of `domain dns`".to_owned(),
+        );
+    }
+}
+
+/// Held mail goes to the primary, and other mail to the first MX hosts: one of them should be it.
+fn is_the_primary(
+    evidence: &Evidence,
+    firsts: &[&str],
+    say: &mut impl FnMut(Weight, String, String),
+) {
+    let Some(primary) = &evidence.primary else {
+        return;
+    };
+    let found: Vec<Option<bool>> = firsts
+        .iter()
+        .map(|host| evidence.is_primary(host, primary))
+        .collect();
+    if found.contains(&Some(true)) {
+        return;
+    }
+    let firsts = firsts.join(" and ");
+    if found.contains(&None) {
+        say(
+            Weight::Warning,
+            format!("the DNS did not say whether the first MX, {firsts}, is the primary {primary}"),
+            "look again; if it stays so, look at the name servers of its domain".to_owned(),
+        );
+    } else {
+        say(
+            Weight::Fault,
+            format!("the first MX is {firsts}, and held mail goes to {primary}: another server"),
+            format!(
+                "name {primary} in the first MX record, or have your operator change where held mail goes"
+            ),
+        );
     }
 }
 
@@ -338,55 +479,100 @@ fn same(a: &str, b: &str) -> bool {
         .eq_ignore_ascii_case(b.trim_end_matches('.'))
 }
 
-/// The lines to add to a domain's zone, as BIND reads them, with remarks. `primary`: its own server's
-/// name or address, unless its MX records name it already; `ours`: names of nodes, the
-/// best first; `senders`: of all of them, for any sends what the customer hands in.
-#[must_use]
-pub fn zone(domain: &Domain, primary: Option<&str>, ours: &[String], senders: &[String]) -> String {
-    let mut text = String::new();
-    // Writing to a string does not fail.
-    let mut line = |line: String| {
-        let _infallible = writeln!(text, "{line}");
-    };
-    line(format!(
-        "; mail for {domain}: first to its own server, and to these while it is away"
-    ));
-    match primary.map(|host| (host, host.parse::<IpAddr>())) {
-        None => line(format!(
-            "; its own server stays as it is, with a number below {PREFERENCE_OF_OURS}"
-        )),
-        Some((host, Ok(address))) => {
-            let kind = if address.is_ipv4() { "A" } else { "AAAA" };
-            line(format!(
-                "; its own server has the address {host}: give it a name, here mail.{domain}"
-            ));
-            line(format!("mail.{domain}. {kind} {address}"));
-            line(format!(
-                "{domain}. MX {PREFERENCE_OF_PRIMARY} mail.{domain}."
-            ));
+/// What a domain's zone is to say.
+#[derive(Clone, Copy, Debug)]
+pub struct Zone<'a> {
+    pub domain: &'a Domain,
+    /// Its own server's name or address; `None`: its MX records name it already.
+    pub primary: Option<&'a str>,
+    pub leaves: Leaves,
+    /// Names of nodes, the best first.
+    pub ours: &'a [String],
+    /// Of all of them, for any sends what the customer hands in.
+    pub senders: &'a [String],
+}
+
+impl Zone<'_> {
+    /// The lines to add, as BIND reads them, with remarks.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        let Self {
+            domain,
+            ours,
+            senders,
+            ..
+        } = self;
+        let mut text = self.primary_lines();
+        // Writing to a string does not fail.
+        let mut line = |line: String| {
+            let _infallible = writeln!(text, "{line}");
+        };
+        for name in *ours {
+            line(format!("{domain}. MX {PREFERENCE_OF_OURS} {name}."));
         }
-        Some((host, Err(_))) => line(format!(
-            "{domain}. MX {PREFERENCE_OF_PRIMARY} {}.",
-            host.trim_end_matches('.')
-        )),
+        let hosts: String = senders.iter().map(|name| format!(" a:{name}")).collect();
+        line(
+            "; SPF (RFC 7208): nodes send in its name only what you hand in to be sent; if you do:"
+                .to_owned(),
+        );
+        line(format!(";   {domain}. TXT \"v=spf1 mx{hosts} ~all\""));
+        line("; its own server must take mail from them without asking SPF, greylisting or limiting: it comes from".to_owned());
+        line("; them, not from its senders".to_owned());
+        line("; MTA-STS: if you publish a policy, name them in it:".to_owned());
+        for name in *ours {
+            line(format!(";   mx: {name}"));
+        }
+        line("; TLSA: none is needed in this zone; those of these nodes are in theirs".to_owned());
+        text
     }
-    for name in ours {
-        line(format!("{domain}. MX {PREFERENCE_OF_OURS} {name}."));
+
+    /// Its own server, unless it has none that anybody could connect to.
+    fn primary_lines(&self) -> String {
+        let domain = self.domain;
+        let mut lines = match self.leaves {
+            Leaves::Attended => vec![
+                format!("; mail for {domain}: to these, until somebody is signed in to receive it"),
+                "; name no server of its own: its address may be somebody else's tomorrow"
+                    .to_owned(),
+            ],
+            Leaves::DeliveredOrFetched => vec![format!(
+                "; mail for {domain}: to these, until somebody calls for it"
+            )],
+            Leaves::Delivered => vec![format!(
+                "; mail for {domain}: first to its own server, and to these while it is away"
+            )],
+        };
+        let server = match self.primary.map(|host| (host, host.parse::<IpAddr>())) {
+            None => vec![format!(
+                "; its own server stays as it is, with a number below {PREFERENCE_OF_OURS}"
+            )],
+            Some((host, Ok(address))) => {
+                let kind = if address.is_ipv4() { "A" } else { "AAAA" };
+                vec![
+                    format!(
+                        "; its own server has the address {host}: give it a name, here mail.{domain}"
+                    ),
+                    format!("mail.{domain}. {kind} {address}"),
+                    format!("{domain}. MX {PREFERENCE_OF_PRIMARY} mail.{domain}."),
+                ]
+            }
+            Some((host, Err(_))) => vec![format!(
+                "{domain}. MX {PREFERENCE_OF_PRIMARY} {}.",
+                host.trim_end_matches('.')
+            )],
+        };
+        match self.leaves {
+            Leaves::Attended => {}
+            Leaves::Delivered => lines.extend(server),
+            Leaves::DeliveredOrFetched => {
+                lines.push(
+                    "; if everybody can connect to its own server, it comes first:".to_owned(),
+                );
+                lines.extend(server.iter().map(|line| format!(";   {line}")));
+            }
+        }
+        lines.iter().map(|line| format!("{line}\n")).collect()
     }
-    let hosts: String = senders.iter().map(|name| format!(" a:{name}")).collect();
-    line(
-        "; SPF (RFC 7208): nodes send in its name only what you hand in to be sent; if you do:"
-            .to_owned(),
-    );
-    line(format!(";   {domain}. TXT \"v=spf1 mx{hosts} ~all\""));
-    line("; its own server must take mail from them without asking SPF, greylisting or limiting: it comes from".to_owned());
-    line("; them, not from its senders".to_owned());
-    line("; MTA-STS: if you publish a policy, name them in it:".to_owned());
-    for name in ours {
-        line(format!(";   mx: {name}"));
-    }
-    line("; TLSA: none is needed in this zone; those of these nodes are in theirs".to_owned());
-    text
 }
 
 #[cfg(test)]
@@ -410,11 +596,14 @@ mod tests {
         Evidence {
             domain: Domain::parse("a.example").unwrap(),
             primary: Some("mail.a.example".to_owned()),
+            leaves: Leaves::Delivered,
             ours: vec!["mx1.ours.example".to_owned(), "mx2.ours.example".to_owned()],
+            hosts_wanted: 1,
             mail: mx(&[(10, "mail.a.example"), (20, "mx1.ours.example")]),
             hosts: [
                 ("mail.a.example".to_owned(), host("192.0.2.1")),
                 ("mx1.ours.example".to_owned(), host("192.0.2.2")),
+                ("mx2.ours.example".to_owned(), host("192.0.2.3")),
             ]
             .into(),
             greeted: Ok(()),
@@ -514,10 +703,17 @@ mod tests {
             ),
             (
                 Evidence {
-                    me: "mx2.ours.example".into(),
+                    me: "mx3.ours.example".into(),
                     ..good()
                 },
-                "mx2.ours.example has no address",
+                "mx3.ours.example has no address",
+            ),
+            (
+                Evidence {
+                    hosts_wanted: 3,
+                    ..good()
+                },
+                "only 1 of our nodes are MX hosts of a.example, and 2 should be",
             ),
             (
                 Evidence {
@@ -557,16 +753,121 @@ mod tests {
     }
 
     #[test]
+    fn hosts_are_told_apart_by_their_addresses_and_not_only_by_their_names() {
+        let host = |address: &str| Host {
+            addresses: vec![address.parse().unwrap()],
+            ..Host::default()
+        };
+        let silent = Host {
+            unknown: Some("timed out".to_owned()),
+            ..Host::default()
+        };
+        let with = |first: &str, found: Host, primary: Option<&str>| {
+            let mut evidence = good();
+            evidence.mail = mx(&[(10, first), (20, "mx1.ours.example")]);
+            evidence.hosts.insert(first.to_owned(), found);
+            evidence.primary = primary.map(str::to_owned);
+            evidence
+        };
+        for (first, found, primary, said) in [
+            // Another name of the same server.
+            (
+                "mx.a.example",
+                host("192.0.2.1"),
+                Some("mail.a.example"),
+                None,
+            ),
+            ("mx.a.example", host("192.0.2.1"), Some("192.0.2.1"), None),
+            ("mx.a.example", host("192.0.2.9"), None, None),
+            (
+                "mx.a.example",
+                host("192.0.2.9"),
+                Some("192.0.2.1"),
+                Some("held mail goes to 192.0.2.1: another server"),
+            ),
+            (
+                "mx.a.example",
+                host("192.0.2.9"),
+                Some("mail.a.example"),
+                Some("held mail goes to mail.a.example: another server"),
+            ),
+            (
+                "mx.a.example",
+                silent,
+                Some("192.0.2.1"),
+                Some("did not say whether the first MX"),
+            ),
+            // A name of the customer's that leads to one of our nodes.
+            (
+                "mx.a.example",
+                host("192.0.2.3"),
+                Some("mail.a.example"),
+                Some("name only our nodes"),
+            ),
+        ] {
+            let told = faults(&with(first, found, primary));
+            match said {
+                None => assert_eq!(told, Vec::<String>::new(), "{primary:?}"),
+                Some(said) => assert!(told.iter().any(|it| it.contains(said)), "{said}: {told:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_customer_whom_nobody_connects_to_may_pass() {
+        let ours = mx(&[(20, "mx1.ours.example")]);
+        let silent = || Err("nobody is signed in".to_owned());
+        for (leaves, greeted) in [
+            (Leaves::Attended, silent()),
+            (Leaves::Attended, Ok(())),
+            (Leaves::DeliveredOrFetched, silent()),
+        ] {
+            let evidence = Evidence {
+                leaves,
+                greeted,
+                mail: ours.clone(),
+                ..good()
+            };
+            assert_eq!(faults(&evidence), Vec::<String>::new(), "{leaves:?}");
+            let nowhere = Evidence {
+                mail: mx(&[(10, "mail.a.example")]),
+                ..evidence
+            };
+            assert!(faults(&nowhere)[0].contains("no mail comes here"));
+        }
+        // Who has a server that can be reached names it first.
+        let fetched = Evidence {
+            leaves: Leaves::DeliveredOrFetched,
+            mail: ours,
+            ..good()
+        };
+        assert!(faults(&fetched)[0].contains("name only our nodes"));
+        // An address that changes may be somebody else's.
+        let attended = Evidence {
+            leaves: Leaves::Attended,
+            ..good()
+        };
+        assert!(faults(&attended)[0].contains("whoever has its address now"));
+    }
+
+    #[test]
     fn zone_lines_name_the_customers_server_first() {
         let domain = Domain::parse("a.example").unwrap();
         let ours = ["mx1.ours.example".to_owned(), "mx2.ours.example".to_owned()];
-        let records = |primary: &str| -> Vec<String> {
-            let text = zone(&domain, Some(primary), &ours, &ours);
+        let zone = Zone {
+            domain: &domain,
+            primary: Some("mail.a.example"),
+            leaves: Leaves::Delivered,
+            ours: &ours,
+            senders: &ours,
+        };
+        let records = |zone: Zone<'_>| -> Vec<String> {
+            let text = zone.lines();
             let lines = text.lines().filter(|line| !line.starts_with(';'));
             lines.map(str::to_owned).collect()
         };
         assert_eq!(
-            records("mail.a.example"),
+            records(zone),
             [
                 "a.example. MX 10 mail.a.example.",
                 "a.example. MX 20 mx1.ours.example.",
@@ -574,14 +875,31 @@ mod tests {
             ]
         );
         assert_eq!(
-            records("192.0.2.1")[..2],
+            records(Zone {
+                primary: Some("192.0.2.1"),
+                ..zone
+            })[..2],
             [
                 "mail.a.example. A 192.0.2.1",
                 "a.example. MX 10 mail.a.example."
             ]
         );
+        // Nobody connects to the servers of those who call.
+        for leaves in [Leaves::Attended, Leaves::DeliveredOrFetched] {
+            assert_eq!(
+                records(Zone { leaves, ..zone }),
+                [
+                    "a.example. MX 20 mx1.ours.example.",
+                    "a.example. MX 20 mx2.ours.example.",
+                ]
+            );
+        }
         // Any node sends what is handed in, whether it takes mail for the domain or not.
-        let text = zone(&domain, Some("mail.a.example"), &ours[..1], &ours);
+        let text = Zone {
+            ours: &ours[..1],
+            ..zone
+        }
+        .lines();
         let spf = ";   a.example. TXT \"v=spf1 mx a:mx1.ours.example a:mx2.ours.example ~all\"\n";
         assert!(text.contains(spf), "{text}");
     }

@@ -166,19 +166,22 @@ pub(super) async fn set(
     } else {
         parse_primary(&request.primary)?
     };
-    // A primary that is one of our own listeners would make us deliver to ourselves for ever.
-    let ours = match by_mx {
+    let text = match by_mx {
         true => BY_MX.to_owned(),
         false => primary_text(&primary),
     };
-    if cluster
-        .members()
-        .iter()
-        .any(|m| m.smtp_address == ours || m.smtp_name == primary.host)
-    {
-        return Err(Status::invalid_argument(format!(
-            "{ours} is a node of this cluster: mail would go round in a loop. Name the customer's own server"
-        )));
+    // A primary that is one of our own listeners would make us deliver to ourselves for ever.
+    let named = (!by_mx).then_some(&primary);
+    if cluster.leads_to_us(&domain, named).await {
+        return Err(Status::invalid_argument(match by_mx {
+            true => format!(
+                "the MX records of {domain} name no server before our nodes: mail would go round in a \
+                 loop. Give the customer's own server the smallest number"
+            ),
+            false => format!(
+                "{text} is a node of this cluster: mail would go round in a loop. Name the customer's own server"
+            ),
+        }));
     }
     if request.dry_run {
         return match known {
@@ -186,7 +189,7 @@ pub(super) async fn set(
             None if request.must_exist => Err(refused(&Refusal::UnknownDomain)),
             _ => Ok(wire::Domain {
                 name: domain.to_string(),
-                primary: ours,
+                primary: text,
                 ..wire::Domain::default()
             }),
         };
@@ -216,7 +219,7 @@ pub(super) async fn set(
     // Committed, but this node may apply it a moment later; answer what was committed.
     Ok(wire::Domain {
         name: domain.to_string(),
-        primary: ours,
+        primary: text,
         ..wire::Domain::default()
     })
 }

@@ -9,12 +9,14 @@ use std::time::Duration;
 use holdfast_ledger::drill::DrillVerdict;
 use holdfast_ledger::query::{self, DomainRecord};
 use holdfast_mail::Timestamp;
+use holdfast_mail::checkup::Leaves;
 use holdfast_proto::admin as wire;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use super::{Admin, broken, status};
+use crate::reach;
 use crate::replica::{Cluster, now};
 use crate::store::View;
 
@@ -224,9 +226,13 @@ fn of_domain(
 ) -> Result<Domain, holdfast_ledger::KvError> {
     let name = &record.name;
     let counts = query::counts(view, name)?;
+    let policy = query::policy(view, name)?;
+    let reach = query::reach(view, name)?;
+    // Nobody expects to reach a customer who calls: that mail waits is told of besides.
+    let reach = reach.filter(|_| reach::leaves(&policy) == Leaves::Delivered);
     let mut domain = Domain {
         messages: counts.messages,
-        down: query::reach(view, name)?.and_then(|reach| Some((reach.down?, reach.since))),
+        down: reach.and_then(|reach| Some((reach.down?, reach.since))),
         ..Domain::default()
     };
     if counts.messages > 0 {
@@ -234,7 +240,6 @@ fn of_domain(
         let oldest = oldest.map(|held| held.message.at());
         domain.held = oldest.filter(|since| at.since(*since) >= HELD_AFTER);
         domain.refuses = !query::refused(view, name, 1)?.is_empty();
-        let policy = query::policy(view, name)?;
         domain.is_full = !policy.has_room(counts.messages, counts.bytes, 1);
     }
     Ok(domain)

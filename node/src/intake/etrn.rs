@@ -33,6 +33,11 @@ pub(super) async fn answer(shared: &Shared, client: IpAddr, etrn: Etrn) -> Reply
             let text = format!("OK, pending messages for node {name} started");
             Reply::new(252, 0, 0, text)
         }
+        // RFC 1985 section 5.3: "250 OK, queuing for node <x> started".
+        Ok(Pending::Uncounted) => {
+            let text = format!("OK, queuing for node {name} started");
+            Reply::new(250, 0, 0, text)
+        }
         Err(why @ NotStarted::NotAllowed) => {
             let text = format!("node {name} not allowed: {why}");
             Reply::new(459, 7, 1, text)

@@ -431,6 +431,20 @@ async fn etrn_tells_the_truth_and_starts_a_domain_once_in_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etrn_counts_nothing_where_not_all_is_started() {
+    let house = House::open().await;
+    for number in 0..100 {
+        house.configure(&format!("d{number}.many.example")).await;
+    }
+    let mut client = house.guest().await;
+    assert_eq!(
+        client.ask("ETRN @many.example").await,
+        "250 2.0.0 OK, queuing for node @many.example started"
+    );
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_too_many_is_told_421_and_a_stop_says_goodbye() {
     let house = House::open().await;
     let mut guests = Vec::new();

@@ -22,11 +22,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::door::{BODY_TIME_MAX, domain_of, whole};
+use super::find::{Search, find};
 use super::page::Problem;
 use super::{Client, Portal, mail, overview};
 use crate::accounts::{TokenError, bearer};
 use crate::explain;
-use crate::listing::{self, Wanted};
+use crate::listing::State as MailState;
 use crate::person::Person;
 use crate::recipients::{self, Mode};
 use crate::release::{NotStarted, Pending};
@@ -218,7 +219,9 @@ async fn deliver(
     let (_, record) = asker.domain(&portal, DELIVER, &name)?;
     match overview::start(&portal, asker.client.0, record.name).await {
         Ok(Pending::Known(messages)) => Ok(Json(json!({"messages": messages}))),
-        Ok(Pending::Started) => Ok(Json(json!({"messages": null, "started": "a moment ago"}))),
+        Ok(Pending::Started | Pending::Uncounted) => {
+            Ok(Json(json!({"messages": null, "started": "a moment ago"})))
+        }
         Err(why @ NotStarted::TooOften) => Err(Failure {
             status: StatusCode::TOO_MANY_REQUESTS,
             text: why.to_string(),
@@ -246,38 +249,44 @@ async fn list(
     Query(asked): Query<Asked>,
 ) -> Result<Json<Value>, Failure> {
     let (_, record) = asker.domain(&portal, READ, &name)?;
-    let wanted = Wanted {
-        states: if asked.state.is_empty() {
-            vec![]
-        } else {
-            vec![mail::state(&asked.state)]
-        },
-        text: asked.q,
-        ..Wanted::default()
+    let states = match asked.state.as_str() {
+        "" => vec![],
+        state => vec![mail::state(state)],
     };
-    let limit = asked.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
-    let view = portal.cluster.view();
-    let page = listing::page(&view, &record.name, &wanted, asked.after.map(Seq), limit)?;
-    let list: Vec<Value> = page
+    let search = Search {
+        states,
+        text: asked.q,
+        after: asked.after.map(Seq),
+        limit: asked.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX),
+    };
+    let found = find(&portal, &record.name, &search).await?;
+    let next_try = portal.copies.next_try(&record.name, now());
+    let list: Vec<Value> = found
         .mail
         .iter()
-        .map(|mail| {
+        .map(|(mail, subject)| {
+            let next_try_at = match mail.state {
+                MailState::Held => next_try,
+                _ => mail.row.retry_at,
+            };
             json!({
                 "id": mail.row.message.to_string(),
                 "state": mail.state.as_str(),
                 "from": mail.envelope.reverse_path.as_str(),
                 "to": mail.recipients().collect::<Vec<_>>(),
+                "subject": subject,
                 "bytes": mail.envelope.body.len,
                 "received_at": mail.envelope.received_at.rfc3339(),
                 "attempts": mail.row.attempts,
                 "last_reply": mail.row.last_reply,
+                "next_try_at": next_try_at.map(|at| at.rfc3339()),
                 "retry_at": mail.row.retry_at.map(|at| at.rfc3339()),
                 "discard_at": mail.row.discard_at.map(|at| at.rfc3339()),
             })
         })
         .collect();
     Ok(Json(
-        json!({"mail": list, "after": page.next.map(|seq| seq.0)}),
+        json!({"mail": list, "after": found.next.map(|seq| seq.0)}),
     ))
 }
 

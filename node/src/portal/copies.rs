@@ -70,10 +70,10 @@ impl Copies {
         words(&self.0.load(), seq)
     }
 
-    /// How long until the domain's primary is tried again, as the node that delivers for it said.
-    pub(super) fn next_try(&self, domain: &Domain, now: Timestamp) -> Option<Duration> {
+    /// When the domain's primary is tried again, as the node that delivers for it said.
+    pub(super) fn next_try(&self, domain: &Domain, now: Timestamp) -> Option<Timestamp> {
         let at = Timestamp(*self.0.load().tries.get(domain.as_str())?);
-        (at > now).then(|| at.since(now))
+        (at > now).then_some(at)
     }
 }
 

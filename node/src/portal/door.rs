@@ -13,7 +13,7 @@ use holdfast_mail::Domain;
 use tokio::time::Instant;
 
 use super::page::Problem;
-use super::{Client, Portal};
+use super::{Client, Portal, upload};
 use crate::accounts::{Seal, Session};
 use crate::person::Person;
 use crate::replica::now;
@@ -102,7 +102,14 @@ impl Fields {
         if comes_from_elsewhere(request.headers()) {
             return Err(Problem::Foreign);
         }
+        let kind = request.headers().get(header::CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok()).map(str::to_owned);
         let (parts, body) = whole(request, patience).await?;
+        if let Some(kind) = kind.filter(|kind| kind.starts_with("multipart/")) {
+            let fields = upload::fields(&kind, &body);
+            let broken = || Problem::Wrong("the form arrived broken".to_owned());
+            return fields.map(Self).ok_or_else(broken);
+        }
         if body.iter().filter(|octet| **octet == b'&').count() >= FIELDS_MAX {
             return Err(Problem::Wrong("the form has too many fields".to_owned()));
         }

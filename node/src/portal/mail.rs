@@ -1,29 +1,24 @@
 //! The list of a domain's mail, and what its owner may do with it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use holdfast_ledger::{Command, DISPOSE_MAX, Disposal, Reply, Seq, query};
-use holdfast_mail::{BodyRef, MessageId, ReversePath, Timestamp};
-use mail_parser::MessageParser;
+use holdfast_mail::{MessageId, ReversePath, Timestamp};
 
-use super::Portal;
 use super::door::{Posted, SignedIn};
+use super::find::{Search, find};
 use super::page::{Frame, Problem, bytes, count, render, span};
-use crate::listing::{self, Listed, State as MailState, Wanted};
+use super::{Portal, overview};
+use crate::listing::{Listed, State as MailState};
 
 /// Messages on a page. The beginning of each is read for its subject.
 const PAGE: usize = 25;
 
 /// Letters of a search.
 const SEARCH_OCTETS_MAX: usize = 200;
-
-/// How long the subjects of a page may take: bodies that are on their way here from another node
-/// are shown without.
-const SUBJECTS_TIME_MAX: Duration = Duration::from_secs(2);
 
 #[derive(serde::Deserialize, Default)]
 pub(super) struct Asked {
@@ -50,6 +45,8 @@ struct Line {
     subject: String,
     size: String,
     age: String,
+    /// When something happens to it by itself.
+    next: String,
     note: String,
 }
 
@@ -61,6 +58,8 @@ struct Page {
     asked_state: String,
     asked_text: String,
     lines: Vec<Line>,
+    /// What happens next by itself.
+    next_title: &'static str,
     /// Where the next page begins; empty: this is the last.
     next: String,
     said: String,
@@ -149,20 +148,23 @@ pub(super) async fn list(
     let state = state(&asked.state);
     let word = word(state);
     let text: String = asked.q.chars().take(SEARCH_OCTETS_MAX).collect();
-    let wanted = Wanted {
+    let search = Search {
         states: vec![state],
         text: text.trim().to_owned(),
-        ..Wanted::default()
+        after: asked.after.map(Seq),
+        limit: PAGE,
     };
+    let found = find(&portal, &record.name, &search).await?;
     let view = portal.cluster.view();
-    let found = listing::page(&view, &record.name, &wanted, asked.after.map(Seq), PAGE)?;
     let now = query::now(&view)?;
-    let subjects = subjects(&portal, &found.mail).await;
+    let held_until = match query::policy(&view, &record.name)?.attended {
+        true => "when you receive it".to_owned(),
+        false => overview::until_next(&portal, &record.name),
+    };
     let lines = found
         .mail
-        .iter()
-        .zip(subjects)
-        .map(|(mail, subject)| line(mail, subject, now))
+        .into_iter()
+        .map(|(mail, subject)| line(&mail, subject, &held_until, now))
         .collect();
     let next = found.next.map_or_else(String::new, |seq| seq.0.to_string());
     let (said, undo) = told(&asked);
@@ -184,6 +186,10 @@ pub(super) async fn list(
         undo,
         undo_ids: asked.ids,
         acts: acts(state),
+        next_title: match state {
+            MailState::Deleted => "Gone for good",
+            _ => "Next try",
+        },
     })
 }
 
@@ -216,13 +222,14 @@ fn told(asked: &Asked) -> (String, &'static str) {
     }
 }
 
-fn line(mail: &Listed, subject: String, now: Timestamp) -> Line {
+/// `held_until`: when what waits is tried next.
+fn line(mail: &Listed, subject: String, held_until: &str, now: Timestamp) -> Line {
     let recipients: Vec<String> = mail.recipients().collect();
     let row = &mail.row;
-    let note = match (row.discard_at, row.retry_at) {
-        (Some(at), _) => format!("gone for good in {}", span(at.since(now))),
-        (None, Some(at)) => format!("tried again in {}. {}", span(at.since(now)), row.last_reply),
-        _ => row.last_reply.clone(),
+    let next = match (mail.state, row.discard_at.or(row.retry_at)) {
+        (MailState::Held, _) => held_until.to_owned(),
+        (_, Some(at)) => format!("in {}", span(at.since(now))),
+        (_, None) => "when you say so".to_owned(),
     };
     Line {
         id: row.message,
@@ -237,41 +244,9 @@ fn line(mail: &Listed, subject: String, now: Timestamp) -> Line {
         subject,
         size: bytes(mail.envelope.body.len),
         age: span(now.since(mail.envelope.received_at)),
-        note,
+        next,
+        note: row.last_reply.clone(),
     }
-}
-
-async fn subjects(portal: &Portal, mail: &[Listed]) -> Vec<String> {
-    let mut subjects = Vec::with_capacity(mail.len());
-    let until = tokio::time::Instant::now() + SUBJECTS_TIME_MAX;
-    for listed in mail {
-        let read = tokio::time::timeout_at(until, subject(portal, &listed.envelope.body));
-        subjects.push(read.await.ok().flatten().unwrap_or_default());
-    }
-    subjects
-}
-
-/// From the first piece of the message, which holds the header of all but absurd ones.
-pub(super) async fn subject(portal: &Portal, body: &BodyRef) -> Option<String> {
-    let mut reader = portal.cluster.bodies().read(body).await.ok()?;
-    let piece = reader.next().await.ok()??;
-    let header = header(&piece);
-    let message = MessageParser::new().parse_headers(header)?;
-    let subject = message.subject()?;
-    // One line, and no control that steers a screen.
-    Some(
-        subject
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(200)
-            .collect(),
-    )
-}
-
-/// Up to the empty line that ends it (RFC 5322 section 2.1).
-fn header(piece: &[u8]) -> &[u8] {
-    let end = piece.windows(4).position(|four| four == b"\r\n\r\n");
-    &piece[..end.map_or(piece.len(), |at| at + 4)]
 }
 
 pub(super) fn disposal(verb: &str) -> Option<Disposal> {
@@ -340,18 +315,6 @@ async fn put(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_the_header_is_looked_at() {
-        assert_eq!(
-            header(b"Subject: a\r\n\r\nSubject: b\r\n"),
-            b"Subject: a\r\n\r\n"
-        );
-        assert_eq!(header(b"Subject: a\r\n"), b"Subject: a\r\n");
-        let raw = b"Received: x\r\nSubject: =?UTF-8?Q?Gr=C3=BC=C3=9Fe?= an\r\n alle\r\n\r\n";
-        let message = MessageParser::new().parse_headers(header(raw)).unwrap();
-        assert_eq!(message.subject(), Some("Grüße an alle"));
-    }
 
     #[test]
     fn what_can_be_undone_is_undone_by_its_opposite() {

@@ -9,6 +9,7 @@ mod api;
 mod copies;
 mod dns;
 mod door;
+mod find;
 mod live;
 mod log;
 mod mail;
@@ -18,6 +19,7 @@ mod receive;
 mod recipients;
 mod settings;
 mod sign_in;
+mod upload;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock};

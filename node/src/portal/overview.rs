@@ -102,14 +102,9 @@ pub(super) fn picture(portal: &Portal, record: &DomainRecord) -> Result<Picture,
                 String::new()
             };
             let then = if !policy.attended {
-                let next = match portal.copies.next_try(domain, replica::now()) {
-                    Some(wait) if wait >= Duration::from_secs(1) => {
-                        format!("next in {}", span(wait))
-                    }
-                    _ => "next at any moment".to_owned(),
-                };
+                let next = until_next(portal, domain);
                 format!(
-                    "{primary} is tried again every few seconds, {next}, and all of it is \
+                    "{primary} is tried again every few seconds, next {next}, and all of it is \
                      delivered, in order, as soon as it answers."
                 )
             } else if let Some(here) = query::attended(&view, domain)?.filter(|a| now < a.until) {
@@ -152,6 +147,16 @@ pub(super) fn picture(portal: &Portal, record: &DomainRecord) -> Result<Picture,
         room: room(&policy, all),
         last_reply,
     })
+}
+
+/// `in 23 s`, until the domain's primary is tried again.
+pub(super) fn until_next(portal: &Portal, domain: &Domain) -> String {
+    let now = replica::now();
+    let wait = portal.copies.next_try(domain, now).map(|at| at.since(now));
+    match wait {
+        Some(wait) if wait >= Duration::from_secs(1) => format!("in {}", span(wait)),
+        _ => "at any moment".to_owned(),
+    }
 }
 
 /// How it is with a domain of which nothing waits.
@@ -284,7 +289,7 @@ pub(super) async fn deliver(
     let record = posted.who.domain(&portal, &name)?;
     let said = match start(&portal, posted.who.client.0, record.name).await {
         Ok(Pending::Known(number)) => format!("done=started&n={number}"),
-        Ok(Pending::Started) => "done=under-way".to_owned(),
+        Ok(Pending::Started | Pending::Uncounted) => "done=under-way".to_owned(),
         Err(NotStarted::TooOften) => "done=often".to_owned(),
         Err(why) => return Err(Problem::Unable(why.to_string())),
     };

@@ -99,13 +99,15 @@ pub(super) async fn change(
             .get(field)
             .split([',', ';', '\n'])
             .map(str::trim)
-            // As files of addresses have them.
+            // As files of addresses have them, the first mark of some editors'.
+            .map(|line| line.trim_start_matches('\u{feff}'))
             .filter(|line| !line.is_empty() && !line.starts_with('#'))
             .map(|text| recipients::parse(text, &domain))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|why| Problem::Wrong(why.to_string()))
     };
-    let (add, remove) = (names("add")?, names("remove")?);
+    let (mut add, remove) = (names("add")?, names("remove")?);
+    add.extend(names("file")?);
     let clear = fields.get("replace") == "yes" && !add.is_empty();
     let view = portal.cluster.view();
     for command in recipients::commands(&view, &domain, add, remove, clear)? {

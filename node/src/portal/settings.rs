@@ -6,8 +6,10 @@ use std::time::Duration;
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
-use holdfast_ledger::{Askers, Command, NETWORKS_MAX, Policy, PolicyChange, Probation, query};
-use holdfast_mail::Network;
+use holdfast_ledger::{
+    Askers, Command, KvError, KvRead, NETWORKS_MAX, Policy, PolicyChange, Probation, query,
+};
+use holdfast_mail::{Domain, Network};
 use tokio::time::Instant;
 
 use super::Portal;
@@ -70,6 +72,15 @@ pub(super) async fn show(
     let view = portal.cluster.view();
     let policy = query::policy(&view, &record.name)?;
     let chosen = Chosen::of(&policy);
+    let hold_max = hold_max(&view, &record.name)?;
+    let offered = [DAY_MS, 5 * DAY_MS, 7 * DAY_MS, 14 * DAY_MS, 30 * DAY_MS, 0];
+    let mut offered: Vec<u64> = offered
+        .into_iter()
+        .filter(|ms| is_within(*ms, hold_max))
+        .collect();
+    if !offered.contains(&hold_max) {
+        offered.push(hold_max);
+    }
     let (anybody, networks) = match query::askers(&view, &record.name)? {
         Askers::Anybody => (true, Vec::new()),
         Askers::Networks(networks) => (false, networks),
@@ -79,7 +90,7 @@ pub(super) async fn show(
         frame: Frame::of(&who, record.name.as_str(), "settings"),
         primary: explain::primary_of(&view, &record)?,
         hold: choices(
-            &[DAY_MS, 5 * DAY_MS, 7 * DAY_MS, 14 * DAY_MS, 30 * DAY_MS, 0],
+            &offered,
             chosen.hold,
             "without end, until the quota is full",
         ),
@@ -118,6 +129,20 @@ pub(super) async fn show(
             ""
         },
     })
+}
+
+/// The longest that the owner may have mail held, in milliseconds: what the plan gives, if there is one;
+/// zero: without end.
+fn hold_max(view: &dyn KvRead, domain: &Domain) -> Result<u64, KvError> {
+    let Some((name, _)) = query::subscription(view, domain)? else {
+        return Ok(0);
+    };
+    Ok(query::plan(view, &name)?.map_or(0, |plan| plan.hold_ms))
+}
+
+/// Zero is without end.
+fn is_within(hold: u64, max: u64) -> bool {
+    max == 0 || hold != 0 && hold <= max
 }
 
 /// What the form shows, and what comes back with it; times in milliseconds.
@@ -224,6 +249,13 @@ pub(super) async fn change(
     let askers = askers(fields)?;
     let view = portal.cluster.view();
     let change = chosen.upon(&Chosen::of(&query::policy(&view, &domain)?));
+    let max = hold_max(&view, &domain)?;
+    if change.hold_ms.is_some_and(|hold| !is_within(hold, max)) {
+        let longest = explain_span(max);
+        return Err(Problem::Wrong(format!(
+            "your plan holds mail for {longest} at most"
+        )));
+    }
     if query::askers(&view, &domain)? != askers {
         let domain = domain.clone();
         let command = Command::SetAskers { domain, askers };
@@ -288,6 +320,19 @@ mod tests {
             ..PolicyChange::default()
         };
         assert_eq!(change.upon(&before), only_hold);
+    }
+
+    #[test]
+    fn mail_is_held_no_longer_than_the_plan_says() {
+        for (hold, max, is_good) in [
+            (0, 0, true),
+            (30 * DAY_MS, 0, true),
+            (5 * DAY_MS, 5 * DAY_MS, true),
+            (7 * DAY_MS, 5 * DAY_MS, false),
+            (0, 5 * DAY_MS, false),
+        ] {
+            assert_eq!(is_within(hold, max), is_good, "{hold} {max}");
+        }
     }
 
     #[test]

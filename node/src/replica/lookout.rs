@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use holdfast_ledger::Primary;
 use holdfast_mail::Domain;
 use holdfast_mail::checkup::{Finding, Weight};
 use holdfast_proto::cluster as wire;
@@ -17,12 +18,18 @@ use super::handle::Cluster;
 /// How long a node may look: DNS servers that do not answer take most of it.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(40);
 
+/// How long somebody who sets a domain up waits for the DNS to say where its primary is.
+const LOOP_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// Finds out about a domain, or says why not.
 pub trait Lookout: Send + Sync {
     /// What is right and wrong in its DNS and with its primary.
     fn check(&self, domain: Domain) -> Looking<Vec<Finding>>;
     /// Whether its primary can be reached.
     fn reach(&self, domain: Domain) -> Looking<()>;
+    /// Whether mail for a primary would come back to one of our nodes; `None`: for whom the MX records
+    /// of the domain name.
+    fn leads_to_us(&self, domain: Domain, primary: Option<Primary>) -> Looking<bool>;
 }
 
 pub type Looking<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
@@ -41,6 +48,17 @@ impl Cluster {
     /// Whether this node reaches a domain's primary.
     pub(super) async fn reach_here(&self, domain: Domain) -> Result<(), String> {
         look(self.lookout()?.reach(domain)).await
+    }
+
+    /// Whether mail for a primary would come back to us. What cannot be found out now does not: it is
+    /// looked at again whenever it is delivered to.
+    pub async fn leads_to_us(&self, domain: &Domain, primary: Option<&Primary>) -> bool {
+        let Ok(lookout) = self.lookout() else {
+            return false;
+        };
+        let looking = lookout.leads_to_us(domain.clone(), primary.cloned());
+        let looked = tokio::time::timeout(LOOP_TIME_MAX, looking).await;
+        matches!(looked, Ok(Ok(true)))
     }
 
     fn lookout(&self) -> Result<&Arc<dyn Lookout>, String> {
