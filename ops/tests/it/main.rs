@@ -2,5 +2,7 @@
 
 mod alone;
 mod cli;
+mod golden;
+mod help;
 mod offline;
 mod package;
