@@ -4,5 +4,7 @@ mod alone;
 mod cli;
 mod golden;
 mod help;
+mod masks;
 mod offline;
 mod package;
+mod session;
