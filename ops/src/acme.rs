@@ -127,9 +127,9 @@ async fn show(client: &mut Client, output: Output) -> Result<(), Failure> {
                 "names": shown.names,
                 "certificate": certificate,
                 "tries": shown.tries,
-                "tried_at": output::rfc3339(shown.tried_at_ms),
+                "tried_at": time(shown.tried_at_ms),
                 "why": (!shown.why.is_empty()).then_some(&shown.why),
-                "due_at": output::rfc3339(shown.due_at_ms),
+                "due_at": time(shown.due_at_ms),
             }),
         )?;
         return Ok(());
@@ -151,13 +151,13 @@ async fn show(client: &mut Client, output: Output) -> Result<(), Failure> {
         );
     }
     row("names of the nodes", shown.names.join(", "));
-    let time = |ms| output::rfc3339(ms).unwrap_or_default();
+    let at = |ms| time(ms).unwrap_or_default();
     match &shown.certificate {
         Some(certificate) => {
             row("certificate for", certificate.names.join(", "));
             row("ordered at", certificate.directory.clone());
-            row("issued", time(certificate.issued_at_ms));
-            row("ends", time(certificate.ends_at_ms));
+            row("issued", at(certificate.issued_at_ms));
+            row("ends", at(certificate.ends_at_ms));
         }
         None => row("certificate", "none yet".to_owned()),
     }
@@ -167,15 +167,20 @@ async fn show(client: &mut Client, output: Output) -> Result<(), Failure> {
         eprintln!(
             "The last order, at {}, failed: {}\nThe certificate before stays in force. Mend that; it is tried again by \
              itself, and at once after `holdfast cluster acme use`.",
-            time(shown.tried_at_ms),
+            at(shown.tried_at_ms),
             shown.why
         );
     }
     Ok(())
 }
 
+/// Nothing where there was none, or is none to come.
+fn time(ms: u64) -> Option<String> {
+    output::rfc3339(ms).filter(|_| ms > 0)
+}
+
 fn next(shown: &AcmeReply) -> String {
-    let due = output::rfc3339(shown.due_at_ms);
+    let due = time(shown.due_at_ms);
     match (due, shown.tries, shown.why.is_empty()) {
         (None, ..) => "now".to_owned(),
         (Some(due), 0, _) => due,

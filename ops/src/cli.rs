@@ -7,18 +7,22 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::examples;
 use crate::money::{self, Money};
 use crate::output::Format;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the answer is that something is unhealthy; \
-4 no node answered; 5 refused by a safety check; 6 not found; 7 the node was removed from its cluster.";
+4 no node answered; 5 refused by a safety check; 6 not found; 7 the node was removed from its cluster.
+
+When something is wrong: `holdfast status` says how the cluster stands, `holdfast events` what is not well, \
+each with its page in /usr/share/doc/holdfast/runbooks.";
 
 /// A backup MX that loses nothing: several nodes hold the mail while a primary is down.
 #[derive(Debug, Parser)]
 #[command(name = "holdfast", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub(crate) struct Cli {
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Options for every command")]
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -93,13 +97,15 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run one node until SIGTERM
+    /// Run the node whose file --config names, until SIGTERM
+    #[command(after_help = examples::SERVE)]
     Serve(Serve),
     /// Look at configuration files
     #[command(subcommand)]
     Config(Config),
     /// Whether this machine is fit to hold mail: its clock, disk, ports, names, certificates and
     /// the other nodes, each with its mend (exit 3 on a fault)
+    #[command(after_help = examples::DOCTOR)]
     Doctor,
     /// The cluster's health and the mail it holds
     Status {
@@ -113,6 +119,7 @@ pub(crate) enum Command {
     Top,
     /// What is not well: nodes, primaries, held mail, quotas (exit 3 if anything); and with
     /// --follow what changes from now on
+    #[command(after_help = examples::EVENTS)]
     Events {
         /// Go on until interrupted
         #[arg(long)]
@@ -137,6 +144,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Plan(Plan),
     /// What domains used in a month, and what is to be paid for it
+    #[command(after_help = examples::USAGE)]
     Usage(Usage),
     /// Copies of everything that the cluster knows and holds
     #[command(subcommand)]
@@ -144,12 +152,14 @@ pub(crate) enum Command {
     /// Rehearse failures with mail of its own, and measure what they cost
     #[command(subcommand)]
     Drill(Drill),
-    /// Who may ask and order from elsewhere, and what
+    /// Who may use nodes from elsewhere, and for what
     #[command(subcommand)]
     Access(Access),
     /// Who did what, when, and from where
+    #[command(after_help = examples::AUDIT)]
     Audit(Audit),
     /// Run a sandbox cluster on this machine until interrupted
+    #[command(after_help = examples::DEV)]
     Dev(Dev),
     /// Watch a cluster lose its leader and no mail (half a minute)
     Demo(Demo),
@@ -168,7 +178,11 @@ pub(crate) struct Serve {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
     /// Say whether a file would be accepted (exit 3 if not)
-    Check { file: PathBuf },
+    #[command(after_help = examples::CONFIG_CHECK)]
+    Check {
+        /// The node's file
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -176,17 +190,20 @@ pub(crate) enum Cluster {
     /// Make this node the first of a new cluster
     Init,
     /// Print a token with which one more node may join, once
+    #[command(after_help = examples::CLUSTER_INVITE)]
     Invite {
         /// How long the token is good for
         #[arg(long, value_name = "TIME", default_value = "1h", value_parser = ttl)]
         ttl: Duration,
     },
     /// Let this node join the cluster that made the token
+    #[command(after_help = examples::CLUSTER_JOIN)]
     Join {
         /// The token, or - to read it from standard input, where no process list shows it
         token: String,
     },
     /// Remove a node for good; its id is never used again
+    #[command(after_help = examples::CLUSTER_LEAVE)]
     Leave {
         /// Name or id
         node: String,
@@ -235,6 +252,7 @@ pub(crate) enum Acme {
     /// Order it by ACME (RFC 8555), now and whenever it is to be renewed or a node comes or goes. Each
     /// node's name must lead to a node with [acme] listen on port 80. Typed again, an order that failed is
     /// tried at once
+    #[command(after_help = examples::CLUSTER_ACME_USE)]
     Use {
         /// The authority's directory, an https:// URL
         #[arg(long, value_name = "URL")]
@@ -266,10 +284,12 @@ pub(crate) enum Acme {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
     /// Give a dead node's place to another in one step; its certificate is refused from then on
+    #[command(after_help = examples::NODE_REPLACE)]
     Replace(Replace),
     /// Free a node of its work, and wait until it is safe to stop: it takes no mail (421 to new
     /// connections), and gives leadership and deliveries to the others. It still votes. Refused
     /// where the cluster could not go on without it. May be interrupted, and typed again
+    #[command(after_help = examples::NODE_DRAIN)]
     Drain {
         /// Name or id
         node: String,
@@ -302,23 +322,32 @@ pub(crate) struct Replace {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Domain {
     /// Take a new domain under protection
+    #[command(after_help = examples::DOMAIN_ADD)]
     Add(DomainWithPrimary),
-    /// Change the primary of a domain, or what becomes of its mail
+    /// Change the primary of a domain, or what becomes of its mail; what is not named stays as it is
+    #[command(after_help = examples::DOMAIN_SET)]
     Set(DomainChange),
     /// All domains
     List,
     /// One domain: what becomes of its mail now, and why
-    Show { name: String },
+    Show {
+        /// The domain
+        name: String,
+    },
     /// List a domain's recipients, one a line; or change the list
+    #[command(after_help = examples::DOMAIN_RECIPIENTS)]
     Recipients(Recipients),
     /// List what the primary said when it was asked about recipients; or forget it
     Verdicts(Verdicts),
     /// Say how mail goes to a domain's primary, or print it: by MX, by LMTP, under which TLS, with
     /// which login
+    #[command(after_help = examples::DOMAIN_ROUTE)]
     Route(Route),
     /// Say who may ask for a domain's held mail with ETRN, finger or ATRN: `anybody`, `nobody`, or the
-    /// clients in some networks. It goes to the primary, whoever asks
+    /// clients in some networks. The mail goes to the primary, whoever asks
+    #[command(after_help = examples::DOMAIN_ASKERS)]
     Askers {
+        /// The domain
         name: String,
         /// `anybody`, `nobody`, or networks such as 192.0.2.0/24
         #[arg(required = true)]
@@ -326,18 +355,23 @@ pub(crate) enum Domain {
     },
     /// The lines to add to a domain's zone, as BIND reads them
     Dns {
+        /// The domain
         name: String,
         /// How many of our nodes: one, or several in different regions [default: as many as the
         /// domain's plan says, or 3]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10))]
         hosts: Option<u32>,
     },
-    /// Look at a domain's DNS and its primary from every node, and tell how to mend each fault;
-    /// exit code 3 if there is one
-    Check { name: String },
+    /// Look at a domain's DNS and its primary from every node, and tell how to mend each fault
+    /// (exit 3 if there is one)
+    Check {
+        /// The domain
+        name: String,
+    },
     /// Stop accepting mail for a domain; refused while mail is held for it (then see `mail
     /// requeue`, `mail bounce` and `mail discard`)
     Remove {
+        /// The domain
         name: String,
         /// Only say whether it would be done
         #[arg(long)]
@@ -347,8 +381,9 @@ pub(crate) enum Domain {
 
 #[derive(Args, Debug)]
 pub(crate) struct DomainWithPrimary {
+    /// The domain
     pub(crate) name: String,
-    /// Where mail for the domain is delivered
+    /// Where its mail is delivered; `mx`: to the hosts that its MX records name before ours
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) primary: String,
     #[command(flatten)]
@@ -362,8 +397,9 @@ pub(crate) struct DomainWithPrimary {
 
 #[derive(Args, Debug)]
 pub(crate) struct DomainChange {
+    /// The domain
     pub(crate) name: String,
-    /// Where mail for the domain is delivered; `mx`: to the hosts that its MX records name before ours
+    /// Where its mail is delivered; `mx`: to the hosts that its MX records name before ours
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) primary: Option<String>,
     #[command(flatten)]
@@ -375,33 +411,44 @@ pub(crate) struct DomainChange {
     pub(crate) dry_run: bool,
 }
 
+impl DomainChange {
+    pub(crate) fn names_nothing(&self) -> bool {
+        self.primary.is_none()
+            && self.policy == Policy::default()
+            && self.subscription == Subscription::default()
+    }
+}
+
 /// What becomes of a domain's mail; what is not named stays as it is.
-#[derive(Args, Clone, Copy, Debug, Default)]
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Policy {
     /// How long mail is held, also mail that is held already: 5d, 30d, …; `quota` for without end
+    /// [default: 5d]
     #[arg(long, value_name = "TIME", value_parser = hold)]
     pub(crate) hold: Option<u64>,
-    /// Tell senders after this time that their mail is late; `never`
+    /// Tell senders after this time that their mail is late: 4h, …; `never` [default: never]
     #[arg(long, value_name = "TIME", value_parser = delay)]
     pub(crate) delay_notice: Option<u64>,
     /// How long a primary that is back must have taken mail before its refusals (5xx) are believed
     /// and bounced: 10m, …; `none` believes all, `endless` keeps all until you decide
+    /// [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = probation)]
     pub(crate) probation: Option<u64>,
-    /// Most mail that is held at once: 500MB, 10GB, …; `none`
+    /// Most mail that is held at once: 500MB, 10GB, …; `none` for no limit [default: none]
     #[arg(long, value_name = "BYTES", value_parser = octets)]
     pub(crate) quota: Option<u64>,
-    /// Most messages that are held at once; `none`
+    /// Most messages that are held at once; `none` for no limit [default: none]
     #[arg(long, value_name = "N", value_parser = messages)]
     pub(crate) quota_messages: Option<u64>,
     /// What a sender is told when the quota is full: to try again `later` (452), or `never` (552)
-    #[arg(long, value_enum)]
+    /// [default: later]
+    #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) when_full: Option<WhenFull>,
     /// Take mail for `any` recipient, or only for those `listed` with `domain recipients`; or
-    /// `verify`: ask the primary, and remember what it says (`domain verdicts`)
-    #[arg(long, value_enum)]
+    /// `verify`: ask the primary, and remember what it says (`domain verdicts`) [default: any]
+    #[arg(long, value_enum, value_name = "WHOSE")]
     pub(crate) recipients: Option<Taken>,
-    /// What parts a listed name from a sub-address, as in joe+lists [default: +]; `none`
+    /// What parts a listed name from a sub-address, as in joe+lists; `none` [default: +]
     #[arg(long, value_name = "CHAR", value_parser = delimiter)]
     pub(crate) delimiter: Option<u32>,
     /// How long the primary's yes to a recipient is not asked for again [default: 24h]
@@ -423,11 +470,12 @@ pub(crate) struct Policy {
     pub(crate) atrn: Option<YesNo>,
     /// While the primary is up: `relay` mail to it at once, or `defer` it (451), so that senders go
     /// there; a sender that comes back again and again is taken for one that cannot
-    #[arg(long, value_enum)]
+    /// [default: relay]
+    #[arg(long, value_enum, value_name = "WHAT")]
     pub(crate) while_up: Option<WhileUp>,
     /// Deliver to the primary `always`, or only while somebody is `signed-in` in the portal, and to
-    /// the address they are signed in from
-    #[arg(long, value_enum)]
+    /// the address they are signed in from [default: always]
+    #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) deliver: Option<Deliver>,
 }
 
@@ -444,7 +492,7 @@ pub(crate) struct Verdicts {
 }
 
 /// What a domain has of plans; what is not named stays as it is.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug, Default, PartialEq)]
 pub(crate) struct Subscription {
     /// The plan it is on; `none`. What is set for the domain itself goes before what the plan says
     #[arg(long, value_name = "NAME")]
@@ -465,18 +513,24 @@ pub(crate) struct Subscription {
 pub(crate) enum Snapshot {
     /// Write a copy of all domains, accounts, keys and held mail to a file; guard it as you guard the
     /// mail itself
+    #[command(after_help = examples::SNAPSHOT_SAVE)]
     Save {
-        /// Must not be there yet
+        /// Where to; must not be there yet
         file: PathBuf,
         /// Of the stopped node whose file --config names, instead of a running one
         #[arg(long)]
         stopped: bool,
     },
     /// Check a copy, and say what is in it (exit 3 if it is damaged)
-    Inspect { file: PathBuf },
+    Inspect {
+        /// The copy
+        file: PathBuf,
+    },
     /// Found a new cluster from a copy, in the empty data directory of the node whose file --config
     /// names. Held mail is set aside until you release it: it may have been delivered since
+    #[command(after_help = examples::SNAPSHOT_RESTORE)]
     Restore {
+        /// The copy
         file: PathBuf,
         /// A copy of another node of the same cluster, for what the first one lacks
         #[arg(long, value_name = "FILE")]
@@ -490,9 +544,11 @@ pub(crate) enum Snapshot {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Recover {
     /// How far the log of a stopped node goes, and what it holds
+    #[command(after_help = examples::CLUSTER_RECOVER_INSPECT)]
     Inspect,
     /// Found a new cluster from what a stopped node has, with it as the only member. The old data is
     /// kept beside it, and nodes of the old cluster can never come back
+    #[command(after_help = examples::CLUSTER_RECOVER_START)]
     Start {
         /// What another survivor has, as its `snapshot save --stopped` wrote it; once for each
         #[arg(long, value_name = "COPY")]
@@ -510,11 +566,13 @@ pub(crate) enum Recover {
 pub(crate) enum Drill {
     /// Rehearse a failure now: nodes pretend it, canaries measure it, and each node ends its part
     /// by itself (exit 3 unless it passed, 5 if the cluster could not afford it)
+    #[command(after_help = examples::DRILL_RUN)]
     Run(DrillRun),
     /// The drills that are remembered
     List,
     /// What a drill measured; the last one if none is named
     Show {
+        /// As `drill list` shows it
         id: Option<String>,
         /// Write the report as a page
         #[arg(long, value_name = "FILE")]
@@ -535,7 +593,8 @@ pub(crate) struct DrillRun {
     /// The region that fails (region-loss, partition) [default: the smallest, not this node's]
     #[arg(long)]
     pub(crate) region: Option<String>,
-    /// The node that fails (node-loss, disk-full) [default: one that does not lead]
+    /// The node that fails (node-loss, disk-full) [default: one that does not lead]. A node elsewhere to
+    /// ask is named before `drill`
     #[arg(long)]
     pub(crate) node: Option<String>,
     /// How long it fails, at most 30m
@@ -556,9 +615,9 @@ pub(crate) struct DrillRun {
 pub(crate) enum DrillKind {
     /// The leader is cut off from nodes and senders
     LeaderLoss,
-    /// Another node is
+    /// Another node is cut off from nodes and senders
     NodeLoss,
-    /// All nodes of a region are
+    /// All nodes of a region are cut off from other nodes and from senders
     RegionLoss,
     /// The nodes of a region are cut off from the others, and senders still reach both sides
     Partition,
@@ -579,16 +638,18 @@ impl DrillKind {
 pub(crate) enum Schedule {
     /// Have a drill begin by itself, the first after one interval; one that the cluster cannot
     /// afford then is tried again every hour
+    #[command(after_help = examples::DRILL_SCHEDULE_SET)]
     Set {
         /// Letters, digits and ._-
         name: String,
+        /// What fails
         #[arg(long, value_enum)]
         kind: DrillKind,
         /// The region that fails [default: each in turn]
         #[arg(long)]
         region: Option<String>,
         /// From one drill to the next, at least 1h
-        #[arg(long, value_name = "TIME", value_parser = passing)]
+        #[arg(long, value_name = "TIME", value_parser = interval)]
         every: u64,
         /// How long the failure lasts, at most 30m
         #[arg(long, value_name = "TIME", value_parser = passing, default_value = "5m")]
@@ -600,12 +661,16 @@ pub(crate) enum Schedule {
     /// The schedules, and when each is due
     List,
     /// Begin it no more
-    Remove { name: String },
+    Remove {
+        /// As `drill schedule list` shows it
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Plan {
     /// Offer a new plan
+    #[command(after_help = examples::PLAN_ADD)]
     Add {
         /// Letters, digits and ._-
         name: String,
@@ -615,9 +680,10 @@ pub(crate) enum Plan {
         #[command(flatten)]
         offer: Offer,
     },
-    /// Change what a plan offers, at once for all domains that are on it; the month that runs is
-    /// billed by the new price
+    /// Change what a plan offers, at once for all domains that are on it; what is not named stays as it
+    /// is, and the month that runs is billed by the new price
     Set {
+        /// The plan
         name: String,
         /// What a month costs: "5.00 EUR", …
         #[arg(long, value_name = "MONEY", value_parser = money::parse)]
@@ -628,35 +694,42 @@ pub(crate) enum Plan {
     /// All plans
     List,
     /// One plan
-    Show { name: String },
+    Show {
+        /// The plan
+        name: String,
+    },
     /// Offer a plan no more; refused while a domain is on it
-    Remove { name: String },
+    Remove {
+        /// The plan
+        name: String,
+    },
 }
 
 /// What a plan gives its domains; what is not named stays as it is, or is as for a domain on no
 /// plan.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Offer {
-    /// Mail that may be held at once: 500MB, 10GB, …; `none` for no limit
+    /// Mail that may be held at once: 500MB, 10GB, …; `none` for no limit [default: none]
     #[arg(long, value_name = "BYTES", value_parser = octets)]
     pub(crate) quota: Option<u64>,
-    /// Messages that may be held at once; `none` for no limit
+    /// Messages that may be held at once; `none` for no limit [default: none]
     #[arg(long, value_name = "N", value_parser = messages)]
     pub(crate) quota_messages: Option<u64>,
-    /// What one step of extra quota adds: 1GB, …; `none`: there are no steps
+    /// What one step of extra quota adds: 1GB, …; `none`: there are no steps [default: none]
     #[arg(long, value_name = "BYTES", value_parser = octets)]
     pub(crate) step: Option<u64>,
     /// What a month of one step costs: "2.00 EUR", …
     #[arg(long, value_name = "MONEY", value_parser = money::parse)]
     pub(crate) step_price: Option<Money>,
-    /// How many of our hosts `domain dns` tells to put into the domain's MX records
+    /// How many of our hosts `domain dns` tells to put into the domain's MX records [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10))]
     pub(crate) hosts: Option<u32>,
-    /// How long mail is held: 5d, 30d, …; `quota` for without end
+    /// How long mail is held: 5d, 30d, …; `quota` for without end [default: 5d]
     #[arg(long, value_name = "TIME", value_parser = hold)]
     pub(crate) hold: Option<u64>,
     /// What a sender is told when the quota is full: to try again `later` (452), or `never` (552)
-    #[arg(long, value_enum)]
+    /// [default: later]
+    #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) when_full: Option<WhenFull>,
 }
 
@@ -678,13 +751,14 @@ pub(crate) struct Route {
     /// The domain
     pub(crate) name: String,
     /// To the configured `primary`, or to the hosts that the domain's `mx` records name before ours
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "WHERE")]
     pub(crate) to: Option<To>,
+    /// By which protocol
     #[arg(long, value_enum)]
     pub(crate) protocol: Option<Protocol>,
     /// TLS where it is offered (`opportunistic`); no mail without it (`required`); nor to a
     /// certificate that is not good for the host's name (`verified`)
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) tls: Option<Tls>,
     /// Log in there under this name; needs TLS that is required
     #[arg(long, value_name = "USER", requires = "secret_file")]
@@ -703,11 +777,11 @@ pub(crate) struct Route {
     pub(crate) no_pin: bool,
     /// Mail for hosts below the domain, as user@pc.example.org: taken, held for each host, and
     /// delivered to the machine it names (`direct`), or refused
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "HOW")]
     pub(crate) hosts: Option<Hosts>,
     /// Whether a host's name may lead to a private or loopback address; one that is configured as an
     /// address may always be used
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "WHETHER")]
     pub(crate) private_addresses: Option<Permission>,
 }
 
@@ -760,6 +834,7 @@ pub(crate) struct Recipients {
     /// Names or addresses; `*` for everyone
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) add: Vec<String>,
+    /// Names or addresses that are no recipients any more
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) remove: Vec<String>,
     /// Add what stands in a file, one a line; - for standard input
@@ -825,6 +900,14 @@ fn passing(text: &str) -> Result<u64, String> {
     match span_or(text, "0s", 0, Duration::from_secs(1)) {
         Ok(ms) if ms > 0 => Ok(ms),
         _ => Err("not a time span such as 5d, 12h or 30m, up to 400d".to_owned()),
+    }
+}
+
+/// Milliseconds from one drill to the next: each is felt a little.
+fn interval(text: &str) -> Result<u64, String> {
+    match passing(text)? {
+        0..3_600_000 => Err("must be at least 1h".to_owned()),
+        ms => Ok(ms),
     }
 }
 
@@ -901,6 +984,7 @@ fn messages(text: &str) -> Result<u64, String> {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Mail {
     /// Mail, domain by domain and oldest first: what waits, was refused, is kept back or was deleted
+    #[command(after_help = examples::MAIL_LIST)]
     List(ListMail),
     /// Everything about one message that is held: its recipients and why it waits, its header, and
     /// which nodes have it
@@ -911,22 +995,26 @@ pub(crate) enum Mail {
     /// The whole story of messages, as every node saw it: who brought them, refusals that never
     /// became mail, each attempt with its reply, what was done by hand. Told from each node's own
     /// history, which goes back 30 days at most
+    #[command(after_help = examples::MAIL_TRACE)]
     Trace(TraceMail),
     /// Try now to deliver what is held for a domain, or for the domains of such mail, without
     /// waiting for the next automatic try
+    #[command(after_help = examples::MAIL_DELIVER)]
     #[command(alias = "flush")]
     Deliver(WhichDomains),
     /// Try refused mail again, as if it had just arrived
     Requeue(Which),
-    /// Drop refused mail; nobody is told
+    /// Drop refused mail for good; nobody is told
     Discard(WhichHeld),
     /// Give refused mail back to its senders
+    #[command(after_help = examples::MAIL_BOUNCE)]
     Bounce(WhichHeld),
     /// Keep mail back: it is neither delivered nor given back until it is released
     Hold(Which),
     /// Deliver mail that is kept back
     Release(Which),
     /// Delete mail; nobody is told, and for 24 h it can be had back
+    #[command(after_help = examples::MAIL_DELETE)]
     Delete(Which),
     /// Have deleted mail back
     Undelete(Which),
@@ -936,6 +1024,7 @@ pub(crate) enum Mail {
 pub(crate) enum Access {
     /// Let somebody use a node from elsewhere (its admin.listen), and write the file they need. A
     /// name that has access gets it anew: the file from before is void
+    #[command(after_help = examples::ACCESS_GRANT)]
     Grant {
         /// Lower-case letters, digits and hyphens
         name: String,
@@ -954,6 +1043,7 @@ pub(crate) enum Access {
     List,
     /// Take somebody's access away, at once and on every node
     Revoke {
+        /// As `access list` shows it
         name: String,
         /// Only say what would happen
         #[arg(long)]
@@ -966,7 +1056,8 @@ pub(crate) struct Audit {
     /// Only what concerns this domain
     #[arg(long)]
     pub(crate) domain: Option<String>,
-    /// Only what this person did
+    /// Only what this person did: an account, a user of a node's machine, or a name that was given
+    /// access
     #[arg(long, value_name = "NAME")]
     pub(crate) by: Option<String>,
 }
@@ -974,9 +1065,11 @@ pub(crate) struct Audit {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Account {
     /// Add a person who looks after domains; a password is made up and printed
+    #[command(after_help = examples::ACCOUNT_ADD)]
     Add {
         /// Letters, digits and ._@+-; best an e-mail address
         name: String,
+        /// What they look after; may be repeated
         #[arg(long = "domain", value_name = "DOMAIN", value_delimiter = ',')]
         domains: Vec<String>,
         /// Take the password from this file instead
@@ -985,8 +1078,9 @@ pub(crate) enum Account {
     },
     /// Change what somebody looks after
     Set {
+        /// As `account list` shows it
         name: String,
-        /// All their domains from now on; `none`
+        /// All their domains from now on; `none` for no domain
         #[arg(long = "domain", value_name = "DOMAIN", value_delimiter = ',')]
         domains: Vec<String>,
         /// Ask for no codes any more, for who lost their device
@@ -1001,17 +1095,27 @@ pub(crate) enum Account {
     },
     /// Give somebody a new password, and sign them out everywhere
     Password {
+        /// As `account list` shows it
         name: String,
         /// Take the password from this file; otherwise one is made up and printed
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
     /// Let somebody try again who failed to sign in too often
-    Unlock { name: String },
+    Unlock {
+        /// As `account list` shows it
+        name: String,
+    },
     /// End all of somebody's sessions
-    SignOut { name: String },
+    SignOut {
+        /// As `account list` shows it
+        name: String,
+    },
     /// Remove somebody, with sessions and tokens
-    Remove { name: String },
+    Remove {
+        /// As `account list` shows it
+        name: String,
+    },
     /// Everybody, with their domains and when they signed in last
     List,
     /// Keys for programs, for the HTTP API
@@ -1022,10 +1126,17 @@ pub(crate) enum Account {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
     /// Make a token; it is printed once
+    #[command(after_help = examples::ACCOUNT_TOKEN_ADD)]
     Add {
+        /// As `account list` shows it
         account: String,
         /// What it is for
-        #[arg(long, default_value = "")]
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "",
+            hide_default_value = true
+        )]
         label: String,
         /// What it may do: read, deliver, mail, settings, send, fetch
         #[arg(
@@ -1040,9 +1151,17 @@ pub(crate) enum Token {
         valid_ms: Option<u64>,
     },
     /// The tokens of an account
-    List { account: String },
+    List {
+        /// As `account list` shows it
+        account: String,
+    },
     /// Refuse a token from now on
-    Remove { account: String, id: String },
+    Remove {
+        /// As `account list` shows it
+        account: String,
+        /// As `account token list` shows it
+        id: String,
+    },
 }
 
 /// Which mail; more than one narrows it down.
@@ -1266,6 +1385,36 @@ mod tests {
     #[test]
     fn the_command_tree_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_example_can_be_typed() {
+        let mut lines = Vec::new();
+        examples_of(&Cli::command(), &mut lines);
+        assert!(lines.len() > 40, "{lines:?}");
+        for line in lines {
+            let typed = line.split(" | ").next().unwrap();
+            let typed = typed.split("   #").next().unwrap();
+            let mut words = Vec::new();
+            for (at, part) in typed.replace('\'', "\"").split('"').enumerate() {
+                match at % 2 {
+                    1 => words.push(part.to_owned()),
+                    _ => words.extend(part.split_whitespace().map(str::to_owned)),
+                }
+            }
+            let parsed = Cli::try_parse_from(words);
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+    }
+
+    fn examples_of(command: &clap::Command, lines: &mut Vec<String>) {
+        let text = command.get_after_help().map(ToString::to_string);
+        let text = text.unwrap_or_default().replace("\\\n", "");
+        let examples = text.lines().filter(|line| line.starts_with("  holdfast "));
+        lines.extend(examples.map(str::to_owned));
+        for inner in command.get_subcommands() {
+            examples_of(inner, lines);
+        }
     }
 
     #[test]

@@ -150,7 +150,9 @@ async fn check(client: &mut Client, name: String, output: Output) -> Result<Exit
         .into_inner();
     let words = ["fault", "warning", "good"];
     let word = |weight: u32| words[(weight as usize).min(words.len() - 1)];
-    let has_fault = found.findings.iter().any(|finding| finding.weight == 0);
+    // A check that nobody could make has not passed.
+    let is_good =
+        !found.findings.is_empty() && found.findings.iter().all(|finding| finding.weight > 0);
     let nodes = |nodes: &[String]| nodes.join(", ");
     if output.is_json() {
         let findings: Vec<_> = found
@@ -163,8 +165,7 @@ async fn check(client: &mut Client, name: String, output: Output) -> Result<Exit
             .iter()
             .map(|silent| json!({"node": silent.node, "why": silent.why}))
             .collect();
-        let value =
-            json!({"name": name, "good": !has_fault, "findings": findings, "silent": silent});
+        let value = json!({"name": name, "good": is_good, "findings": findings, "silent": silent});
         output.json("domain-check/v1", &value)?;
     } else {
         for finding in &found.findings {
@@ -185,12 +186,7 @@ async fn check(client: &mut Client, name: String, output: Output) -> Result<Exit
             ))?;
         }
     }
-    // A check that nobody could make has not passed.
-    Ok(if has_fault || found.findings.is_empty() {
-        Exit::Unhealthy
-    } else {
-        Exit::Done
-    })
+    Ok(if is_good { Exit::Done } else { Exit::Unhealthy })
 }
 
 /// Sets a domain's primary through any node.
@@ -230,7 +226,10 @@ async fn recipients(client: &mut Client, asked: Recipients, output: Output) -> R
             } else {
                 std::fs::read_to_string(file)
             };
-            let text = text.map_err(|error| Failure::new(&failed, error))?;
+            let text = text.map_err(|error| {
+                Failure::new(&failed, format!("{}: {error}", file.display()))
+                    .fix("name a file with one name a line, or - for standard input")
+            })?;
             let lines = text.lines().map(str::trim);
             add.extend(
                 lines
@@ -269,18 +268,26 @@ async fn recipients(client: &mut Client, asked: Recipients, output: Output) -> R
         .await
         .map_err(|status| Failure::from_status(failed, &status))?
         .into_inner();
+    let mut is_empty = true;
     while let Some(page) = pages
         .message()
         .await
         .map_err(|status| Failure::from_status(failed, &status))?
     {
         for name in page.names {
+            is_empty = false;
             if output.is_json() {
                 output.json("recipient/v1", &json!({"name": name}))?;
             } else {
                 output.line(name)?;
             }
         }
+    }
+    if is_empty && !output.is_json() {
+        eprintln!(
+            "The list is empty. Add to it: holdfast domain recipients {} --add NAME,NAME",
+            asked.name
+        );
     }
     Ok(())
 }
@@ -361,6 +368,10 @@ async fn verdicts(client: &mut Client, asked: Verdicts, output: Output) -> Resul
     if output.is_json() {
         return Ok(());
     }
+    if table.is_empty() {
+        eprintln!("Nothing that its primary said is remembered.");
+        return Ok(());
+    }
     output.table(&table)?;
     Ok(())
 }
@@ -393,8 +404,23 @@ async fn changed(
     done: &str,
     output: Output,
 ) -> Result<(), Failure> {
-    let domain = set(client, &asked, known).await?;
+    if known == Known::Must && asked.names_nothing() {
+        let failed = format!("{} was not {done}", asked.name);
+        return Err(Failure::new(failed, "nothing is named that should change")
+            .exit(Exit::Usage)
+            .fix("see `holdfast domain set --help`"));
+    }
+    let mut domain = set(client, &asked, known).await?;
     if output.is_json() {
+        if !asked.dry_run {
+            // With all that holds for it now.
+            let name = DomainName {
+                name: asked.name.clone(),
+                dry_run: false,
+            };
+            let failed = format!("{} was {done}; how it stands is not known", asked.name);
+            domain = client::answer(&failed, client.domain_get(client::request(name))).await?;
+        }
         let mut value = as_json(&domain);
         value["dry_run"] = asked.dry_run.into();
         output.json("domain/v1", &value)?;

@@ -223,7 +223,9 @@ async fn dispose(
             .exit(Exit::NotFound)
             .fix("see its state in `holdfast mail show ID`; discard and bounce take what waits only with --held"));
     }
-    if which.dry_run {
+    if reply.messages == 0 && !which.dry_run {
+        output.line("There is no such mail in a state for that. Nothing was changed.")?;
+    } else if which.dry_run {
         output.line(format!(
             "It would be {count}, {}. Nothing was changed.",
             output::bytes(reply.bytes)

@@ -19,6 +19,7 @@ mod doctor;
 mod domain;
 mod drill;
 mod events;
+mod examples;
 mod failure;
 mod generate;
 mod mail;

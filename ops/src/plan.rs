@@ -179,7 +179,7 @@ fn show(plans: &[Shown], output: Output) -> Result<(), Failure> {
             ),
             step_bytes,
             step_price,
-            or(plan.mx_hosts().into(), "any", plan.mx_hosts().to_string()),
+            or(plan.mx_hosts().into(), "3", plan.mx_hosts().to_string()),
             or(
                 plan.hold_ms(),
                 "quota",

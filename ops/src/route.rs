@@ -24,7 +24,10 @@ pub(crate) async fn route(
         } else {
             fs::read_to_string(file)
         };
-        let text = text.map_err(|error| Failure::new(&failed, error))?;
+        let text = text.map_err(|error| {
+            Failure::new(&failed, format!("{}: {error}", file.display()))
+                .fix("name a file with the secret as its only line, or - for standard input")
+        })?;
         text.trim_end_matches(['\r', '\n']).clone_into(&mut secret);
     }
     let request = RouteSetRequest {

@@ -288,7 +288,7 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
     json!({
         "cluster_id": (!status.cluster_id.is_empty()).then_some(&status.cluster_id),
         "node_id": status.node_id,
-        "now": output::rfc3339(status.now_ms),
+        "now": (status.now_ms > 0).then(|| output::rfc3339(status.now_ms)),
         "health": status.health,
         "healthy": is_healthy(status),
         "quorum": status.quorum,

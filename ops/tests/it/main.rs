@@ -2,5 +2,9 @@
 
 mod alone;
 mod cli;
+mod golden;
+mod help;
+mod masks;
 mod offline;
 mod package;
+mod session;
