@@ -1,6 +1,7 @@
 //! A customer who says nothing but the name of the domain: its MX records lead to the primary.
 
 use std::net::SocketAddr;
+use std::thread::sleep;
 use std::time::Duration;
 
 use holdfast_cluster_tests::harness::{Sandbox, wait_for};
@@ -27,7 +28,27 @@ fn mail_goes_to_the_exchangers_that_are_better_than_ours_and_never_round_in_a_lo
     let dns = zone.address().to_string();
     let primary = "127.0.0.1:2600".parse().expect("an address");
     let mut sandbox = Sandbox::start_with(3, DOMAIN, primary, &["--dns", &dns]);
-    sandbox.must("n1", &["domain", "set", DOMAIN, "--primary", "mx"]);
+    // We are the best exchanger that there is: nobody can mean that.
+    let by_mx = ["domain", "set", DOMAIN, "--primary", "mx"];
+    let refused = sandbox.ask("n1", &by_mx);
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && why.contains("round in a loop"),
+        "{why}"
+    );
+    let better = "example.test. MX 10 mail.example.test.\nmail.example.test. A 127.0.0.25\n";
+    zone.says(&format!("{OURS}{better}"));
+    sandbox.must("n1", &by_mx);
+    // Nor is a node anybody's primary, by whatever name it is called.
+    let ours = sandbox.node("n2").smtp;
+    let alias = format!("alias.example.test:{}", ours.port());
+    zone.says(&format!(
+        "{OURS}{better}alias.example.test. A {}\n",
+        ours.ip()
+    ));
+    let refused = sandbox.ask("n1", &["domain", "set", DOMAIN, "--primary", &alias]);
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(why.contains("is a node of this cluster"), "{why}");
     let give = |sandbox: &Sandbox, subject: &str| {
         let node = sandbox.alive()[0].clone();
         send(sandbox.node(&node).smtp, BOB, JOE, subject).code
@@ -39,12 +60,13 @@ fn mail_goes_to_the_exchangers_that_are_better_than_ours_and_never_round_in_a_lo
         });
     };
 
-    // We are the best exchanger that there is: worse ones do not get the mail that we hold.
+    // The better one goes: worse ones than ours do not get the mail that we hold.
+    zone.says(OURS);
+    sleep(Duration::from_secs(2));
     assert_eq!(give(&sandbox, "one"), 250);
     says(&sandbox, "know of no other place for its mail");
 
-    // A better one appears. Its name leads to a private address, which an operator has to allow.
-    let better = "example.test. MX 10 mail.example.test.\nmail.example.test. A 127.0.0.25\n";
+    // It appears again. Its name leads to a private address, which an operator has to allow.
     zone.says(&format!("{OURS}{better}"));
     mailbox.come_up();
     says(
