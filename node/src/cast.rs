@@ -391,7 +391,10 @@ mod tests {
         // Each in turn.
         assert_eq!(sense(&wish(DrillKind::Partition)), Ok(()));
         let why = sense(&in_region(DrillKind::RegionLoss, "mars")).unwrap_err();
-        assert!(why.contains("region mars\nfix: the regions are eu, us"), "{why}");
+        assert!(
+            why.contains("region mars\nfix: the regions are eu, us"),
+            "{why}"
+        );
         let why = sense(&in_region(DrillKind::NodeLoss, "eu")).unwrap_err();
         assert!(why.contains("only region-loss and partition"), "{why}");
     }

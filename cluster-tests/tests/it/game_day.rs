@@ -62,12 +62,7 @@ impl Gaps {
     }
 
     /// The same for what is done on purpose and in order.
-    fn during_planned(
-        &mut self,
-        run: &mut Run,
-        name: &'static str,
-        event: impl FnOnce(&mut Run),
-    ) {
+    fn during_planned(&mut self, run: &mut Run, name: &'static str, event: impl FnOnce(&mut Run)) {
         self.during(run, name, event);
         let gap = self.table.last().map_or(Duration::ZERO, |(.., gap)| *gap);
         assert!(

@@ -359,7 +359,12 @@ mod tests {
         for words in ["WARN", "somebody", "rpc=\"Status\"", "code=Unauthenticated"] {
             assert!(told[0].contains(words), "{words}: {text}");
         }
-        for words in ["INFO", "who=\"ann (viewer)\"", "rpc=\"MailList\"", "code=Ok"] {
+        for words in [
+            "INFO",
+            "who=\"ann (viewer)\"",
+            "rpc=\"MailList\"",
+            "code=Ok",
+        ] {
             assert!(told[1].contains(words), "{words}: {text}");
         }
     }

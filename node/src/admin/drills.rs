@@ -195,8 +195,7 @@ fn check_schedule(name: &str, every_ms: u64) -> Result<(), String> {
 }
 
 fn wish(request: &wire::DrillRunRequest) -> Wish {
-    let kind = cast::kind(&request.kind)
-        .unwrap_or(DrillKind::Unspecified);
+    let kind = cast::kind(&request.kind).unwrap_or(DrillKind::Unspecified);
     Wish {
         kind,
         region: request.region.clone(),

@@ -740,11 +740,7 @@ mod tests {
     fn maintenance_is_told_by_whom_it_takes_and_when_it_is_over() {
         let mut other = sight();
         let node = other.nodes.get_mut("n3").unwrap();
-        (
-            node.is_drained,
-            node.is_behind,
-            node.certificate_is_late,
-        ) = (true, true, true);
+        (node.is_drained, node.is_behind, node.certificate_is_late) = (true, true, true);
         let told = differences(&sight(), &other);
         let alerts: Vec<&str> = told.iter().map(|event| event.alert.as_str()).collect();
         assert_eq!(

@@ -312,10 +312,16 @@ mod tests {
             name: name.into(),
             ..node("eu", reachable)
         };
-        assert_eq!(may_do_without(&[named("n2", true), named("n3", true)]), Ok(()));
+        assert_eq!(
+            may_do_without(&[named("n2", true), named("n3", true)]),
+            Ok(())
+        );
         let why = may_do_without(&[named("n2", true), named("n3", false)]).unwrap_err();
         assert!(why.starts_with("n3 does not answer: "), "{why}");
-        assert!(why.contains("1 of 2 voters would answer, and 2 are needed"), "{why}");
+        assert!(
+            why.contains("1 of 2 voters would answer, and 2 are needed"),
+            "{why}"
+        );
         assert!(why.contains("\nfix: bring back n3 first"), "{why}");
         let why = may_do_without(&[]).unwrap_err();
         assert!(why.contains("\nfix: let another node join"), "{why}");
