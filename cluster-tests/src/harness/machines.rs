@@ -26,6 +26,14 @@ pub struct Size {
     pub memory_bytes: Option<u64>,
 }
 
+impl Size {
+    /// A disk that is large enough, and no limit of memory.
+    pub const ORDINARY: Self = Self {
+        disk_bytes: DISK_BYTES,
+        memory_bytes: None,
+    };
+}
+
 /// What a node runs on.
 #[derive(Clone, Debug)]
 pub struct Machine {

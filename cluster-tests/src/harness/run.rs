@@ -27,11 +27,6 @@ use crate::random::{SEED_VARIABLE, seed};
 /// Two, so that a message can go to both.
 pub const DOMAINS: [&str; 2] = ["example.test", "other.test"];
 
-const ORDINARY: Size = Size {
-    disk_bytes: DISK_BYTES,
-    memory_bytes: None,
-};
-
 /// For every node to have heard of a domain.
 const DOMAIN_TIME_MAX: Duration = Duration::from_secs(30);
 const ACKNOWLEDGE_TIME_MAX: Duration = Duration::from_secs(60);
@@ -72,7 +67,7 @@ impl Run {
     pub fn start() -> Self {
         let (recorder, primaries) = surroundings(Ipv4Addr::LOCALHOST.into());
         let sandbox = Sandbox::start(3, DOMAINS[0], primaries[0].address());
-        Self::with(recorder, primaries, sandbox, None, ORDINARY)
+        Self::with(recorder, primaries, sandbox, None, Size::ORDINARY)
     }
 
     /// The same with each of `count` nodes on a machine of its own, with a disk of `disk_bytes`.
@@ -81,7 +76,7 @@ impl Run {
     pub fn on_machines(count: u8, disk_bytes: u64) -> Self {
         let size = Size {
             disk_bytes,
-            ..ORDINARY
+            ..Size::ORDINARY
         };
         Self::on_machines_of(count, size)
     }
@@ -97,14 +92,14 @@ impl Run {
     pub fn with_short_logs(count: u8, entries: u64) -> Self {
         let mut network = Network::new(count);
         network.set_snapshot_every(entries);
-        Self::in_network(count, network, ORDINARY)
+        Self::in_network(count, network, Size::ORDINARY)
     }
 
     /// The same over lines that can be made bad.
     #[must_use]
     pub fn over_relays(count: u8, wan_profile: &'static str) -> Self {
         let network = Network::with_relays(count, wan_profile, seed());
-        Self::in_network(count, network, ORDINARY)
+        Self::in_network(count, network, Size::ORDINARY)
     }
 
     /// The same with nodes that are as old as a feature level, to be upgraded.
@@ -112,7 +107,7 @@ impl Run {
     pub fn over_relays_of_level(count: u8, wan_profile: &'static str, level: u32) -> Self {
         let mut network = Network::with_relays(count, wan_profile, seed());
         network.set_level(Some(level));
-        let mut run = Self::in_network(count, network, ORDINARY);
+        let mut run = Self::in_network(count, network, Size::ORDINARY);
         if let Some(network) = &mut run.network {
             network.set_level(None);
         }

@@ -27,15 +27,17 @@ const JOE: &str = "joe@example.test";
 const BOB: &str = "bob@sender.test";
 const SOON: Duration = Duration::from_secs(60);
 
+type Act = fn(&mut Stage);
+
 /// A page, and what makes it true.
 struct Page {
     name: &'static str,
     /// Makes what the page is about.
-    begin: fn(&mut Stage),
+    begin: Act,
     /// What the page says in words, right before a line that begins so.
-    before: &'static [(&'static str, fn(&mut Stage))],
+    before: &'static [(&'static str, Act)],
     /// Waits until it is over.
-    end: fn(&mut Stage),
+    end: Act,
 }
 
 const PAGES: [Page; 22] = [
@@ -377,7 +379,7 @@ impl Stage {
                 Some(("stop", _)) => self.sandbox.terminate(at),
                 Some(("reload", "holdfast")) => self.sandbox.reload(at),
                 Some(("restart", "systemd-timesyncd")) => self.set_clock(at, 0),
-                _ => assert!(order.starts_with("status"), "{order}"),
+                _ => panic!("systemctl {order}: what is that?"),
             }
         }
     }
@@ -407,7 +409,9 @@ impl Stage {
         for (name, text) in [
             (
                 "systemctl",
-                "echo \"$*\" >>\"$SANDBOX_TOLD\"\n[ \"$1\" != status ] || [ \"$SANDBOX_RUNS\" ] || exit 3\n",
+                // The sandbox has no sockets that systemd holds.
+                "case $1 in\nstatus) [ \"$SANDBOX_RUNS\" ] || exit 3 ;;\nis-*) exit 3 ;;\n\
+                 *) echo \"$*\" >>\"$SANDBOX_TOLD\" ;;\nesac\n",
             ),
             (
                 "journalctl",
@@ -508,7 +512,7 @@ fn is_well(stage: &mut Stage) {
 
 fn lag(stage: &mut Stage) {
     stage.sandbox.pause(&stage.sick.clone());
-    for _ in 0..20 {
+    for _ in 0..3 {
         stage.post(&stage.leader());
     }
     stage.sandbox.resume(&stage.sick.clone());

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread::sleep;
 
-use holdfast_cluster_tests::harness::{DISK_BYTES, Network, Sandbox, free_port, in_its_own_world};
+use holdfast_cluster_tests::harness::{Network, Sandbox, Size, free_port, in_its_own_world};
 use holdfast_cluster_tests::story::{Mailbox, cut, send};
 
 use crate::{A_WHILE, BOB, DOMAIN, JOE, SOON, alone, deliverer, subjects, wait_until_held};
@@ -19,7 +19,7 @@ fn another_node_delivers_where_one_has_lost_its_way_to_the_primary() {
         let network = Network::new(3);
         let mut mailbox = Mailbox::at(SocketAddr::new(HERE, free_port()));
         let nowhere = SocketAddr::new(HERE, free_port());
-        let sandbox = Sandbox::on_machines(3, &network, DISK_BYTES, nowhere);
+        let sandbox = Sandbox::on_machines(3, &network, Size::ORDINARY, nowhere);
         let primary = mailbox.address().to_string();
         sandbox.must("n1", &["domain", "add", DOMAIN, "--primary", &primary]);
         let give = |node: &str, subject: &str| {
