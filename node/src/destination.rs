@@ -79,7 +79,12 @@ impl Unreachable {
     }
 }
 
+/// Where mail goes now, and how.
+#[derive(PartialEq)]
+pub(crate) struct CurrentWay(Place, Route);
+
 /// Where mail goes now.
+#[derive(PartialEq)]
 enum Place {
     Host(String, u16),
     /// Where somebody is signed in.
@@ -223,14 +228,16 @@ impl Destination {
         Ok(self.domain.as_str() != DRILL_DOMAIN && query::is_strangers(&view, &self.domain)?)
     }
 
-    /// Whether a message may go out over a connection that is open to `address`: not to a machine that
-    /// nobody is signed in at any more, though somebody may be at another.
-    pub(super) fn is_open(&self, address: SocketAddr) -> bool {
-        match self.place() {
-            Ok(Place::SignedIn(to)) => to == address,
-            Ok(Place::TurnedElsewhere) | Err(_) => false,
-            Ok(_) => true,
-        }
+    /// How mail goes now, as the cluster's state says; `None`: not at all.
+    pub(crate) fn way(&self) -> Option<CurrentWay> {
+        Some(CurrentWay(self.place().ok()?, self.route().ok()?))
+    }
+
+    /// Whether mail still goes that way: a message may go out over a connection that was opened then. Not
+    /// to a machine that nobody is signed in at any more, over a call that has been ended, or without the
+    /// security that is asked for meanwhile.
+    pub(crate) fn is_way(&self, way: &Option<CurrentWay>) -> bool {
+        way.is_some() && self.way() == *way
     }
 
     /// Whether mail goes over a connection to another node now, which alone can deliver.

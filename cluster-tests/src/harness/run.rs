@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::machines::{DISK_BYTES, Size};
+use super::machines::Size;
 use super::network::{HOME, Network};
 use super::newcomer::Newcomer;
 use super::primary::{Mood, Primary, SENDERS};

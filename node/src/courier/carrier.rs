@@ -72,6 +72,7 @@ impl Carrier {
     pub(super) async fn run(self, connection: Option<Connection>) -> Ended {
         let desk = &*self.desk;
         let flushes = desk.flushes();
+        let way = desk.destination.way();
         let mut connection = match connection {
             Some(connection) => connection,
             None => match desk.destination.open(Duration::MAX).await {
@@ -86,6 +87,8 @@ impl Carrier {
         loop {
             let leave = self.stop.is_cancelled()
                 || desk.flushes() != flushes
+                // The news of it may have been missed.
+                || !desk.destination.is_way(&way)
                 || desk.is_crowded(self.workers.load(Ordering::Relaxed));
             let next = if leave || !connection.is_ready() {
                 Next::Leave
@@ -145,7 +148,7 @@ impl Carrier {
 
     async fn next(&self, connection: &mut Connection) -> Next {
         let work = self.desk.work.notified();
-        if let Some(job) = self.desk.take_for(connection.address()) {
+        if let Some(job) = self.desk.take() {
             return Next::Job(job);
         }
         tokio::select! {

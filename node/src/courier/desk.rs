@@ -1,6 +1,5 @@
 //! What the workers of one domain share: its queue, its window, and the lease they work under.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -129,15 +128,7 @@ impl Desk {
         board.not_before = None;
     }
 
-    /// The next message, for a worker that has a session with the machine at `address`.
-    pub(super) fn take_for(&self, address: SocketAddr) -> Option<Job> {
-        if !self.destination.is_open(address) {
-            return None;
-        }
-        self.take()
-    }
-
-    /// The next message.
+    /// The next message, for a worker that has a session.
     pub(super) fn take(&self) -> Option<Job> {
         let mut board = self.board();
         let now = Instant::now();

@@ -59,6 +59,11 @@ const HEADER_BYTES_MAX: usize = 256 << 10;
 /// Letters of a Message-ID field that the history keeps: a line of RFC 5322 has no more.
 const HEADER_ID_CHARS_MAX: usize = 998;
 
+/// The recipients of one message with what is said of them (ORCPT), octets. Each may have eight hundred and
+/// there may be a thousand: all connections together would have many times what a node should need. More
+/// than the hundred that RFC 5321 section 4.5.3.1.8 wants to be taken, however long, always have room.
+const RECIPIENT_OCTETS_MAX: usize = 256 << 10;
+
 /// Recipients that the history names of a refused command.
 const REFUSED_RECIPIENTS_MAX: usize = 10;
 
@@ -245,14 +250,15 @@ impl<'a> Transaction<'a> {
                 if let Some(refusal) = self.defer(&record, domain) {
                     return self.refuse("primary_is_up", refusal);
                 }
-                self.recipients.push(recipient);
-                Reply::new(250, 1, 5, "Ok")
+                self.take(recipient)
+            }
+            // RFC 6761 section 6.4: such names do not exist, and one is a drill's.
+            Ok(None) if self.account.is_some() && is_invalid(domain) => {
+                let text = format!("there is no domain {domain}");
+                self.refuse("no_domain", Reply::new(550, 1, 2, text))
             }
             // RFC 6409 section 6.1: whoever has logged in may send anywhere.
-            Ok(None) if self.account.is_some() => {
-                self.recipients.push(recipient);
-                Reply::new(250, 1, 5, "Ok")
-            }
+            Ok(None) if self.account.is_some() => self.take(recipient),
             // The domain may have been added in an entry that this node has not applied yet: 550
             // would bounce lawful mail.
             Ok(None) if !self.shared.cluster.is_current() => {
@@ -280,6 +286,20 @@ impl<'a> Transaction<'a> {
     }
 
     /// A list that cannot be read shuts nobody out: the primary decides then.
+    /// One more recipient, if the envelope has room for it.
+    fn take(&mut self, recipient: Recipient) -> Reply {
+        let octets = |to: &Recipient| {
+            to.address.to_string().len() + to.orcpt.as_ref().map_or(0, String::len)
+        };
+        let octets: usize = self.recipients.iter().chain([&recipient]).map(octets).sum();
+        if octets > RECIPIENT_OCTETS_MAX {
+            let text = "no more recipients in one message; send it to the others in another one";
+            return self.refuse("too_many_recipients", Reply::new(452, 5, 3, text));
+        }
+        self.recipients.push(recipient);
+        Reply::new(250, 1, 5, "Ok")
+    }
+
     fn takes_mail_for(&self, address: &Address, domain: &Domain) -> bool {
         let view = self.shared.cluster.view();
         query::takes_mail_for(&view, domain, address.local()).unwrap_or(true)
@@ -826,6 +846,11 @@ fn is_postmaster_here(address: &Address, name: &str) -> bool {
         && address
             .domain()
             .is_none_or(|domain| domain.as_str().eq_ignore_ascii_case(name))
+}
+
+/// Whether the domain is one of those that never exist (RFC 6761 section 6.4).
+fn is_invalid(domain: &Domain) -> bool {
+    domain.as_str() == "invalid" || domain.as_str().ends_with(".invalid")
 }
 
 /// `joe%other.example`, `other.example!joe` and `"joe@other.example"` ask the primary to relay:
