@@ -358,8 +358,8 @@ impl Stage {
         let config = self.sandbox.node(at).config.display().to_string();
         let words = line.split(' ').map(|word| match word {
             "/etc/holdfast/holdfast.toml" => config.clone(),
-            // A minute of a drill is for people to watch.
-            "1m" => "5s".to_owned(),
+            // A minute of a drill is for people to watch; an election on a busy machine needs this long.
+            "1m" => "12s".to_owned(),
             word if is_word(word) => {
                 let known = self.words.get(word).cloned();
                 known.unwrap_or_else(|| panic!("{page}: what is {word}?"))
