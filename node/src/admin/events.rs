@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use holdfast_ledger::drill::DrillVerdict;
 use holdfast_ledger::query::{self, DomainRecord};
 use holdfast_mail::Timestamp;
 use holdfast_proto::admin as wire;
@@ -29,8 +30,9 @@ const HELD_AFTER: Duration = Duration::from_secs(15);
 /// Free parts in a hundred of a disk below which operators are told: the alerts say the same.
 const DISK_FREE_MIN: u64 = 15;
 
-/// As the alert says.
+/// As the alerts say.
 const CLOCK_OFF_MAX_MS: u64 = 1000;
+const ENTRIES_BEHIND_MAX: u64 = 1000;
 
 /// Domains read at once.
 const PAGE: usize = 256;
@@ -42,8 +44,34 @@ struct Sight {
     term: u64,
     quorum: bool,
     nodes_may_fail: u32,
+    /// The feature level, and the one that could be finalized.
+    level: u32,
+    next_level: Option<u32>,
+    authority: Authority,
+    /// The last of each kind and region, by their ids.
+    drills: BTreeMap<String, Drill>,
     nodes: BTreeMap<String, Node>,
     domains: BTreeMap<String, Domain>,
+}
+
+/// The certificate authority.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Authority {
+    #[default]
+    Stays,
+    /// Nodes move to another one.
+    Moves,
+    /// All have moved; the old one is trusted still.
+    HasMoved,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Drill {
+    /// What fails, in words.
+    what: String,
+    /// How it ended, and why it is said so; `None`: it is under way, or nobody knows.
+    ended: Option<(DrillVerdict, String)>,
+    under_way: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -55,6 +83,10 @@ struct Node {
     disk_is_full: bool,
     disk_fills: bool,
     clock_is_wrong: bool,
+    is_drained: bool,
+    is_behind: bool,
+    /// It should have renewed its certificate long ago.
+    certificate_is_late: bool,
     version: String,
 }
 
@@ -116,6 +148,10 @@ async fn look(cluster: &Cluster) -> Result<Sight, Status> {
         term: status.term,
         quorum: status.quorum,
         nodes_may_fail: status.nodes_may_fail,
+        level: status.level,
+        next_level: next_level(&status),
+        authority: authority(status.rotation.as_ref()),
+        drills: status.drills.iter().map(of_drill).collect(),
         nodes: nodes
             .map(|node| (node.name.clone(), of_node(node)))
             .collect(),
@@ -137,6 +173,34 @@ async fn look(cluster: &Cluster) -> Result<Sight, Status> {
     }
 }
 
+/// The level above the cluster's that every node knows, if there is one.
+fn next_level(status: &wire::StatusReply) -> Option<u32> {
+    let known = status.nodes.iter().map(|node| node.level).min()?;
+    (known > status.level).then_some(known)
+}
+
+fn authority(rotation: Option<&wire::Rotation>) -> Authority {
+    match rotation {
+        None => Authority::Stays,
+        Some(it) if it.not_trusting.is_empty() && it.not_using.is_empty() => Authority::HasMoved,
+        Some(_) => Authority::Moves,
+    }
+}
+
+fn of_drill(drill: &wire::Drill) -> (String, Drill) {
+    let whom = match drill.nodes.is_empty() {
+        true => String::new(),
+        false => format!(" of {}", drill.nodes.join(", ")),
+    };
+    let report = drill.report.as_ref();
+    let known = Drill {
+        what: format!("{}{whom}", drill.kind),
+        ended: report.map(|report| (report.verdict(), report.why.clone())),
+        under_way: drill.under_way,
+    };
+    (drill.id.clone(), known)
+}
+
 fn of_node(node: &wire::NodeStatus) -> Node {
     Node {
         is_voter: node.role != "learner",
@@ -146,6 +210,9 @@ fn of_node(node: &wire::NodeStatus) -> Node {
             && node.disk_free_bytes.saturating_mul(100)
                 < node.disk_total_bytes.saturating_mul(DISK_FREE_MIN),
         clock_is_wrong: node.clock_ahead_ms.unsigned_abs() > CLOCK_OFF_MAX_MS,
+        is_drained: node.drained,
+        is_behind: node.lag > ENTRIES_BEHIND_MAX,
+        certificate_is_late: node.certificate_late,
         version: node.version.clone(),
     }
 }
@@ -183,8 +250,11 @@ impl Sight {
         };
         let nodes = self.nodes.iter();
         let domains = self.domains.keys();
+        let mut drills = self.drills.clone();
+        drills.retain(|_, drill| !drill.under_way);
         Self {
             quorum: true,
+            drills,
             nodes_may_fail: self.nodes_may_fail.max(1),
             nodes: nodes
                 .map(|(name, node)| (name.clone(), well(node)))
@@ -232,6 +302,21 @@ impl Telling {
             (Some(_), None) => say("node_reachable", true, "", format!("{name} answers again")),
             _ => {}
         }
+        match (was.is_drained, is.is_drained) {
+            (false, true) => say(
+                "node_drained",
+                false,
+                "HoldfastDrained",
+                format!("{name} is drained: it takes no mail and has no duties"),
+            ),
+            (true, false) => say(
+                "node_undrained",
+                true,
+                "",
+                format!("{name} has its duties back"),
+            ),
+            _ => {}
+        }
         // A node that does not answer says nothing of its disk, its clock or its version.
         if is.silent.is_some() || was.silent.is_some() {
             return;
@@ -276,6 +361,31 @@ impl Telling {
                 true,
                 "",
                 format!("the clock of {name} is right again"),
+            ),
+            _ => {}
+        }
+        match (was.is_behind, is.is_behind) {
+            (false, true) => say(
+                "node_behind",
+                false,
+                "HoldfastApplyLag",
+                format!("{name} is more than {ENTRIES_BEHIND_MAX} entries behind"),
+            ),
+            (true, false) => say("node_level", true, "", format!("{name} has caught up")),
+            _ => {}
+        }
+        match (was.certificate_is_late, is.certificate_is_late) {
+            (false, true) => say(
+                "certificate_late",
+                false,
+                "HoldfastCertificateNotRenewed",
+                format!("{name} should have renewed its certificate long ago"),
+            ),
+            (true, false) => say(
+                "certificate_renewed",
+                true,
+                "",
+                format!("{name} has a new certificate"),
             ),
             _ => {}
         }
@@ -367,6 +477,63 @@ impl Telling {
             _ => {}
         }
     }
+
+    fn of_drill(&mut self, was: Option<&Drill>, is: &Drill) {
+        let what = &is.what;
+        if is.under_way && was.is_none() {
+            let text = format!("a drill is on, {what}: what fails may only pretend to");
+            self.tell("drill_begun", false, text);
+        }
+        let (Some((verdict, why)), true) = (&is.ended, was.is_none_or(|was| was.ended.is_none()))
+        else {
+            return;
+        };
+        let (word, good, alert) = match verdict {
+            DrillVerdict::Passed => ("has passed", true, ""),
+            DrillVerdict::Failed => ("failed", false, "HoldfastDrillFailed"),
+            DrillVerdict::Stopped => ("was stopped", true, ""),
+            DrillVerdict::Unknown | DrillVerdict::Unspecified => ("came to no end", false, ""),
+        };
+        let text = format!("the drill is over; {what} {word}: {why}");
+        self.tell("drill_ended", good, text).alert = alert.into();
+    }
+
+    /// The feature level and the certificate authority.
+    fn of_versions(&mut self, was: &Sight, is: &Sight) {
+        if was.level != is.level {
+            let text = format!("the cluster uses feature level {} now", is.level);
+            self.tell("level", true, text);
+        }
+        if let Some(next) = is.next_level
+            && was.next_level != is.next_level
+        {
+            let text = format!(
+                "every node knows feature level {next}, and the cluster uses {}: `holdfast cluster \
+                 finalize-upgrade`, once you will not go back",
+                is.level
+            );
+            self.tell("level_to_finalize", true, text);
+        }
+        if was.authority == is.authority {
+            return;
+        }
+        let (kind, text) = match is.authority {
+            Authority::Moves => (
+                "authority_rotates",
+                "the certificate authority is being replaced: `holdfast cluster rotate-ca` follows it",
+            ),
+            Authority::HasMoved => (
+                "authority_may_go",
+                "every node has a certificate of the new authority: `holdfast cluster rotate-ca --finish` drops the \
+                 old one",
+            ),
+            Authority::Stays => (
+                "authority_rotated",
+                "the old certificate authority is trusted no more",
+            ),
+        };
+        self.tell(kind, true, text.into());
+    }
 }
 
 /// What is other than before, the cluster's first.
@@ -401,6 +568,10 @@ fn differences(before: &Sight, after: &Sight) -> Vec<wire::Event> {
             told.tell("tolerance", true, text);
         }
         _ => {}
+    }
+    told.of_versions(before, after);
+    for (id, is) in &after.drills {
+        told.of_drill(before.drills.get(id), is);
     }
     for (name, is) in &after.nodes {
         match before.nodes.get(name) {
@@ -462,6 +633,7 @@ mod tests {
             nodes_may_fail: 1,
             nodes: names.into_iter().map(|name| (name, node())).collect(),
             domains: BTreeMap::from([("example.org".to_owned(), Domain::default())]),
+            ..Sight::default()
         }
     }
 
@@ -563,6 +735,85 @@ mod tests {
             ["primary_up", "mail_drained", "quota_free", "mail_refused"]
         );
         assert_eq!(kinds(&refused, &sight()), ["mail_refused_no_more"]);
+    }
+
+    #[test]
+    fn maintenance_is_told_by_whom_it_takes_and_when_it_is_over() {
+        let mut other = sight();
+        let node = other.nodes.get_mut("n3").unwrap();
+        (node.is_drained, node.is_behind, node.certificate_is_late) = (true, true, true);
+        let told = differences(&sight(), &other);
+        let alerts: Vec<&str> = told.iter().map(|event| event.alert.as_str()).collect();
+        assert_eq!(
+            alerts,
+            [
+                "HoldfastDrained",
+                "HoldfastApplyLag",
+                "HoldfastCertificateNotRenewed"
+            ]
+        );
+        assert!(told.iter().all(|event| event.node == "n3" && !event.good));
+        assert_eq!(
+            kinds(&other, &sight()),
+            ["node_undrained", "node_level", "certificate_renewed"]
+        );
+        // Stopped, as it is meant to be: that it was drained is known all the same.
+        let node = other.nodes.get_mut("n3").unwrap();
+        node.silent = Some("no answer within 2 s".into());
+        assert_eq!(
+            kinds(&other.if_all_were_well(), &other),
+            ["node_unreachable", "node_drained"]
+        );
+
+        let at = |level, next_level| Sight {
+            level,
+            next_level,
+            ..sight()
+        };
+        let (old, ready, done) = (at(2, None), at(2, Some(3)), at(3, None));
+        assert_eq!(kinds(&old, &ready), ["level_to_finalize"]);
+        assert_eq!(kinds(&ready, &done), ["level"]);
+
+        let with = |authority| Sight {
+            authority,
+            ..sight()
+        };
+        let (begun, moved) = (with(Authority::Moves), with(Authority::HasMoved));
+        assert_eq!(kinds(&sight(), &begun), ["authority_rotates"]);
+        assert_eq!(kinds(&begun, &moved), ["authority_may_go"]);
+        assert_eq!(kinds(&moved, &sight()), ["authority_rotated"]);
+    }
+
+    #[test]
+    fn a_drill_is_told_when_it_begins_and_what_it_came_to() {
+        let with = |verdict: Option<DrillVerdict>| {
+            let drill = Drill {
+                what: "node-loss of n2".into(),
+                ended: verdict.map(|verdict| (verdict, "every canary arrived, once".into())),
+                under_way: verdict.is_none(),
+            };
+            Sight {
+                drills: BTreeMap::from([("01J".to_owned(), drill)]),
+                ..sight()
+            }
+        };
+        let on = with(None);
+        assert_eq!(kinds(&sight(), &on), ["drill_begun"]);
+        // To whoever looks only now, too: other things may only seem to be wrong.
+        assert_eq!(kinds(&on.if_all_were_well(), &on), ["drill_begun"]);
+        for (verdict, alert, good) in [
+            (DrillVerdict::Passed, "", true),
+            (DrillVerdict::Failed, "HoldfastDrillFailed", false),
+            (DrillVerdict::Stopped, "", true),
+        ] {
+            let over = with(Some(verdict));
+            let told = differences(&on, &over);
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert_eq!(told[0].kind, "drill_ended");
+            assert_eq!((told[0].alert.as_str(), told[0].good), (alert, good));
+            assert!(kinds(&over, &over).is_empty());
+            assert!(kinds(&over.if_all_were_well(), &over).is_empty());
+        }
     }
 
     #[test]
