@@ -14,10 +14,10 @@ use bytes::Bytes;
 use holdfast_ledger::{KvError, KvRead, query};
 use hyper::body::Frame;
 use tokio::time::Instant;
-use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Extensions, Request, Response};
 use tonic::transport::server::UdsConnectInfo;
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::{Belongs, roles};
@@ -97,23 +97,50 @@ where
         match person {
             Ok(person) => {
                 let (extensions, rpc) = (request.extensions().clone(), rpc.to_owned());
-                let answer = CALLER.scope(person, self.inner.call(request));
+                let answer = CALLER.scope(person.clone(), self.inner.call(request));
                 Box::pin(async move {
                     let answer = answer.await?;
                     Ok(match gate.way {
                         Way::Socket => answer,
-                        Way::Afar => answer.map(|body| {
-                            let may = move || gate.visitor(&extensions, &rpc).map(drop);
-                            Body::new(Checked::new(body, may))
-                        }),
+                        Way::Afar => {
+                            let status = Status::from_header_map(answer.headers());
+                            log(&person, &rpc, status.as_ref());
+                            answer.map(|body| {
+                                let may = move || gate.visitor(&extensions, &rpc).map(drop);
+                                Body::new(Checked::new(body, may))
+                            })
+                        }
                     })
                 })
             }
             Err(status) => {
-                tracing::warn!(rpc, "an operator's call was refused: {}", status.message());
+                log(&claimed(request.extensions()), rpc, Some(&status));
                 Box::pin(std::future::ready(Ok(status.into_http())))
             }
         }
+    }
+}
+
+/// One line for each call from elsewhere, refused or not: the audit has what was changed, and nothing of
+/// who looked or who tried. A long answer is told of when it begins.
+fn log(person: &Person, rpc: &str, status: Option<&Status>) {
+    let Person { who, from } = person;
+    match status.filter(|status| status.code() != Code::Ok) {
+        None => tracing::info!(who, from, rpc, code = ?Code::Ok, "a call from afar"),
+        Some(status) => {
+            let why = status.message().lines().next().unwrap_or_default();
+            tracing::warn!(who, from, rpc, code = ?status.code(), why, "a call from afar was refused");
+        }
+    }
+}
+
+/// Who they say they are, whether or not they may call.
+fn claimed(extensions: &Extensions) -> Person {
+    let info = extensions.get::<ConnectInfo>();
+    let named = info.and_then(|info| authority::named_person(info.certificate.as_deref()?));
+    Person {
+        who: named.map_or_else(|| "somebody".to_owned(), |(name, _)| name),
+        from: info.map_or_else(|| "elsewhere".to_owned(), |info| info.address.to_string()),
     }
 }
 
@@ -254,7 +281,93 @@ fn name_of(list: &str, uid: u32) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::{Mutex, PoisonError};
+
+    use tracing_subscriber::fmt::MakeWriter;
+
     use super::*;
+
+    /// Nobody gets this far.
+    #[derive(Clone)]
+    struct Unreached;
+
+    impl Service<Request<Body>> for Unreached {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = std::future::Pending<Result<Response<Body>, Infallible>>;
+
+        fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _request: Request<Body>) -> Self::Future {
+            std::future::pending()
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Lines {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn every_call_from_afar_leaves_one_line_whether_or_not_it_is_answered() {
+        let lines = Lines::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(lines.clone())
+            .with_ansi(false)
+            .finish();
+        let logging = tracing::subscriber::set_default(subscriber);
+        let gate = Gate {
+            way: Way::Afar,
+            belongs: Arc::new(ArcSwap::from_pointee(Belongs::Nowhere)),
+        };
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = "/holdfast.admin.v1.Admin/Status".parse().expect("a path");
+        let answer = gate.layer(Unreached).call(request).await;
+        let answer = answer.expect("an answer");
+        assert!(Status::from_header_map(answer.headers()).is_some());
+        let ann = Person {
+            who: "ann (viewer)".to_owned(),
+            from: "192.0.2.1:7 via n1".to_owned(),
+        };
+        log(&ann, "MailList", None);
+        drop(logging);
+        let text = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let told: Vec<&str> = text.lines().collect();
+        assert_eq!(told.len(), 2, "{text}");
+        for words in ["WARN", "somebody", "rpc=\"Status\"", "code=Unauthenticated"] {
+            assert!(told[0].contains(words), "{words}: {text}");
+        }
+        for words in [
+            "INFO",
+            "who=\"ann (viewer)\"",
+            "rpc=\"MailList\"",
+            "code=Ok",
+        ] {
+            assert!(told[1].contains(words), "{words}: {text}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_long_answer_ends_soon_after_its_reader_was_revoked() {

@@ -1,5 +1,6 @@
 //! What this node tells of itself: log lines, metrics and whether it is ready.
 
+mod journal;
 mod ready;
 pub mod supervisor;
 
@@ -17,6 +18,7 @@ use tracing_subscriber::{EnvFilter, Registry as Subscriber, prelude::*, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::net::listen::Listener;
+use journal::Journal;
 
 /// Every metric of the process. Rooms register theirs at the start.
 #[derive(Clone)]
@@ -93,13 +95,20 @@ static FILTER: OnceLock<reload::Handle<EnvFilter, Subscriber>> = OnceLock::new()
 /// tracing's `EnvFilter`.
 pub fn start_log(log: &Log) {
     let (filter, handle) = reload::Layer::new(filter(log.level));
-    let out = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let subscriber = tracing_subscriber::registry().with(filter);
-    let started = match log.format {
-        LogFormat::Text => subscriber.with(out.with_ansi(false)).try_init(),
-        LogFormat::Json => subscriber.with(out.json()).try_init(),
+    let out = tracing_subscriber::fmt::layer().with_ansi(false);
+    let stderr = std::io::stderr;
+    let out = match (log.format, journal::is_at(&stderr())) {
+        (LogFormat::Text, false) => out.with_writer(stderr).boxed(),
+        (LogFormat::Json, false) => out.json().with_writer(stderr).boxed(),
+        // The journal has the time itself.
+        (LogFormat::Text, true) => out.without_time().with_writer(Journal(stderr)).boxed(),
+        (LogFormat::Json, true) => {
+            let out = out.json().without_time();
+            out.with_writer(Journal(stderr)).boxed()
+        }
     };
-    match started {
+    let subscriber = tracing_subscriber::registry().with(filter);
+    match subscriber.with(out).try_init() {
         Ok(()) => {
             let _first = FILTER.set(handle);
         }
