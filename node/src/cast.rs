@@ -56,7 +56,8 @@ pub(crate) async fn cast(cluster: &Cluster, wish: &Wish) -> Result<DrillPlan, No
     let leader = cluster.leader();
     if leader.is_none() || !cluster.has_quorum() {
         return Err(NoDrill::Unsafe(
-            "the cluster has no quorum now; this is no drill: see `cluster status`".to_owned(),
+            "the cluster has no quorum now; this is no drill\nfix: see who does not answer: holdfast cluster status"
+                .to_owned(),
         ));
     }
     let standings = cluster.standings().await;
@@ -100,27 +101,36 @@ pub(crate) fn makes_sense(wish: &Wish, regions: &BTreeSet<&str>) -> Result<(), N
     let takes_region = matches!(wish.kind, DrillKind::RegionLoss | DrillKind::Partition);
     let takes_node = matches!(wish.kind, DrillKind::NodeLoss | DrillKind::DiskFull);
     if wish.kind == DrillKind::Unspecified {
-        return senseless("there is no such kind of drill".to_owned());
+        return senseless(format!(
+            "there is no such kind of drill\nfix: one of {}",
+            KINDS.map(|(_, name)| name).join(", ")
+        ));
     }
     if wish.lasts.is_zero() || wish.lasts > DRILL_TIME_MAX {
+        let minutes = DRILL_TIME_MAX.as_secs() / 60;
         return senseless(format!(
-            "a drill lasts from a second to {} minutes",
-            DRILL_TIME_MAX.as_secs() / 60
+            "a drill lasts from a second to {minutes} minutes\nfix: --duration 5m, and no more than {minutes}m"
         ));
     }
     if !(1..=DRILL_RATE_MAX).contains(&wish.rate) {
-        return senseless(format!("1 to {DRILL_RATE_MAX} canaries a second"));
+        return senseless(format!(
+            "a drill sends 1 to {DRILL_RATE_MAX} canaries a second\nfix: --rate 5, and no more than {DRILL_RATE_MAX}"
+        ));
     }
     if !wish.region.is_empty() && !takes_region {
-        return senseless("only region-loss and partition have a region".to_owned());
+        return senseless(
+            "only region-loss and partition have a region\nfix: leave out --region, or choose one of them".to_owned(),
+        );
     }
     if !wish.node.is_empty() && !takes_node {
-        return senseless("only node-loss and disk-full have a node".to_owned());
+        return senseless(
+            "only node-loss and disk-full have a node\nfix: leave out --node, or choose one of them".to_owned(),
+        );
     }
     if !wish.region.is_empty() && !regions.contains(wish.region.as_str()) {
         let known: Vec<&str> = regions.iter().copied().collect();
         return senseless(format!(
-            "there is no node in a region {}; the regions are {}",
+            "there is no node in a region {}\nfix: the regions are {}",
             wish.region,
             known.join(", ")
         ));
@@ -134,9 +144,10 @@ fn choose(actors: &[Actor], me: NodeId, wish: &Wish) -> Result<DrillPlan, NoDril
     makes_sense(wish, &regions)?;
     if let Some(weak) = actors.iter().find(|actor| actor.weak.is_some()) {
         return unsafe_now(format!(
-            "{} {}: with one failure there already, a drill would risk the quorum. Mend that first",
-            weak.name,
-            weak.weak.as_deref().unwrap_or_default()
+            "{name} {}: with one failure there already, a drill would risk the quorum\nfix: mend that first, and then \
+             try again; how {name} is: holdfast cluster status",
+            weak.weak.as_deref().unwrap_or_default(),
+            name = weak.name
         ));
     }
     let failing = failing(actors, me, wish)?;
@@ -149,7 +160,8 @@ fn choose(actors: &[Actor], me: NodeId, wish: &Wish) -> Result<DrillPlan, NoDril
     if left < quorum && wish.kind != DrillKind::DiskFull {
         return unsafe_now(format!(
             "of {voters} voters {left} would be left and {quorum} are needed: no mail would be taken while the \
-             drill lasts. Add nodes in other regions first, or rehearse the loss of less"
+             drill lasts\nfix: let nodes in other regions join first (holdfast cluster invite), or rehearse the loss \
+             of less: holdfast drill run --kind node-loss"
         ));
     }
     let conductor = actors
@@ -157,7 +169,11 @@ fn choose(actors: &[Actor], me: NodeId, wish: &Wish) -> Result<DrillPlan, NoDril
         .filter(|actor| !failing.contains(&actor.id))
         .min_by_key(|actor| (actor.id != me, !actor.voter, actor.id));
     let Some(conductor) = conductor else {
-        return unsafe_now("no node would be left to take mail, or to end the drill".to_owned());
+        return unsafe_now(
+            "no node would be left to take mail, or to end the drill\nfix: let another node join first: holdfast \
+             cluster invite"
+                .to_owned(),
+        );
     };
     Ok(DrillPlan {
         kind: wish.kind.into(),
@@ -195,9 +211,11 @@ fn failing(actors: &[Actor], me: NodeId, wish: &Wish) -> Result<BTreeSet<NodeId>
                 .iter()
                 .find(|actor| actor.name == wish.node || actor.id.to_string() == wish.node);
             if named.is_none() {
+                let names: Vec<&str> = actors.iter().map(|actor| actor.name.as_str()).collect();
                 return Err(NoDrill::Senseless(format!(
-                    "there is no node {}; see `cluster status`",
-                    wish.node
+                    "there is no node {}\nfix: the nodes are {}",
+                    wish.node,
+                    names.join(", ")
                 )));
             }
             one(named)
@@ -349,6 +367,7 @@ mod tests {
                 "{}",
                 told(&chosen)
             );
+            assert!(told(&chosen).contains("\nfix: "), "{}", told(&chosen));
         }
     }
 
@@ -372,7 +391,10 @@ mod tests {
         // Each in turn.
         assert_eq!(sense(&wish(DrillKind::Partition)), Ok(()));
         let why = sense(&in_region(DrillKind::RegionLoss, "mars")).unwrap_err();
-        assert!(why.contains("region mars; the regions are eu, us"), "{why}");
+        assert!(
+            why.contains("region mars\nfix: the regions are eu, us"),
+            "{why}"
+        );
         let why = sense(&in_region(DrillKind::NodeLoss, "eu")).unwrap_err();
         assert!(why.contains("only region-loss and partition"), "{why}");
     }
@@ -402,6 +424,7 @@ mod tests {
         ] {
             let chosen = choose(&three(), NodeId(1), &wish);
             assert!(matches!(chosen, Err(NoDrill::Senseless(_))), "{wish:?}");
+            assert!(told(&chosen).contains("\nfix: "), "{}", told(&chosen));
         }
     }
 }

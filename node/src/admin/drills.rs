@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_ledger::drill::{
-    Drill, DrillPlan, DrillSchedule, SCHEDULE_EVERY_MIN, drills, schedules,
+    Drill, DrillKind, DrillPlan, DrillSchedule, SCHEDULE_EVERY_MIN, drills, schedules,
 };
 use holdfast_ledger::{Command, PLAN_NAME_OCTETS_MAX, Refusal, Reply};
 use holdfast_mail::{MessageId, NodeId};
@@ -30,7 +30,7 @@ impl Admin {
         request: wire::DrillRunRequest,
     ) -> Result<mpsc::Receiver<Result<wire::Drill, Status>>, Status> {
         let cluster = self.cluster()?;
-        let plan = cast(&cluster, &wish(&request)?).await.map_err(no_drill)?;
+        let plan = cast(&cluster, &wish(&request)).await.map_err(no_drill)?;
         let (progress, told) = mpsc::channel(16);
         if request.dry_run {
             let would = wire::Drill {
@@ -159,7 +159,7 @@ fn scheduled(cluster: &Cluster, set: &wire::DrillSchedule) -> Result<DrillSchedu
         duration_ms: set.duration_ms,
         rate: set.rate,
         ..wire::DrillRunRequest::default()
-    })?;
+    });
     let members = cluster.members();
     let regions = members.iter().map(|member| member.region.as_str());
     cast::makes_sense(&wish, &regions.collect()).map_err(no_drill)?;
@@ -194,16 +194,15 @@ fn check_schedule(name: &str, every_ms: u64) -> Result<(), String> {
     Ok(())
 }
 
-fn wish(request: &wire::DrillRunRequest) -> Result<Wish, Status> {
-    let kind = cast::kind(&request.kind)
-        .ok_or_else(|| Status::invalid_argument(format!("no kind of drill is {}", request.kind)))?;
-    Ok(Wish {
+fn wish(request: &wire::DrillRunRequest) -> Wish {
+    let kind = cast::kind(&request.kind).unwrap_or(DrillKind::Unspecified);
+    Wish {
         kind,
         region: request.region.clone(),
         node: request.node.clone(),
         lasts: Duration::from_millis(request.duration_ms),
         rate: request.rate,
-    })
+    }
 }
 
 fn no_drill(why: NoDrill) -> Status {

@@ -261,20 +261,35 @@ pub(super) async fn without(cluster: &Cluster, node: NodeId) -> Result<String, S
         .into_iter()
         .filter(|other| other.id != node.0)
         .collect();
-    let voters = nodes.iter().filter(|n| n.role != "learner").count();
-    let alive = nodes
-        .iter()
-        .filter(|n| n.role != "learner" && n.reachable)
-        .count();
-    if alive < voters / 2 + 1 {
-        return Err(Status::failed_precondition(format!(
-            "without it only {alive} of {voters} voters would answer: the cluster would stop. Bring back a node first"
-        )));
-    }
+    may_do_without(&nodes).map_err(Status::failed_precondition)?;
     let tolerance = Tolerance::of(&nodes);
     Ok(format!(
         "dry run: nothing was changed. Without it {} node(s) and {} region(s) may fail",
         tolerance.nodes, tolerance.regions
+    ))
+}
+
+/// As the leader says it when it is asked to.
+fn may_do_without(rest: &[wire::NodeStatus]) -> Result<(), String> {
+    let voters = || rest.iter().filter(|node| node.role != "learner");
+    let all = voters().count();
+    if all == 0 {
+        return Err(
+            "it is the only node: without it no mail could be held; nothing was changed\nfix: let another node join \
+             first: holdfast cluster invite"
+                .to_owned(),
+        );
+    }
+    let silent = voters().filter(|node| !node.reachable);
+    let silent: Vec<&str> = silent.map(|node| node.name.as_str()).collect();
+    let (alive, quorum) = (all - silent.len(), all / 2 + 1);
+    if alive >= quorum {
+        return Ok(());
+    }
+    let silent = silent.join(", ");
+    Err(format!(
+        "{silent} does not answer: without it only {alive} of {all} voters would answer, and {quorum} are needed to \
+         accept mail. Nothing was changed\nfix: bring back {silent} first, and then try again"
     ))
 }
 
@@ -289,6 +304,27 @@ mod tests {
             role: "voter".into(),
             ..wire::NodeStatus::default()
         }
+    }
+
+    #[test]
+    fn nobody_leaves_whose_going_would_stop_the_cluster_and_it_is_said_what_to_do_first() {
+        let named = |name: &str, reachable| wire::NodeStatus {
+            name: name.into(),
+            ..node("eu", reachable)
+        };
+        assert_eq!(
+            may_do_without(&[named("n2", true), named("n3", true)]),
+            Ok(())
+        );
+        let why = may_do_without(&[named("n2", true), named("n3", false)]).unwrap_err();
+        assert!(why.starts_with("n3 does not answer: "), "{why}");
+        assert!(
+            why.contains("1 of 2 voters would answer, and 2 are needed"),
+            "{why}"
+        );
+        assert!(why.contains("\nfix: bring back n3 first"), "{why}");
+        let why = may_do_without(&[]).unwrap_err();
+        assert!(why.contains("\nfix: let another node join"), "{why}");
     }
 
     #[test]

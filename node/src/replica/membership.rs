@@ -586,28 +586,37 @@ pub(crate) async fn remove_here(cluster: &Cluster, node: NodeId) -> Result<(), N
     let all = voters(cluster);
     let learner = raft.learner_ids().any(|id| id == node.0);
     let known = cluster.members().iter().any(|m| m.id == node);
+    let name = name_of(cluster, node);
     if !all.contains(&node.0) && !learner && !known {
-        return Err(NotDone::Refused(format!("node {node} is not a member")));
+        return Err(NotDone::Refused(format!(
+            "{name} is not a member; nothing was changed\nfix: see who is: holdfast cluster status"
+        )));
     }
     let remaining: Vec<u64> = all.iter().copied().filter(|id| *id != node.0).collect();
     if remaining.is_empty() {
         return Err(NotDone::Refused(
-            "it is the only node: without it no mail could be held. Join another node first".into(),
+            "it is the only node: without it no mail could be held; nothing was changed\nfix: let another node join \
+             first: holdfast cluster invite"
+                .into(),
         ));
     }
     let answers = remaining.iter().map(|id| async move {
         *id == cluster.me().id.0 || cluster.ask_standing(*id).await.is_ok()
     });
-    let alive = futures::future::join_all(answers)
-        .await
-        .into_iter()
-        .filter(|yes| *yes)
-        .count();
+    let answers = futures::future::join_all(answers).await;
+    let silent: Vec<String> = remaining
+        .iter()
+        .zip(answers)
+        .filter(|(_, answers)| !answers)
+        .map(|(id, _)| name_of(cluster, NodeId(*id)))
+        .collect();
+    let alive = remaining.len() - silent.len();
     let quorum = remaining.len() / 2 + 1;
     if alive < quorum {
+        let silent = silent.join(", ");
         return Err(NotDone::Refused(format!(
-            "without node {node} only {alive} of {} voters would answer and {quorum} are needed: the cluster would \
-             stop. Nothing was changed. Bring back a node first",
+            "{silent} does not answer: without {name} only {alive} of {} voters would answer, and {quorum} are needed \
+             to accept mail. Nothing was changed\nfix: bring back {silent} first, and then try again",
             remaining.len()
         )));
     }

@@ -73,9 +73,9 @@ pub(crate) async fn run(cluster: Cluster) {
                 if left.is_zero() {
                     tracing::error!(
                         "this node's certificate in the cluster has ended and others refuse it: {why}. They hold \
-                         the mail. Remove it on another node (holdfast cluster leave {}), empty the data \
-                         directory and join with a new token",
-                        cluster.me().id
+                         the mail. Let a new node join and take its place: holdfast node replace {} --with NEW, on \
+                         another node",
+                        cluster.me().name
                     );
                     continue;
                 }
