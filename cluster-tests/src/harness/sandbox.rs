@@ -315,6 +315,21 @@ impl Sandbox {
         });
     }
 
+    /// SIGTERM, and waits until the node has stopped in its own order.
+    ///
+    /// # Panics
+    /// If it does not stop.
+    pub fn terminate(&mut self, name: &str) {
+        let pid = self.pid(name);
+        signal("TERM", pid);
+        wait_for(&format!("the end of {name}"), STOP_TIME_MAX, || {
+            (!is_running(pid)).then_some(())
+        });
+        self.dead.insert(name.to_owned());
+        // Of a child of ours nothing may be left.
+        self.kill(name);
+    }
+
     /// Cuts the power of these nodes' machines, of all at one moment: they are stopped before the
     /// first disk goes, so that none sees another fail.
     ///

@@ -2,6 +2,7 @@
 //! between three regions, with senders at it all the time.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::process::Command;
 use std::sync::Arc;
@@ -25,16 +26,26 @@ const WAN: Quality = Quality {
     bytes_per_second: 8 << 20,
 };
 
-/// How long no message was acknowledged, event by event.
+/// The longest time without an acknowledged message that what an operator plans may cost: far above what
+/// it does on lines like these, and below what a sender notices.
+const PLANNED_GAP_MAX: Duration = Duration::from_secs(10);
+
+/// Where the last table is kept.
+const TABLE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/game_day.txt");
+
+/// How long no message was acknowledged, event by event. Told when dropped, so that a step that fails is
+/// seen beside those before it.
 struct Gaps {
     recorder: Arc<Recorder>,
     table: Vec<(&'static str, Duration, Duration)>,
+    under_way: Option<&'static str>,
 }
 
 impl Gaps {
     /// Plays `event` and measures, until mail has flowed again for a while.
     fn during(&mut self, run: &mut Run, name: &'static str, event: impl FnOnce(&mut Run)) {
         run.recorder.note(name.to_owned());
+        self.under_way = Some(name);
         let over = Arc::new(AtomicBool::new(false));
         let watching = thread::spawn({
             let (over, recorder) = (over.clone(), self.recorder.clone());
@@ -47,13 +58,39 @@ impl Gaps {
         over.store(true, Ordering::Relaxed);
         let gap = watching.join().expect("a measurement");
         self.table.push((name, took, gap));
+        self.under_way = None;
     }
 
-    fn print(&self) {
-        eprintln!("{:<32} {:>8} {:>12}", "EVENT", "TOOK", "ACCEPT GAP");
+    /// The same for what is done on purpose and in order.
+    fn during_planned(&mut self, run: &mut Run, name: &'static str, event: impl FnOnce(&mut Run)) {
+        self.during(run, name, event);
+        let gap = self.table.last().map_or(Duration::ZERO, |(.., gap)| *gap);
+        assert!(
+            gap < PLANNED_GAP_MAX,
+            "{name}: nothing was accepted for {gap:?}"
+        );
+    }
+}
+
+impl fmt::Display for Gaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<32} {:>8} {:>12}", "EVENT", "TOOK", "ACCEPT GAP")?;
         for (name, took, gap) in &self.table {
             let (took, gap) = (took.as_secs_f64(), gap.as_secs_f64());
-            eprintln!("{name:<32} {took:>6.1} s {gap:>10.1} s");
+            writeln!(f, "{name:<32} {took:>6.1} s {gap:>10.1} s")?;
+        }
+        match self.under_way {
+            Some(name) => writeln!(f, "{name:<32} did not end"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Gaps {
+    fn drop(&mut self) {
+        eprint!("{self}");
+        if let Err(error) = fs::write(TABLE, self.to_string()) {
+            eprintln!("{TABLE} could not be written: {error}");
         }
     }
 }
@@ -95,6 +132,15 @@ fn upgrade(run: &mut Run, name: &str) {
     run.sandbox.must(&other, &["node", "undrain", name]);
 }
 
+fn leader_last(run: &Run) -> Vec<String> {
+    let leader = run.leader();
+    let mut names = run.sandbox.alive();
+    names.sort_by_key(|name| *name == leader);
+    names
+}
+
+const RESTORE: &str = "all nodes lost, a copy restored";
+
 /// Everybody is lost but what a copy holds. Nobody sends meanwhile: what is acknowledged after a copy is
 /// not in it.
 fn restore(run: &mut Run, gaps: &mut Gaps) {
@@ -132,8 +178,8 @@ fn restore(run: &mut Run, gaps: &mut Gaps) {
     }
     run.sandbox.wait_until_healthy(RECOVERY_TIME_MAX);
     let took = begun.elapsed();
-    gaps.table
-        .push(("all nodes lost, a copy restored", took, took));
+    gaps.table.push((RESTORE, took, took));
+    gaps.under_way = None;
     run.primaries_come_up();
 }
 
@@ -158,31 +204,40 @@ fn a_game_day_loses_no_mail() {
         let mut gaps = Gaps {
             recorder: Arc::clone(&run.recorder),
             table: Vec::new(),
+            under_way: None,
         };
         gaps.during(&mut run, "nothing", |_| {
             thread::sleep(Duration::from_secs(3))
         });
-        gaps.during(&mut run, "transfer-leader", |run| {
+        gaps.during_planned(&mut run, "transfer-leader", |run| {
             let leader = run.leader();
             let other = other_than(run, &leader);
             run.sandbox
                 .must(&leader, &["cluster", "transfer-leader", &other]);
         });
         for name in ["n1", "n2", "n3"] {
-            gaps.during(&mut run, "drain, upgrade, undrain", |run| {
+            gaps.during_planned(&mut run, "drain, upgrade, undrain", |run| {
                 upgrade(run, name)
             });
         }
-        gaps.during(&mut run, "finalize-upgrade", |run| {
+        gaps.during_planned(&mut run, "finalize-upgrade", |run| {
             run.sandbox.must("n1", &["cluster", "finalize-upgrade"]);
         });
-        gaps.during(&mut run, "join", |run| {
+        for name in leader_last(&run) {
+            gaps.during_planned(&mut run, "SIGTERM, start", |run| {
+                run.began(Fault::Kill, std::slice::from_ref(&name));
+                run.sandbox.terminate(&name);
+                run.restart(&name);
+                run.sandbox.wait_until_healthy(RECOVERY_TIME_MAX);
+            });
+        }
+        gaps.during_planned(&mut run, "join", |run| {
             run.began(Fault::Membership, &["n4".to_owned()]);
             run.add_next_machine();
             run.sandbox.wait_until_healthy(RECOVERY_TIME_MAX);
             run.ended(Fault::Membership, &["n4".to_owned()]);
         });
-        gaps.during(&mut run, "leave", |run| {
+        gaps.during_planned(&mut run, "leave", |run| {
             run.began(Fault::Membership, &["n4".to_owned()]);
             run.sandbox.must("n1", &["cluster", "leave", "n4"]);
             run.forget("n4");
@@ -231,10 +286,10 @@ fn a_game_day_loses_no_mail() {
             run.ended(Fault::Replaced, &[lost]);
         });
         run.set_quality(Quality::default());
+        gaps.under_way = Some(RESTORE);
         restore(&mut run, &mut gaps);
         run.stop_sending();
         run.drain();
-        gaps.print();
         run.judge(&[ALWAYS_TRIED, &["replicas disagree"]].concat());
     });
 }

@@ -1,5 +1,6 @@
 //! Nodes are taken out of work, stopped, upgraded and put back, and no sender notices.
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,6 +67,77 @@ fn is_taken(exchanger: SocketAddr, subject: &str) -> bool {
     let answer = send_over(&stream, BOB, JOE, subject);
     assert!(matches!(answer.code, 250 | 421), "{answer:?}");
     answer.code == 250
+}
+
+/// A session that its client keeps open from message to message, as busy mail servers do.
+struct Line(BufReader<TcpStream>);
+
+impl Line {
+    /// `None`: the exchanger does not serve.
+    fn open(exchanger: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect(exchanger).ok()?;
+        stream.set_read_timeout(Some(SOON)).expect("a socket");
+        let mut line = Self(BufReader::new(stream));
+        let is_greeted = line.hear() == Some(220) && line.ask("EHLO sender.test") == Some(250);
+        is_greeted.then_some(line)
+    }
+
+    /// The answer's code; `None`: the connection is gone.
+    fn ask(&mut self, text: &str) -> Option<u16> {
+        let mut stream = self.0.get_ref();
+        stream.write_all(format!("{text}\r\n").as_bytes()).ok()?;
+        self.hear()
+    }
+
+    fn hear(&mut self) -> Option<u16> {
+        loop {
+            let mut line = String::new();
+            self.0.read_line(&mut line).ok()?;
+            if line.as_bytes().get(3) != Some(&b'-') {
+                return line.get(..3)?.parse().ok();
+            }
+        }
+    }
+
+    /// Whether the message was taken; it was not begun otherwise. One that was begun is taken.
+    fn give(&mut self, subject: &str) -> bool {
+        match self.ask(&format!("MAIL FROM:<{BOB}>")) {
+            Some(250) => {}
+            Some(421) | None => return false,
+            code => panic!("{subject}: {code:?} to MAIL"),
+        }
+        let message = format!("Subject: {subject}\r\n\r\nHello.\r\n.");
+        for (text, code) in [
+            (format!("RCPT TO:<{JOE}>"), 250),
+            ("DATA".to_owned(), 354),
+            (message, 250),
+        ] {
+            assert_eq!(self.ask(&text), Some(code), "{subject}: {text}");
+        }
+        true
+    }
+}
+
+/// Sends from session to session until it is stopped; what it sent.
+fn send_over_kept_lines(at: usize, exchangers: &[SocketAddr], stop: &AtomicBool) -> Vec<String> {
+    let mut sent = Vec::new();
+    let mut turn = at;
+    let mut line = None;
+    while !stop.load(Ordering::Relaxed) {
+        let subject = format!("{} of {at}", sent.len());
+        let open = line.take().or_else(|| {
+            turn += 1;
+            Line::open(exchangers[turn % exchangers.len()])
+        });
+        if let Some(mut open) = open
+            && open.give(&subject)
+        {
+            sent.push(subject);
+            line = Some(open);
+        }
+        sleep(Duration::from_millis(20));
+    }
+    sent
 }
 
 fn exchangers(sandbox: &Sandbox) -> Vec<SocketAddr> {
@@ -214,4 +286,45 @@ fn leadership_is_handed_to_nobody_who_is_dead_and_mail_is_taken_meanwhile() {
     assert_eq!(sandbox.leader().as_ref(), Some(&leader));
     sandbox.must(&leader, &["cluster", "transfer-leader"]);
     assert_eq!(sandbox.leader().as_ref(), Some(heir));
+}
+
+#[test]
+fn nodes_are_restarted_one_by_one_and_no_transaction_on_a_session_that_stays_open_fails() {
+    let _alone = alone();
+    let mut mailbox = Mailbox::new();
+    mailbox.come_up();
+    let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
+    let exchangers = exchangers(&sandbox);
+    let stop = Arc::new(AtomicBool::new(false));
+    let senders: Vec<_> = (0..6)
+        .map(|at| {
+            let (exchangers, stop) = (exchangers.clone(), stop.clone());
+            thread::spawn(move || send_over_kept_lines(at, &exchangers, &stop))
+        })
+        .collect();
+    let newcomer = Sender::start(exchangers);
+    sleep(Duration::from_secs(1));
+    let leader = sandbox.leader().expect("a leader");
+    let mut names = sandbox.names();
+    names.sort_by_key(|name| *name == leader);
+    for name in names {
+        // Nobody was asked to drain it.
+        sandbox.terminate(&name);
+        sandbox.restart(&name);
+        sandbox.wait_until_healthy(SOON);
+    }
+    sleep(Duration::from_secs(1));
+    stop.store(true, Ordering::Relaxed);
+    let mut sent = newcomer.stop();
+    for sender in senders {
+        sent.extend(sender.join().expect("no transaction fails"));
+    }
+    assert!(sent.len() > 100, "{} were sent", sent.len());
+    let received = mailbox.wait_for(sent.len(), SOON);
+    for subject in &sent {
+        let times = received
+            .iter()
+            .filter(|it| it.subject() == subject.as_str());
+        assert_eq!(times.count(), 1, "{subject}");
+    }
 }
