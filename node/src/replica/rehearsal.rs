@@ -2,7 +2,8 @@
 //!
 //! Kept in memory only, and over by this node's own clock: whatever becomes of the operator, of the
 //! node that conducts the drill or of the network, nothing has to be undone. It is a lease of seconds
-//! that the conductor renews until the drill's time is over. A restart ends it too.
+//! that the conductor renews until the drill's time is over: a node that is started again meanwhile takes it
+//! up again with the next renewal.
 //! Nothing here touches a disk, a database or mail: requests of others are left unanswered, and the
 //! rooms above ask whether they are to be silent.
 
