@@ -28,6 +28,9 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(20);
 /// A node looks at its clock's file several times a second.
 const CLOCK_NOTICED: Duration = Duration::from_secs(1);
 const DEATH_TIME_MAX: Duration = Duration::from_secs(10);
+/// That the configuration of one of `dev` names.
+const PORTS_OF_A_NODE: u16 = 7;
+const LOOPBACK: &str = "127.0.0.1:";
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Node {
@@ -206,6 +209,49 @@ impl Sandbox {
         });
     }
 
+    /// Starts a node beside those of `dev`, in the region of `model` and on ports of its own. It belongs to
+    /// no cluster yet.
+    ///
+    /// # Panics
+    /// If it does not come up, or has a machine of its own.
+    pub fn add_beside(&mut self, name: &str, model: &str) {
+        let model = self.node(model).clone();
+        let folder = self.folder().expect("the sandbox's folder").to_owned();
+        let text = fs::read_to_string(&model.config).expect("a configuration");
+        let first = ports::free(PORTS_OF_A_NODE);
+        let (text, ports) = on_other_ports(&text, first);
+        let text = text
+            .replace(&format!("\"{}\"", model.name), &format!("\"{name}\""))
+            .replace(&format!("\"{}.", model.name), &format!("\"{name}."));
+        let config = folder.join(format!("{name}.toml"));
+        fs::write(&config, text).expect("a configuration");
+        let other = |address: SocketAddr| {
+            let at = ports.iter().position(|port| *port == address.port());
+            let at = at.expect("a port of the configuration");
+            SocketAddr::new(address.ip(), first + at as u16)
+        };
+        self.nodes.push(Node {
+            name: name.to_owned(),
+            pid: 0,
+            smtp: other(model.smtp),
+            cluster: other(model.cluster),
+            data_dir: folder.join(name),
+            config,
+            log: folder.join(format!("{name}.log")),
+            portal: model.portal.map(other),
+            finger: model.finger.map(other),
+            atrn: model.atrn.map(other),
+            submission: model.submission.map(other),
+            machine: None,
+        });
+        self.restart(name);
+        wait_for(
+            &format!("the first answer of {name}"),
+            START_TIME_MAX,
+            || self.status_of(name).map(drop),
+        );
+    }
+
     /// Lets a node that belongs to no cluster in, at an invitation of `member`.
     ///
     /// # Panics
@@ -313,6 +359,11 @@ impl Sandbox {
         wait_for(&format!("the death of {name}"), DEATH_TIME_MAX, || {
             (!is_running(pid)).then_some(())
         });
+    }
+
+    /// SIGHUP: the node reads its configuration again.
+    pub fn reload(&self, name: &str) {
+        signal("HUP", self.pid(name));
     }
 
     /// SIGTERM, and waits until the node has stopped in its own order.
@@ -604,6 +655,29 @@ impl Drop for Sandbox {
             );
         }
     }
+}
+
+/// A configuration with its ports on loopback replaced by those from `first` on, and what they were.
+fn on_other_ports(text: &str, first: u16) -> (String, Vec<u16>) {
+    let mut pieces = text.split(LOOPBACK);
+    let mut other = pieces.next().unwrap_or_default().to_owned();
+    let mut ports = Vec::new();
+    for piece in pieces {
+        let digits = piece.bytes().take_while(u8::is_ascii_digit).count();
+        let (port, rest) = piece.split_at(digits);
+        let port: u16 = port.parse().expect("a port");
+        let known = ports.iter().position(|known| *known == port);
+        let at = known.unwrap_or_else(|| {
+            ports.push(port);
+            ports.len() - 1
+        });
+        other += &format!("{LOOPBACK}{}{rest}", usize::from(first) + at);
+    }
+    assert!(
+        ports.len() <= usize::from(PORTS_OF_A_NODE),
+        "a sandbox whose nodes have no other ports: {ports:?}"
+    );
+    (other, ports)
 }
 
 /// Signals a process that is not our child; std offers that only for children.

@@ -19,6 +19,7 @@ mod primaries;
 mod quorum;
 mod quotas;
 mod recovery;
+mod runbooks;
 mod strangers;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
