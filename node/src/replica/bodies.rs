@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 
 use super::peers::Peers;
 use super::types::Seat;
+use crate::failpoint;
 use crate::store::{self, BodyStore, Store};
 
 /// Bytes of a body gathered before they go to the disk and to the peers: one store chunk.
@@ -567,7 +568,9 @@ impl Bodies {
         if due.is_empty() {
             Ok(())
         } else {
-            self.0.store.delete(&due)
+            self.0.store.delete(&due)?;
+            failpoint::reach("body-deleted");
+            Ok(())
         }
     }
 
@@ -917,6 +920,7 @@ impl Receiver {
         let bodies = self.bodies.clone();
         writer.finish(len, digest, move |result| {
             if result.is_ok() {
+                failpoint::reach("peer-body-stored");
                 bodies.arrived(id);
             }
             let _gone = done.send(result);
