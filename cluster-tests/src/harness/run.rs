@@ -31,6 +31,8 @@ pub const DOMAINS: [&str; 2] = ["example.test", "other.test"];
 const DOMAIN_TIME_MAX: Duration = Duration::from_secs(30);
 const ACKNOWLEDGE_TIME_MAX: Duration = Duration::from_secs(60);
 const DELIVER_TIME_MAX: Duration = Duration::from_secs(300);
+/// How long what is missing is waited for, where many runs are to fail.
+const DELIVER_SECONDS_VARIABLE: &str = "HOLDFAST_DRAIN_SECONDS";
 /// While waiting for it.
 const DELIVER_EVERY: Duration = Duration::from_secs(10);
 /// A new node is started, answers and asks to be let in within about that time.
@@ -632,7 +634,7 @@ impl Run {
                 self.compare_replicas();
                 return;
             }
-            if begun.elapsed() > DELIVER_TIME_MAX {
+            if begun.elapsed() > deliver_time_max() {
                 self.recorder.note("gave up waiting for the deliveries");
                 assert!(
                     !delivered,
@@ -683,6 +685,12 @@ fn surroundings(at: IpAddr) -> (Arc<Recorder>, Vec<Primary>) {
         .map(|(domain, seed)| Primary::new(domain, at, seed, Arc::clone(&recorder)))
         .collect();
     (recorder, primaries)
+}
+
+fn deliver_time_max() -> Duration {
+    let asked = std::env::var(DELIVER_SECONDS_VARIABLE);
+    let seconds = asked.ok().and_then(|seconds| seconds.parse().ok());
+    seconds.map_or(DELIVER_TIME_MAX, Duration::from_secs)
 }
 
 /// Every node answers and has applied all, and nothing is held.

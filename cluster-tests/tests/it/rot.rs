@@ -71,20 +71,25 @@ impl Rot {
     fn set_in(folder: &Path, kind: fn(&Path) -> bool, random: &mut Random) -> Option<Self> {
         let files = filled(folder, kind);
         let file = files.get(random.between(0, files.len().checked_sub(1)? as u64) as usize)?;
-        let mut bytes = fs::read(file).expect("a file to change");
+        let bytes = fs::read(file).expect("a file to change");
         // Where there is something: tables and logs begin files that are not filled yet.
         let last = bytes.iter().rposition(|byte| *byte != 0)?;
-        let at = random.between(0, last as u64);
+        Some(Self::set_at(file, random.between(0, last as u64), random))
+    }
+
+    /// Changes one bit of the byte at that place.
+    fn set_at(file: &Path, at: u64, random: &mut Random) -> Self {
+        let mut bytes = fs::read(file).expect("a file to change");
         let was = bytes[at as usize];
         let became = was ^ (1 << random.between(0, 7));
         bytes[at as usize] = became;
         fs::write(file, bytes).expect("a file changed");
-        Some(Self {
-            file: file.clone(),
+        Self {
+            file: file.to_owned(),
             at,
             was,
             became,
-        })
+        }
     }
 
     /// Puts the byte back, if the file is still there; a node may be running on it.
@@ -234,6 +239,62 @@ fn a_byte_that_changed_on_disk_is_refused_or_repaired() {
         run.drain();
         run.judge(&[ALWAYS_TRIED, &["replicas disagree"]].concat());
     });
+}
+
+/// Of two nodes that acknowledged mail one is away, and the end of the other's log is damaged. With the
+/// third, which missed it all, it would be a quorum that knows of nothing.
+#[test]
+fn a_log_that_lost_its_end_is_not_gone_on_with() {
+    let _alone = alone();
+    in_its_own_world(|| {
+        let mut run = Run::on_machines(3, DISK_BYTES);
+        let mut random = Random::new(run.seed);
+        run.send(6);
+        run.wait_for_acknowledged(20);
+        let mut names = run.sandbox.names();
+        let behind = names.swap_remove(random.between(0, 2) as usize);
+        let damaged = names.swap_remove(random.between(0, 1) as usize);
+        let away = names.swap_remove(0);
+        let data = run.sandbox.node(&damaged).data_dir.clone();
+        run.kill(&behind);
+        let (_, missed_from) = end_of_log(&data);
+        run.wait_for_acknowledged(60);
+        run.kill(&away);
+        run.kill(&damaged);
+        let (log, end) = end_of_log(&data);
+        assert!(end > missed_from, "another log was begun meanwhile");
+        run.began(Fault::BitRot, std::slice::from_ref(&damaged));
+        let rot = Rot::set_at(&log, missed_from + (end - missed_from) / 4, &mut random);
+        let next = run.load.next_attempt();
+        run.restart_all(&[damaged.clone(), behind]);
+        let is_refused = wait_for("an end, or mail", HEAL_TIME_MAX, || {
+            let is_refused = run.sandbox.ended(&damaged).is_some();
+            let is_taken = run.recorder.newest_acknowledged() >= next;
+            (is_refused || is_taken).then_some(is_refused)
+        });
+        if is_refused {
+            run.kill(&damaged);
+            rot.undo();
+            run.restart(&damaged);
+            run.wait_for_recovery(Fault::BitRot, HEAL_TIME_MAX);
+        }
+        run.ended(Fault::BitRot, std::slice::from_ref(&damaged));
+        run.restart(&away);
+        run.wait_for_acknowledged(5);
+        run.stop_sending();
+        run.primaries_come_up();
+        run.drain();
+        run.judge(&[ALWAYS_TRIED, &["replicas disagree"]].concat());
+        assert!(is_refused, "{damaged} went on with a damaged log");
+    });
+}
+
+/// The ledger's write-ahead log that is written to, and how long it is.
+fn end_of_log(data: &Path) -> (PathBuf, u64) {
+    let mut logs = filled(data, |path| is(path, "ledger", "log"));
+    let log = logs.pop().expect("a write-ahead log");
+    let bytes = fs::metadata(&log).expect("a file's length").len();
+    (log, bytes)
 }
 
 /// One bit in so many bytes: every body has several, and most records between them.

@@ -11,7 +11,7 @@ use holdfast_cluster_tests::random::Random;
 use crate::{ALWAYS_TRIED, alone};
 
 /// Entries between two snapshots; half as many are kept behind one.
-const SNAPSHOT_EVERY: u64 = 40;
+pub(crate) const SNAPSHOT_EVERY: u64 = 40;
 
 /// How often a node that is sent the state dies before it may have all of it.
 const INTERRUPTIONS: usize = 3;
@@ -30,18 +30,18 @@ fn last_entry(run: &Run) -> u64 {
 }
 
 /// Waits until the others have given back what a node that is away now would need.
-fn outlast_the_log(run: &Run) {
+pub(crate) fn outlast_the_log(run: &Run) {
     let gone = last_entry(run) + 4 * SNAPSHOT_EVERY;
     wait_for("a longer log", RECOVERY_TIME_MAX, || {
         (last_entry(run) > gone).then_some(())
     });
 }
 
-fn installed(run: &Run, name: &str) -> usize {
+pub(crate) fn installed(run: &Run, name: &str) -> usize {
     run.sandbox.log(name).matches(INSTALLED).count()
 }
 
-fn wait_until_installed(run: &Run, name: &str, before: usize) {
+pub(crate) fn wait_until_installed(run: &Run, name: &str, before: usize) {
     wait_for(
         &format!("{name} to get the state"),
         RECOVERY_TIME_MAX,

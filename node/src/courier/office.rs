@@ -21,6 +21,7 @@ use super::lease::Lease;
 use super::plan::{self, Decision, LEASE_TTL, Plan, RENEW_INTERVAL, Sight};
 use super::round::{self, Finish};
 use crate::destination::Destination;
+use crate::failpoint;
 use crate::net::dns::Resolver;
 use crate::rank;
 use crate::replica::Cluster;
@@ -450,6 +451,7 @@ async fn acquire(cluster: &Cluster, domain: &Domain) -> Option<Lease> {
         match query::lease(&cluster.view(), domain) {
             Ok(Some(seen)) if seen.node == me && seen.epoch == epoch => {
                 tracing::info!(%domain, epoch, "delivering");
+                failpoint::reach("lease-acquired");
                 return Some(lease);
             }
             Ok(Some(seen)) if seen.epoch > epoch => return None,

@@ -100,6 +100,7 @@ pub(super) async fn run(desk: Arc<Desk>, mut reports: mpsc::Receiver<Report>) {
 
 async fn record(desk: &Desk, mut batch: Vec<Report>) {
     let tried = tried(&batch);
+    failpoint::reach("before-settle");
     for outcomes in proposals(&mut batch) {
         let command = Command::Settle {
             domain: desk.domain().clone(),

@@ -542,6 +542,7 @@ impl<'a> Transaction<'a> {
             .await
         {
             Ok(LedgerReply::Cancelled) => {
+                failpoint::reach("cancelled");
                 let cancelled = history::about("cancelled", id);
                 self.shared.cluster.note(cancelled);
                 let text = "not accepted in time; please try again";

@@ -25,6 +25,7 @@ use self::fetch::{Fetched, Fetches};
 use super::peers::Peers;
 use super::room::Room;
 use super::types::Seat;
+use crate::failpoint;
 use crate::store::{self, BodyStore, Store};
 use crate::world::select;
 
@@ -577,7 +578,9 @@ impl Bodies {
         if due.is_empty() {
             Ok(())
         } else {
-            self.0.store.delete(&due)
+            self.0.store.delete(&due)?;
+            failpoint::reach("body-deleted");
+            Ok(())
         }
     }
 
@@ -972,6 +975,7 @@ impl Receiver {
         let bodies = self.bodies.clone();
         writer.finish(len, digest, move |result| {
             if result.is_ok() {
+                failpoint::reach("peer-body-stored");
                 bodies.arrived(id);
             }
             let _gone = done.send(result);

@@ -202,10 +202,14 @@ impl wire::raft_server::Raft for Service {
             .map(codec::entry)
             .collect::<Result<_, _>>()
             .map_err(broken)?;
-        if !entries.is_empty() {
+        let is_heartbeat = entries.is_empty();
+        if !is_heartbeat {
             failpoint::reach("append-received");
         }
         gate::before_append(&self.cluster.bodies, &entries, from).await?;
+        if !is_heartbeat {
+            failpoint::reach("gate-passed");
+        }
         let rpc = AppendEntriesRequest {
             vote: codec::some_vote(request.vote.as_ref()).map_err(broken)?,
             prev_log_id: request.prev.as_ref().map(codec::log_id),
@@ -218,6 +222,9 @@ impl wire::raft_server::Raft for Service {
             .append_entries(rpc)
             .await
             .map_err(broken)?;
+        if !is_heartbeat {
+            failpoint::reach("before-append-reply");
+        }
         use wire::append_reply::Outcome;
         let outcome = match response {
             AppendEntriesResponse::Success => Outcome::Success(true),

@@ -139,6 +139,7 @@ impl RaftStateMachine<Types> for StateMachine {
             self.store.commit(rows, &meta_rows)?;
             failpoint::reach("applied");
             if let Some(changed) = changed {
+                failpoint::reach("membership-applied");
                 self.membership = changed;
             }
             self.applied.send_replace(Some(entry.log_id));

@@ -138,7 +138,9 @@ impl Store {
                 if manifest.has_grown_in(&dir)? {
                     manifest = Manifest::current(&dir)?.unwrap_or(manifest);
                 }
-                mark.set(Reached { write, manifest })
+                mark.set(Reached { write, manifest })?;
+                failpoint::reach("mark-written");
+                Ok(())
             }
         };
         let flusher = Flusher::start(

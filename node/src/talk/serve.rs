@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::server::TlsStream;
 
 use super::deliver::Duplex;
+use crate::failpoint;
 use crate::net::tls::SmtpServer;
 
 /// Bytes read at a time; what one idle session costs beside its task.
@@ -133,6 +134,7 @@ pub async fn serve(
                     stream.flush().await
                 };
                 timeout(WRITE_TIME_MAX, written).await.map_err(late)??;
+                failpoint::reach("reply-written");
                 waiting.pause();
             }
             Step::Ask(question) => {
