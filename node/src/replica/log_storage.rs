@@ -24,7 +24,7 @@ use crate::store::Store;
 
 /// Entries handed to one follower in one request, in bytes of their encoded form: large enough
 /// to fill a fast link, small enough that a heartbeat behind it on a slow one is not late.
-const REPLICATE_BYTES_MAX: usize = 1 << 20;
+pub(super) const REPLICATE_BYTES_MAX: usize = 1 << 20;
 
 /// Recent entries kept decoded, in bytes of their encoded form: what followers and the state
 /// machine read next, so that an entry is decoded once. Older ones are read from disk. Decoded, an

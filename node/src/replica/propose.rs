@@ -21,6 +21,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::handle::{Cluster, Inner, ProposeError};
+use super::log_storage::REPLICATE_BYTES_MAX;
+use super::peers::MESSAGE_BYTES_MAX;
 use super::types::{Proposal, Replies};
 use super::{clock, gate};
 use crate::world::select;
@@ -40,6 +42,9 @@ const COMMAND_BYTES_MAX: usize = 4 << 20;
 
 /// The longest batch that enters the log, bytes: one command, and what is around it.
 const ENTRY_BYTES_MAX: usize = COMMAND_BYTES_MAX + 1024;
+
+// An append request holds as much as is replicated at once and one entry more, and its frame.
+const _: () = assert!(ENTRY_BYTES_MAX + REPLICATE_BYTES_MAX + (1 << 20) < MESSAGE_BYTES_MAX);
 
 /// Batches under way at a time: enough to overlap a slow round trip with the next fsync, few
 /// enough that commands gather.
@@ -525,11 +530,5 @@ mod tests {
         );
         assert_eq!(message.judged(Reply::Done).ok(), Some(Reply::Done));
         assert!(!other.mail && other.judged(full()).is_ok());
-    }
-
-    /// An append request holds as much as is replicated at once, or a single entry, and its frame.
-    #[test]
-    fn the_longest_entry_fits_into_a_message() {
-        assert!(ENTRY_BYTES_MAX + (1 << 20) < super::super::peers::MESSAGE_BYTES_MAX);
     }
 }
