@@ -15,10 +15,12 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A folder of our own below the one that cargo gives to tests.
+/// A folder of our own. Not below the build's: that may be in somebody's home, and nodes of other users
+/// could not come to it.
 pub(crate) fn folder(name: &str) -> PathBuf {
-    let folder =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{}", std::process::id()));
+    let folder = std::env::temp_dir()
+        .join("holdfast-tests")
+        .join(format!("{name}.{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     folder
 }
@@ -172,6 +174,9 @@ impl Drop for Alone {
         let _ended = self.node.kill();
         let _ended = self.node.wait();
         let _gone = std::fs::remove_file(self.socket_path());
+        if !std::thread::panicking() {
+            let _gone = std::fs::remove_dir_all(self.folder());
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::alone::{Alone, holdfast, says, text};
@@ -47,9 +47,18 @@ fn as_user(user: u32) -> Command {
     command
 }
 
-fn run_as(user: u32, arguments: &[&str]) -> Output {
+/// The binary where everybody may run it: the build's folder may be in somebody's home.
+fn everybodys_binary(node: &Alone) -> PathBuf {
+    let binary = node.folder().join("holdfast");
+    if !binary.exists() {
+        fs::copy(env!("CARGO_BIN_EXE_holdfast"), &binary).expect("a copy");
+    }
+    binary
+}
+
+fn run_as(node: &Alone, user: u32, arguments: &[&str]) -> Output {
     as_user(user)
-        .arg(env!("CARGO_BIN_EXE_holdfast"))
+        .arg(everybodys_binary(node))
         .args(arguments)
         .output()
         .expect("setpriv runs")
@@ -77,7 +86,7 @@ fn what_root_does_with_a_stopped_nodes_data_stays_the_nodes_own() {
     let copy = copy.to_str().expect("a path");
 
     let inspect = ["cluster", "recover", "inspect", "--config", &file];
-    let ran = run_as(NODE_USER + 1, &inspect);
+    let ran = run_as(&node, NODE_USER + 1, &inspect);
     says(&ran, 1, "belongs to another user");
     says(&ran, 1, "fix: run it as root");
     says(
@@ -100,6 +109,7 @@ fn what_root_does_with_a_stopped_nodes_data_stays_the_nodes_own() {
 
     // The folder around the data is root's, as /var/lib is.
     let ran = run_as(
+        &node,
         NODE_USER,
         &["cluster", "recover", "start", "--config", &file],
     );
@@ -141,7 +151,7 @@ fn starts_as_its_user(node: &mut Alone) {
             "-c",
             "exec \"$0\" serve --config \"$1\" 3<&0 </dev/null",
         ])
-        .args([Path::new(env!("CARGO_BIN_EXE_holdfast")), &node.file])
+        .args([&everybodys_binary(node), &node.file])
         .env("LISTEN_FDS", "1")
         .env("LISTEN_FDNAMES", "smtp")
         .stdin(std::os::fd::OwnedFd::from(smtp))
