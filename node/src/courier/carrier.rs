@@ -22,6 +22,7 @@ use crate::failpoint;
 use crate::history;
 use crate::replica::BodyReader;
 use crate::talk::deliver::{Connection, Content};
+use crate::world::select;
 
 /// How long a session without work stays open: new mail for a primary that is up goes through
 /// at once, and no slot of the primary is held for long.
@@ -137,7 +138,7 @@ impl Carrier {
             } else if desk.is_drained() {
                 break;
             } else {
-                tokio::select! {
+                select! {
                     () = recorded => {}
                     () = self.stop.cancelled() => {}
                 }
@@ -151,7 +152,7 @@ impl Carrier {
         if let Some(job) = self.desk.take() {
             return Next::Job(job);
         }
-        tokio::select! {
+        select! {
             () = work => Next::LookAgain,
             () = self.stop.cancelled() => Next::Leave,
             () = sleep(IDLE_KEPT) => Next::Leave,

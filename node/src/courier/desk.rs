@@ -256,5 +256,5 @@ impl Desk {
 
 /// For times of retry. Without randomness messages are retried together, which is no harm.
 pub(super) fn jitter() -> u32 {
-    getrandom::u32().unwrap_or_default()
+    u32::from_be_bytes(crate::world::random())
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use crate::world::select;
+
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
     pub(super) epoch: u64,
@@ -51,7 +53,7 @@ impl Lease {
             let Some(until) = *changes.borrow_and_update() else {
                 return;
             };
-            tokio::select! {
+            select! {
                 () = sleep_until(until) => {
                     let over = self.until.send_if_modified(|held| {
                         let over = held.is_some_and(|held| held <= Instant::now());

@@ -29,6 +29,8 @@ mod post;
 mod queue;
 mod recorder;
 mod round;
+#[cfg(test)]
+mod simulation;
 mod window;
 
 use std::sync::Arc;

@@ -25,6 +25,7 @@ use crate::failpoint;
 use crate::net::dns::Resolver;
 use crate::rank;
 use crate::replica::Cluster;
+use crate::world::select;
 
 /// How often all domains with mail are walked: what a lost effect costs at most.
 const SCAN_INTERVAL: Duration = Duration::from_secs(2);
@@ -121,7 +122,7 @@ impl Office {
         let mut drained = self.cluster.drained();
         self.follow(*drained.borrow_and_update());
         loop {
-            tokio::select! {
+            select! {
                 () = stop.cancelled() => break,
                 Ok(()) = drained.changed() => self.follow(*drained.borrow_and_update()),
                 effect = effects.recv(), if effects_open => {
@@ -160,7 +161,7 @@ impl Office {
         let deadline = Instant::now() + self.options.grace;
         let mut renew = interval(RENEW_INTERVAL);
         while !self.rounds.is_empty() {
-            tokio::select! {
+            select! {
                 () = tokio::time::sleep_until(deadline) => {
                     tracing::warn!(
                         domains = self.rounds.len(),

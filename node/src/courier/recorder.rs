@@ -19,6 +19,7 @@ use super::desk::Desk;
 use super::fate;
 use super::queue::After;
 use crate::failpoint;
+use crate::world::select;
 
 /// A batch is proposed when it has this many messages…
 const BATCH_MESSAGES: usize = 64;
@@ -84,7 +85,7 @@ pub(super) async fn run(desk: Arc<Desk>, mut reports: mpsc::Receiver<Report>) {
         }
         let room = BATCH_MESSAGES_MAX - batch.len();
         let wake = flush_at.filter(|_| proposals.len() < BATCHES_MAX);
-        tokio::select! {
+        select! {
             Some(()) = proposals.next(), if !proposals.is_empty() => {}
             count = reports.recv_many(&mut batch, room), if open && room > 0 => {
                 open = count > 0;

@@ -24,6 +24,7 @@ use crate::destination::Unreachable;
 use crate::history;
 use crate::reach::{self, Failed};
 use crate::talk::deliver::Connection;
+use crate::world::select;
 
 /// Time between the beginnings of two probes, the shortest and what is drawn on top: a
 /// primary's return is noticed within five seconds, and nodes and domains do not knock in
@@ -147,7 +148,7 @@ pub(super) async fn run(desk: Arc<Desk>, stop: CancellationToken) -> Finish {
             at: None,
         },
     };
-    let finish = tokio::select! {
+    let finish = select! {
         () = desk.lease.ended() => Finish::LeaseLost,
         () = round.deliver() => match round.primary {
             Primary::Elsewhere => Finish::Elsewhere,
@@ -162,7 +163,7 @@ pub(super) async fn run(desk: Arc<Desk>, stop: CancellationToken) -> Finish {
         desk.counters.leases_lost.inc();
         tracing::warn!(domain = %desk.domain(), "lease lost, delivering stopped");
     }
-    tokio::select! {
+    select! {
         _ = recorder => {}
         () = lost_for_good(&desk) => {}
     }
@@ -200,7 +201,7 @@ impl Round {
             if self.is_over() {
                 return;
             }
-            tokio::select! {
+            select! {
                 Some(task) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     match task {
                         Ok(Task::Carried(ended)) => self.carried(ended),

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use holdfast_mail::NodeId;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::mpsc;
 
 use super::grpc::{Conn, ConnectInfo};
@@ -24,6 +24,9 @@ use crate::world::simulated as world;
 thread_local! {
     static SWITCH: RefCell<Option<Switch>> = const { RefCell::new(None) };
 }
+
+/// What is under way to a machine outside, or from it, at most.
+const OUTSIDE_BYTES: usize = 64 << 10;
 
 /// How long one piece is under way, milliseconds.
 const DELAY: (u64, u64) = (1, 20);
@@ -44,8 +47,12 @@ struct Inner {
     slow: BTreeMap<(usize, usize), u64>,
     ways: Vec<Arc<Mutex<Way>>>,
     hosts: BTreeMap<usize, Host>,
+    primary: Option<Primary>,
     trace: blake3::Hasher,
 }
+
+/// Serves a connection to a machine outside. The lines to it are short, and never cut.
+pub(crate) type Primary = Arc<dyn Fn(DuplexStream) + Send + Sync>;
 
 struct Host {
     peer: (NodeId, [u8; 16]),
@@ -88,6 +95,7 @@ impl Switch {
             slow: BTreeMap::new(),
             ways: Vec::new(),
             hosts: BTreeMap::new(),
+            primary: None,
             trace: blake3::Hasher::new(),
         })));
         SWITCH.set(Some(switch.clone()));
@@ -101,6 +109,19 @@ impl Switch {
     pub(crate) fn host(&self, host: usize, peer: (NodeId, [u8; 16])) {
         let listener = None;
         lock(&self.0).hosts.insert(host, Host { peer, listener });
+    }
+
+    /// From now on machines outside are this one.
+    pub(crate) fn set_primary(&self, primary: Primary) {
+        lock(&self.0).primary = Some(primary);
+    }
+
+    /// A connection to a machine outside, if there is one.
+    pub(crate) fn outside(&self) -> Option<DuplexStream> {
+        let primary = lock(&self.0).primary.clone()?;
+        let (ours, theirs) = tokio::io::duplex(OUTSIDE_BYTES);
+        primary(theirs);
+        Some(ours)
     }
 
     /// The host is gone. Who talks to it hears nothing until it is back.

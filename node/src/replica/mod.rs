@@ -33,7 +33,7 @@ mod service;
 #[cfg(test)]
 pub(crate) mod simulated;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 mod snapshot;
 mod state_hash;
 mod state_machine;

@@ -32,6 +32,7 @@ use crate::config::WanProfile;
 use crate::net::authority;
 use crate::net::listen::Listener;
 use crate::net::simulated::{Switch, address};
+use crate::store::View;
 use crate::world::simulated::{Machine, enter, mix};
 
 const HOSTS: usize = 3;
@@ -146,7 +147,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What the world outside saw.
 #[derive(Default)]
-struct History {
+pub(crate) struct History {
     /// Content of what senders were told 250 for, or nothing.
     accepted: BTreeMap<MessageId, Vec<u8>>,
     /// In doubt: the sender was told nothing.
@@ -156,6 +157,8 @@ struct History {
     delivered: BTreeMap<MessageId, u64>,
     /// Deliveries whose outcome is in the ledger.
     settled: BTreeSet<MessageId>,
+    /// Messages that the primary took and a life of a host still had.
+    held: BTreeSet<(usize, u64, MessageId)>,
     /// Who had the lease at each epoch.
     holders: BTreeMap<u64, u64>,
     hashes: BTreeMap<u64, [u8; 32]>,
@@ -166,7 +169,49 @@ struct History {
     broken: Vec<String>,
 }
 
+/// Shared by all that see something.
+pub(crate) type Shared = Arc<Mutex<History>>;
+
+/// Begins to deliver for a host, until that dies.
+pub(crate) type Deliverer = fn(Cluster, Shared);
+
 impl History {
+    /// The primary took a message.
+    pub(crate) fn took(&mut self, id: MessageId, content: &[u8]) {
+        let wanted = self.accepted.get(&id).cloned();
+        self.holds(wanted.is_none_or(|wanted| wanted == content), || {
+            format!("{id} was delivered with other content")
+        });
+        let settled = self.settled.contains(&id);
+        self.holds(!settled, || {
+            format!("{id} was delivered again although its delivery was recorded")
+        });
+        *self.delivered.entry(id).or_default() += 1;
+    }
+
+    /// What a node's state says of leases and of mail that was delivered.
+    fn sees(&mut self, (host, life): (usize, u64), view: &View) {
+        let domain = Domain::parse(DOMAIN).unwrap();
+        if let Some(lease) = query::lease(view, &domain).unwrap() {
+            let holder = lease.node.0;
+            let first = *self.holders.entry(lease.epoch).or_insert(holder);
+            self.holds(first == holder, || {
+                format!(
+                    "nodes {first} and {holder} both have the lease at epoch {}",
+                    lease.epoch
+                )
+            });
+        }
+        for id in self.delivered.keys() {
+            // A host that has not seen it come has not seen it go.
+            if query::envelope(view, *id).unwrap().is_some() {
+                self.held.insert((host, life, *id));
+            } else if self.held.contains(&(host, life, *id)) {
+                self.settled.insert(*id);
+            }
+        }
+    }
+
     fn holds(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
             self.broken.push(what());
@@ -434,40 +479,12 @@ struct Simulation {
     dir: tempfile::TempDir,
     switch: Switch,
     hosts: Vec<Host>,
-    history: Arc<Mutex<History>>,
+    history: Shared,
+    deliverer: Deliverer,
 }
 
-fn run(template: &Template, seed: u64, faults: &[Fault]) -> Run {
-    let dir = scratch();
-    copy(template.dir.path(), dir.path());
-    let switch = Switch::install(seed);
-    let hosts = template
-        .identities
-        .iter()
-        .enumerate()
-        .map(|(host, identity)| {
-            switch.host(host, (identity.node_id, identity.cluster_id));
-            Host {
-                dir: dir.path().join(host.to_string()),
-                life: 0,
-                running: None,
-                cluster: Arc::default(),
-                fatal: Arc::default(),
-                up_at: 0,
-                paused_until: 0,
-                stepped: 0,
-                lost: false,
-            }
-        });
-    let hosts = hosts.collect();
-    let mut simulation = Simulation {
-        seed,
-        now: 0,
-        dir,
-        switch,
-        hosts,
-        history: Arc::default(),
-    };
+fn run(template: &Template, seed: u64, faults: &[Fault], deliverer: Deliverer) -> Run {
+    let mut simulation = Simulation::begin(template, seed, deliverer);
     let mut healing = 0;
     let mut next = faults.iter().peekable();
     while simulation.now < FAULTS_MS + CALM_MS {
@@ -489,6 +506,41 @@ fn run(template: &Template, seed: u64, faults: &[Fault]) -> Run {
 }
 
 impl Simulation {
+    /// Three hosts that are about to start.
+    fn begin(template: &Template, seed: u64, deliverer: Deliverer) -> Self {
+        let dir = scratch();
+        copy(template.dir.path(), dir.path());
+        let switch = Switch::install(seed);
+        let hosts = template
+            .identities
+            .iter()
+            .enumerate()
+            .map(|(host, identity)| {
+                switch.host(host, (identity.node_id, identity.cluster_id));
+                Host {
+                    dir: dir.path().join(host.to_string()),
+                    life: 0,
+                    running: None,
+                    cluster: Arc::default(),
+                    fatal: Arc::default(),
+                    up_at: 0,
+                    paused_until: 0,
+                    stepped: 0,
+                    lost: false,
+                }
+            });
+        let hosts = hosts.collect();
+        Self {
+            seed,
+            now: 0,
+            dir,
+            switch,
+            hosts,
+            history: Arc::default(),
+            deliverer,
+        }
+    }
+
     fn step(&mut self) {
         self.now += 1;
         self.switch.tick();
@@ -531,6 +583,7 @@ impl Simulation {
                 let applied = metrics.last_applied.map_or(0, |id| id.index);
                 (metrics.current_term, metrics.state.is_leader(), applied)
             };
+            history.sees((number, host.life), &cluster.view());
             let me = cluster.me().id.0;
             self.switch.note(&[1, me, term, u64::from(leads), applied]);
             if self.now.is_multiple_of(1000) {
@@ -553,6 +606,7 @@ impl Simulation {
         let (runtime, machine) = machine(host, BEGIN + self.now, seed);
         let options = options(host, &at.dir, snapshot_every(self.seed), &at.fatal);
         let (slot, fatal, history) = (at.cluster.clone(), at.fatal.clone(), self.history.clone());
+        let deliverer = self.deliverer;
         self.switch.up(host);
         self.switch.note(&[2, host as u64]);
         enter(Some(machine.clone()));
@@ -567,7 +621,7 @@ impl Simulation {
                         Ok(cluster) => {
                             *lock(&slot) = Some(cluster.clone());
                             tokio::spawn(send(cluster.clone(), history.clone()));
-                            tokio::spawn(deliver(cluster, history));
+                            deliverer(cluster, history);
                         }
                         Err(error) => {
                             lock(&fatal).get_or_insert(error.to_string());
@@ -717,7 +771,7 @@ fn wal(dir: &Path) -> Option<(PathBuf, u64)> {
 }
 
 /// A sender: one message after the other, by the rules of the intake.
-async fn send(cluster: Cluster, history: Arc<Mutex<History>>) {
+async fn send(cluster: Cluster, history: Shared) {
     for count in 0u64.. {
         sleep(Duration::from_millis(
             200 + u64::from(crate::world::random::<1>()[0]) * 4,
@@ -785,8 +839,12 @@ fn accept(body: BodyRef) -> Command {
     }
 }
 
+fn in_a_loop(cluster: Cluster, history: Shared) {
+    tokio::spawn(deliver(cluster, history));
+}
+
 /// Delivers while it has the lease.
-async fn deliver(cluster: Cluster, history: Arc<Mutex<History>>) {
+async fn deliver(cluster: Cluster, history: Shared) {
     let domain = Domain::parse(DOMAIN).unwrap();
     let me = cluster.me().id;
     loop {
@@ -800,13 +858,6 @@ async fn deliver(cluster: Cluster, history: Arc<Mutex<History>>) {
         let Ok(Reply::Lease { epoch, .. }) = propose(&cluster, acquire).await else {
             continue;
         };
-        {
-            let mut history = lock(&history);
-            let first = *history.holders.entry(epoch).or_insert(me.0);
-            history.holds(first == me.0, || {
-                format!("nodes {first} and {me} both have the lease at epoch {epoch}")
-            });
-        }
         // What others recorded under older leases is seen from here on.
         seen(until, || {
             let lease = query::lease(&cluster.view(), &domain).unwrap();
@@ -827,18 +878,8 @@ async fn deliver(cluster: Cluster, history: Arc<Mutex<History>>) {
                 if Instant::now() >= until {
                     break;
                 }
-                let mut history = lock(&history);
                 let id = held.message;
-                let wanted = history.accepted.get(&id).cloned();
-                history.holds(wanted.is_none_or(|wanted| wanted == content), || {
-                    format!("{id} was delivered with other content")
-                });
-                let settled = history.settled.contains(&id);
-                history.holds(!settled, || {
-                    format!("{id} was delivered again although its delivery was recorded")
-                });
-                *history.delivered.entry(id).or_default() += 1;
-                drop(history);
+                lock(&history).took(id, &content);
                 outcomes.push(Outcome {
                     message: id,
                     recipient: 0,
@@ -858,7 +899,7 @@ async fn deliver(cluster: Cluster, history: Arc<Mutex<History>>) {
                 outcomes,
             };
             match propose(&cluster, settle).await {
-                Ok(Reply::Done) => lock(&history).settled.extend(&ids),
+                Ok(Reply::Done) => {}
                 _ => break,
             }
             seen(until, || {
@@ -893,12 +934,17 @@ async fn content(cluster: &Cluster, body: &BodyRef) -> Option<Vec<u8>> {
 }
 
 /// The fewest of `faults` with which the seed still fails.
-fn shrink(template: &Template, seed: u64, mut faults: Vec<Fault>) -> Vec<Fault> {
+fn shrink(
+    template: &Template,
+    seed: u64,
+    mut faults: Vec<Fault>,
+    deliverer: Deliverer,
+) -> Vec<Fault> {
     let mut at = 0;
     while at < faults.len() {
         let mut fewer = faults.clone();
         fewer.remove(at);
-        if run(template, seed, &fewer).broken.is_empty() {
+        if run(template, seed, &fewer, deliverer).broken.is_empty() {
             at += 1;
         } else {
             faults = fewer;
@@ -908,16 +954,21 @@ fn shrink(template: &Template, seed: u64, mut faults: Vec<Fault>) -> Vec<Fault> 
 }
 
 /// Runs one seed, or some of its faults; a failure is told with the fewest that bring it about.
-fn check(template: &Template, seed: u64, only: Option<&[usize]>) -> Result<Run, String> {
+fn check(
+    template: &Template,
+    seed: u64,
+    only: Option<&[usize]>,
+    deliverer: Deliverer,
+) -> Result<Run, String> {
     let mut faults = faults(seed);
     if let Some(only) = only {
         faults.retain(|fault| only.contains(&fault.number));
     }
-    let went = run(template, seed, &faults);
+    let went = run(template, seed, &faults, deliverer);
     if went.broken.is_empty() {
         return Ok(went);
     }
-    let least = shrink(template, seed, faults);
+    let least = shrink(template, seed, faults, deliverer);
     let numbers: Vec<String> = least.iter().map(|fault| fault.number.to_string()).collect();
     let numbers = numbers.join(",");
     let least: Vec<String> = least.iter().map(Fault::to_string).collect();
@@ -949,6 +1000,11 @@ fn old_seeds() -> impl Iterator<Item = u64> {
 
 #[test]
 fn no_seed_loses_mail() {
+    play(in_a_loop);
+}
+
+/// Plays the seeds that are asked for.
+pub(crate) fn play(deliverer: Deliverer) {
     let begun = std::time::Instant::now();
     let seeds: Vec<u64> = match std::env::var("HOLDFAST_SEEDS") {
         Ok(asked) => seeds(&asked).collect(),
@@ -961,7 +1017,7 @@ fn no_seed_loses_mail() {
     let template = template();
     let (mut simulated, mut failed) = (Duration::ZERO, Vec::new());
     for seed in seeds {
-        match check(&template, seed, only.as_deref()) {
+        match check(&template, seed, only.as_deref(), deliverer) {
             Ok(went) => {
                 simulated += went.simulated;
                 println!(
@@ -988,8 +1044,12 @@ fn no_seed_loses_mail() {
 
 #[test]
 fn the_same_seed_goes_the_same_way() {
+    goes_the_same_way(in_a_loop);
+}
+
+pub(crate) fn goes_the_same_way(deliverer: Deliverer) {
     let template = template();
     let faults = faults(3);
-    let traces = [0, 1].map(|_| run(&template, 3, &faults).trace);
+    let traces = [0, 1].map(|_| run(&template, 3, &faults, deliverer).trace);
     assert_eq!(traces[0], traces[1]);
 }

@@ -140,6 +140,13 @@ async fn attempt(
     host: &str,
     tls: Tls,
 ) -> Result<Connection, Unavailable> {
+    #[cfg(test)]
+    if let Some(mut stream) = crate::net::simulated::switch().and_then(|it| it.outside()) {
+        let session = Session::new(Options::new(&dialing.helo, Tls::Never));
+        let mut line = Line::new(session, dialing.opening_wait_max);
+        let step = line.drive(&mut stream, &mut NoContent).await;
+        return line.opened(step, Box::new(stream), address);
+    }
     let mut stream = connect::tcp(address, dialing.connect_timeout)
         .await
         .map_err(|why| Unavailable::Connect { address, why })?;

@@ -33,6 +33,7 @@ use super::lease::Lease;
 use super::plan::{self, LEASE_TTL, RANK_DELAY, RENEW_INTERVAL};
 use crate::net::dns::Resolver;
 use crate::replica::Cluster;
+use crate::world::select;
 
 /// How often to look for work: what a lost effect costs at most.
 const TURN_INTERVAL: Duration = Duration::from_secs(1);
@@ -106,7 +107,7 @@ impl Post {
         let mut ticks = interval(TURN_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
+            select! {
                 () = stop.cancelled() => return,
                 effect = effects.recv(), if effects_open => match effect {
                     Ok(Effect::ReportDue | Effect::PolicyChanged { .. })

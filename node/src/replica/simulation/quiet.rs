@@ -15,36 +15,8 @@ pub(super) fn undelivered(body: BodyRef) -> Command {
 
 impl Simulation {
     pub(super) fn quiet(template: &Template, seed: u64) -> Self {
-        let dir = scratch();
-        copy(template.dir.path(), dir.path());
-        let switch = Switch::install(seed);
-        let hosts = (0..).zip(&template.identities).map(|(host, identity)| {
-            switch.host(host, (identity.node_id, identity.cluster_id));
-            Host {
-                dir: dir.path().join(host.to_string()),
-                life: 0,
-                running: None,
-                cluster: Arc::default(),
-                fatal: Arc::default(),
-                up_at: 0,
-                paused_until: 0,
-                stepped: 0,
-                lost: false,
-            }
-        });
-        let hosts = hosts.collect();
-        let history = History {
-            calm: true,
-            ..History::default()
-        };
-        let mut simulation = Self {
-            seed,
-            now: 0,
-            dir,
-            switch,
-            hosts,
-            history: Arc::new(Mutex::new(history)),
-        };
+        let mut simulation = Self::begin(template, seed, in_a_loop);
+        lock(&simulation.history).calm = true;
         let well = |simulation: &Self| {
             let well = |it: Cluster| it.has_quorum() && it.is_current();
             (0..HOSTS).all(|host| simulation.cluster(host).is_some_and(well))
