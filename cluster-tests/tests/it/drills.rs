@@ -306,7 +306,7 @@ fn a_drill_begins_by_the_calendar_and_one_that_cannot_begin_says_why() {
         (
             &["--kind", "region-loss", "--every", "30m"],
             2,
-            "--every 1h",
+            "must be at least 1h",
         ),
         (&["--kind", "primary-outage", "--every", "7d"], 0, ""),
     ] {

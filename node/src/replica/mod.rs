@@ -281,8 +281,6 @@ pub async fn start(
     .await
     .map_err(|e| StartError::Raft(e.to_string()))?;
 
-    let before = rehearsal::newest(&ledger.view()).map_err(|e| StartError::Raft(e.0))?;
-
     let (members_tx, members) = watch::channel(BTreeMap::new());
     let bodies = Bodies::new(
         me.id.0,
@@ -315,7 +313,7 @@ pub async fn start(
         stopping: AtomicBool::new(false),
         promoting: std::sync::Mutex::default(),
         replacing: std::sync::Mutex::default(),
-        rehearsal: Rehearsal::new(me.id, before),
+        rehearsal: Rehearsal::new(me.id),
         lookout: std::sync::OnceLock::new(),
         tally: Tally::default(),
         history: std::sync::OnceLock::new(),

@@ -20,7 +20,6 @@ use tokio::time::{Instant, sleep_until};
 
 use super::clock::now;
 use super::handle::Cluster;
-use crate::store::View;
 
 /// Receipts that are kept: those of the longest drill at the highest rate, each ten times.
 const RECEIPTS_MAX: usize = 1_000_000;
@@ -68,9 +67,6 @@ pub struct Rehearsal {
     act: watch::Sender<Option<Arc<Act>>>,
     /// The drill that was ended last: a renewal that was under way does not begin it again.
     ended: Mutex<Option<MessageId>>,
-    /// The newest drill that was known when this node started: what somebody restarted is not to look
-    /// dead again as soon as the conductor asks.
-    before: Option<MessageId>,
     /// Canaries that came to this node, of the last drill.
     receipts: Mutex<(Option<MessageId>, Vec<wire::Receipt>)>,
     /// Where this node takes canaries.
@@ -78,10 +74,9 @@ pub struct Rehearsal {
 }
 
 impl Rehearsal {
-    pub(super) fn new(me: NodeId, before: Option<MessageId>) -> Self {
+    pub(super) fn new(me: NodeId) -> Self {
         Self {
             me,
-            before,
             act: watch::Sender::new(None),
             ended: Mutex::default(),
             receipts: Mutex::default(),
@@ -104,8 +99,7 @@ impl Rehearsal {
     pub fn is_done_with(&self, drill: MessageId) -> bool {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let act = self.act.borrow().clone();
-        [*ended, self.before].contains(&Some(drill))
-            || act.is_some_and(|act| act.drill == drill && !act.is_on())
+        *ended == Some(drill) || act.is_some_and(|act| act.drill == drill && !act.is_on())
     }
 
     /// Whether this node pretends a failure of its own.
@@ -170,11 +164,10 @@ impl Rehearsal {
         }
     }
 
-    /// Begins to pretend, or goes on. False: it was ended, or was to fail and was started again.
+    /// Begins to pretend, or goes on. False: it was ended.
     fn begin(&self, drill: &Drill, lasts: Duration) -> bool {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let fails = drill.plan.nodes.contains(&self.me.0);
-        if *ended == Some(drill.id) || self.before == Some(drill.id) && fails {
+        if *ended == Some(drill.id) {
             return false;
         }
         let act = Act {
@@ -239,14 +232,6 @@ impl Rehearsal {
     }
 }
 
-/// The newest drill that is known.
-///
-/// # Errors
-/// The rows cannot be read.
-pub(super) fn newest(view: &View) -> Result<Option<MessageId>, KvError> {
-    Ok(drills(view)?.last().map(|drill| drill.id))
-}
-
 impl Cluster {
     #[must_use]
     pub fn rehearsal(&self) -> &Rehearsal {
@@ -302,10 +287,7 @@ impl Cluster {
         let goes_on = is_conductor && known.is_under_way(now());
         match goes_on && self.rehearsal().begin(known, lasts) {
             true => Ok(()),
-            false => Err(
-                "the drill has ended there, or another node conducts it, or the node was started again since"
-                    .to_owned(),
-            ),
+            false => Err("the drill has ended, or another node conducts it".to_owned()),
         }
     }
 
@@ -402,10 +384,7 @@ mod tests {
     async fn a_node_that_is_lost_hears_nobody_until_whoever_conducts_the_drill_is_not_heard_either()
     {
         let lost = drill(DrillKind::NodeLoss, &[2]);
-        let (one, two) = (
-            Rehearsal::new(NodeId(1), None),
-            Rehearsal::new(NodeId(2), None),
-        );
+        let (one, two) = (Rehearsal::new(NodeId(1)), Rehearsal::new(NodeId(2)));
         one.begin(&lost, 60 * SECOND);
         two.begin(&lost, 60 * SECOND);
         assert!(!is_heard(&one, 2).await && !is_heard(&two, 1).await && !is_heard(&two, 3).await);
@@ -432,7 +411,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_drill_that_was_ended_is_not_begun_again_by_a_renewal_that_was_under_way() {
         let lost = drill(DrillKind::NodeLoss, &[2]);
-        let two = Rehearsal::new(NodeId(2), None);
+        let two = Rehearsal::new(NodeId(2));
         assert!(two.begin(&lost, SECOND) && !two.is_done_with(lost.id));
         two.end(lost.id);
         assert!(!two.begin(&lost, SECOND) && !two.is_dead() && two.is_done_with(lost.id));
@@ -446,7 +425,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn in_a_partition_each_side_hears_its_own_and_no_node_is_dead() {
         let parted = drill(DrillKind::Partition, &[2, 3]);
-        let two = Rehearsal::new(NodeId(2), None);
+        let two = Rehearsal::new(NodeId(2));
         two.begin(&parted, 60 * SECOND);
         assert!(is_heard(&two, 3).await && !is_heard(&two, 1).await);
         assert!(!two.is_dead());
@@ -454,30 +433,14 @@ mod tests {
         two.end(parted.id);
         assert!(is_heard(&two, 1).await && !two.is_on(parted.id) && !two.pretends());
         // Who stays is in the drill, and well.
-        let one = Rehearsal::new(NodeId(1), None);
+        let one = Rehearsal::new(NodeId(1));
         one.begin(&parted, 60 * SECOND);
         assert!(one.is_on(parted.id) && !one.pretends());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_node_that_was_started_again_fails_no_more() {
-        let lost = drill(DrillKind::NodeLoss, &[2]);
-        let two = Rehearsal::new(NodeId(2), Some(lost.id));
-        assert!(!two.begin(&lost, SECOND) && !two.is_dead());
-        assert!(two.is_done_with(lost.id));
-        // Who stays goes on: it is not to hear of whom it thinks lost.
-        let one = Rehearsal::new(NodeId(1), Some(lost.id));
-        assert!(one.begin(&lost, SECOND) && !is_heard(&one, 2).await);
-        let next = Drill {
-            id: MessageId::new(Timestamp(2), 2),
-            ..lost
-        };
-        assert!(two.begin(&next, SECOND) && two.is_dead());
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn a_full_disk_and_a_primary_that_is_down_part_nobody() {
-        let two = Rehearsal::new(NodeId(2), None);
+        let two = Rehearsal::new(NodeId(2));
         two.begin(&drill(DrillKind::DiskFull, &[2]), SECOND);
         assert!(two.disk_is_full() && !two.primary_is_down() && is_heard(&two, 1).await);
         two.begin(&drill(DrillKind::PrimaryOutage, &[]), SECOND);
