@@ -207,6 +207,7 @@ fn policy(change: PolicyChange) -> String {
         ping,
         atrn,
         attended,
+        at_host,
     } = change;
     let number = |name: &str, value: Option<u64>| value.map(|value| format!("{name} {value}"));
     let flag = |name: &str, value: Option<bool>| value.map(|value| format!("{name} {value}"));
@@ -227,6 +228,7 @@ fn policy(change: PolicyChange) -> String {
         flag("ping", ping),
         flag("atrn", atrn),
         flag("attended", attended),
+        flag("at_host", at_host),
     ];
     let changed: Vec<_> = changed.into_iter().flatten().collect();
     format!("policy: {}", changed.join(", "))

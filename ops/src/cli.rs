@@ -473,8 +473,9 @@ pub(crate) struct Policy {
     /// [default: relay]
     #[arg(long, value_enum, value_name = "WHAT")]
     pub(crate) while_up: Option<WhileUp>,
-    /// Deliver to the primary `always`, or only while somebody is `signed-in` in the portal, and to
-    /// the address they are signed in from [default: always]
+    /// Deliver to the primary `always`; or only while somebody is `signed-in` in the portal, and to
+    /// the address they are signed in from; or, with `signed-in-host`, to the primary while they are
+    /// [default: always]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) deliver: Option<Deliver>,
 }
@@ -862,6 +863,7 @@ pub(crate) enum YesNo {
 pub(crate) enum Deliver {
     Always,
     SignedIn,
+    SignedInHost,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]

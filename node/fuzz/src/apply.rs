@@ -528,6 +528,7 @@ fn policy(choices: &mut Choices<'_>) -> PolicyChange {
         defer: some([0, 1, 1]).map(|flag| flag == 1),
         ping: some([0, 1, 1]).map(|flag| flag == 1),
         atrn: some([0, 1, 1]).map(|flag| flag == 1),
+        at_host: some([0, 1, 1]).map(|flag| flag == 1),
     }
 }
 

@@ -26,6 +26,9 @@ pub(crate) const CODES_STAY_USED: u32 = 4;
 /// Since which level the names of a domain's list are counted and limited.
 pub(crate) const LISTED_COUNTS: u32 = 4;
 
+/// Since which level mail goes to the primary while somebody is signed in anywhere.
+pub(crate) const AT_HOST: u32 = 4;
+
 /// Since which level getting mail (ATRN) is a scope of tokens. Until then `deliver` is enough for it.
 pub const FETCH_SCOPE: u32 = 4;
 
@@ -71,9 +74,10 @@ impl Command {
             | Self::Attend { .. }
             | Self::Leave { .. } => 1,
             // Who does not know a field does not keep it.
-            Self::SetPolicy { change, .. } => match change.ping.or(change.atrn) {
-                Some(_) => 3,
-                None => 1,
+            Self::SetPolicy { change, .. } => match (change.at_host, change.ping.or(change.atrn)) {
+                (Some(_), _) => AT_HOST,
+                (None, Some(_)) => 3,
+                (None, None) => 1,
             },
             Self::Dispose { how, .. } => how.level(),
             Self::OfAccount { change, .. } => change.level(),

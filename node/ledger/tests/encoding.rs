@@ -309,6 +309,14 @@ fn commands() -> Vec<Command> {
                 ..PolicyChange::default()
             },
         },
+        Command::SetPolicy {
+            domain: domain(),
+            change: PolicyChange {
+                attended: Some(true),
+                at_host: Some(true),
+                ..PolicyChange::default()
+            },
+        },
         Command::SetRecipients {
             domain: domain(),
             add: vec!["joe".to_owned(), "*".to_owned()],
