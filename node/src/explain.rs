@@ -172,6 +172,8 @@ fn plan(sight: &Sight<'_>) -> Option<String> {
         quota_messages,
         hold_ms,
         full_for_good,
+        probe_ms,
+        ping,
         ..
     } = sight.own;
     let own = [
@@ -179,10 +181,13 @@ fn plan(sight: &Sight<'_>) -> Option<String> {
         quota_messages.map(|_| "the quota of messages"),
         hold_ms.map(|_| "how long mail is held"),
         full_for_good.map(|_| "what a sender is told when it is full"),
+        probe_ms.map(|_| "how often its primary is looked at"),
+        ping.map(|_| "whether that is pinged"),
     ];
     let own: Vec<_> = own.into_iter().flatten().collect();
     let rule = if own.is_empty() {
-        "its quota, how long mail is held and what a sender is told when it is full are the plan's"
+        "its quota, how long mail is held, what a sender is told when it is full and how its \
+         primary is watched are the plan's"
             .to_owned()
     } else {
         let own = own.join(" and ");
@@ -474,8 +479,8 @@ mod tests {
         };
         assert_eq!(
             plan_of(&PolicyChange::default()),
-            "It is on the plan small with 2 extra steps; its quota, how long mail is held and what \
-             a sender is told when it is full are the plan's."
+            "It is on the plan small with 2 extra steps; its quota, how long mail is held, what a \
+             sender is told when it is full and how its primary is watched are the plan's."
         );
         let own = PolicyChange {
             quota_bytes: Some(0),
