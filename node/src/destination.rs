@@ -212,9 +212,12 @@ impl Destination {
             Some(_) => return Ok(Place::TurnedElsewhere),
             None => {}
         }
-        if query::policy(&view, &self.domain)?.attended {
+        let policy = query::policy(&view, &self.domain)?;
+        if policy.attended {
             let to = attended.ok_or(Unreachable::NobodySignedIn)?.to;
-            return Ok(Place::SignedIn(to));
+            if !policy.at_host {
+                return Ok(Place::SignedIn(to));
+            }
         }
         if query::route(&view, &self.domain)?.by_mx {
             return Ok(Place::Exchangers);

@@ -65,7 +65,7 @@ fn hosts(view: &dyn KvRead, domain: &Domain) -> Result<Option<String>, KvError> 
         (false, _) if hosts == 0 => return Ok(None),
         (false, _) => "refused; what is held still goes to the host it names".to_owned(),
         (true, true) => {
-            "refused, because the domain's own mail goes only to where somebody is signed in"
+            "refused, because the domain's own mail goes out only while somebody is signed in"
                 .to_owned()
         }
         (true, false) => format!(
@@ -172,6 +172,8 @@ fn plan(sight: &Sight<'_>) -> Option<String> {
         quota_messages,
         hold_ms,
         full_for_good,
+        probe_ms,
+        ping,
         ..
     } = sight.own;
     let own = [
@@ -179,10 +181,13 @@ fn plan(sight: &Sight<'_>) -> Option<String> {
         quota_messages.map(|_| "the quota of messages"),
         hold_ms.map(|_| "how long mail is held"),
         full_for_good.map(|_| "what a sender is told when it is full"),
+        probe_ms.map(|_| "how often its primary is looked at"),
+        ping.map(|_| "whether that is pinged"),
     ];
     let own: Vec<_> = own.into_iter().flatten().collect();
     let rule = if own.is_empty() {
-        "its quota, how long mail is held and what a sender is told when it is full are the plan's"
+        "its quota, how long mail is held, what a sender is told when it is full and how its \
+         primary is watched are the plan's"
             .to_owned()
     } else {
         let own = own.join(" and ");
@@ -245,6 +250,10 @@ fn arrival(sight: &Sight<'_>) -> String {
         _ if !policy.attended && is_down => format!("held until {primary} can be reached"),
         _ if !policy.attended => format!("delivered to {primary}"),
         None => "held until somebody signs in to receive it".to_owned(),
+        Some(attended) if policy.at_host => format!(
+            "delivered to {primary}, while {} is signed in",
+            attended.account
+        ),
         Some(attended) => format!(
             "delivered to {}, where {} is signed in",
             attended.to, attended.account
@@ -255,6 +264,12 @@ fn arrival(sight: &Sight<'_>) -> String {
 
 fn primary(sight: &Sight<'_>) -> String {
     let Sight { policy, clock, .. } = sight;
+    if policy.attended && policy.at_host {
+        return format!(
+            "{} is tried only while somebody is signed in.",
+            sight.primary
+        );
+    }
     if policy.attended {
         return "Where mail goes is tried only while somebody is signed in there.".to_owned();
     }
@@ -464,8 +479,8 @@ mod tests {
         };
         assert_eq!(
             plan_of(&PolicyChange::default()),
-            "It is on the plan small with 2 extra steps; its quota, how long mail is held and what \
-             a sender is told when it is full are the plan's."
+            "It is on the plan small with 2 extra steps; its quota, how long mail is held, what a \
+             sender is told when it is full and how its primary is watched are the plan's."
         );
         let own = PolicyChange {
             quota_bytes: Some(0),
@@ -505,15 +520,34 @@ mod tests {
             since: Timestamp(0),
             until: Timestamp(1),
         };
-        let policy = &Policy {
+        let there = Policy {
             attended: true,
             ..policy
         };
-        for (attended, said) in [
-            (None, "is accepted now and held until somebody signs in"),
+        let at_host = Policy {
+            at_host: true,
+            ..there
+        };
+        for (policy, attended, said) in [
             (
+                &there,
+                None,
+                "accepted now and held until somebody signs in",
+            ),
+            (
+                &there,
                 Some(&attended),
-                "is accepted now and delivered to 192.0.2.7:25, where ann is signed in",
+                "accepted now and delivered to 192.0.2.7:25, where ann is signed in",
+            ),
+            (
+                &at_host,
+                None,
+                "accepted now and held until somebody signs in",
+            ),
+            (
+                &at_host,
+                Some(&attended),
+                "accepted now and delivered to mx.a.example:25, while ann is signed in",
             ),
         ] {
             let told = arrival(&Sight {

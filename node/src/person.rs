@@ -207,6 +207,7 @@ fn policy(change: PolicyChange) -> String {
         ping,
         atrn,
         attended,
+        at_host,
     } = change;
     let number = |name: &str, value: Option<u64>| value.map(|value| format!("{name} {value}"));
     let flag = |name: &str, value: Option<bool>| value.map(|value| format!("{name} {value}"));
@@ -227,6 +228,7 @@ fn policy(change: PolicyChange) -> String {
         flag("ping", ping),
         flag("atrn", atrn),
         flag("attended", attended),
+        flag("at_host", at_host),
     ];
     let changed: Vec<_> = changed.into_iter().flatten().collect();
     format!("policy: {}", changed.join(", "))
@@ -244,6 +246,8 @@ fn plan(change: &PlanChange) -> String {
         mx_hosts,
         hold_ms,
         full_for_good,
+        probe_ms,
+        ping,
     } = change;
     let number = |name: &str, value: &Option<u64>| value.map(|value| format!("{name} {value}"));
     let changed = [
@@ -256,6 +260,8 @@ fn plan(change: &PlanChange) -> String {
         number("mx_hosts", &mx_hosts.map(u64::from)),
         number("hold_ms", hold_ms),
         full_for_good.map(|value| format!("full_for_good {value}")),
+        number("probe_ms", probe_ms),
+        ping.map(|value| format!("ping {value}")),
     ];
     let changed: Vec<_> = changed.into_iter().flatten().collect();
     changed.join(", ")

@@ -473,8 +473,9 @@ pub(crate) struct Policy {
     /// [default: relay]
     #[arg(long, value_enum, value_name = "WHAT")]
     pub(crate) while_up: Option<WhileUp>,
-    /// Deliver to the primary `always`, or only while somebody is `signed-in` in the portal, and to
-    /// the address they are signed in from [default: always]
+    /// Deliver to the primary `always`; or only while somebody is `signed-in` in the portal, and to
+    /// the address they are signed in from; or, with `signed-in-host`, to the primary while they are
+    /// [default: always]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) deliver: Option<Deliver>,
 }
@@ -500,11 +501,11 @@ pub(crate) struct Subscription {
     /// Steps of extra quota, beside what the plan includes
     #[arg(long, value_name = "N")]
     pub(crate) extra_steps: Option<u32>,
-    /// Forget the domain's own --quota, --quota-messages, --hold and --when-full, so that the
+    /// Forget the domain's own --quota, --quota-messages, --hold, --when-full, --probe and --ping, so that the
     /// plan's are in force
     #[arg(
         long,
-        conflicts_with_all = ["quota", "quota_messages", "hold", "when_full"]
+        conflicts_with_all = ["quota", "quota_messages", "hold", "when_full", "probe", "ping"]
     )]
     pub(crate) follow_plan: bool,
 }
@@ -731,6 +732,13 @@ pub(crate) struct Offer {
     /// [default: later]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) when_full: Option<WhenFull>,
+    /// How often a primary is looked at while no mail is held [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = passing)]
+    pub(crate) probe: Option<u64>,
+    /// Ping a primary that cannot be reached, to tell whether its mail server is down, or its machine
+    /// or line; a hint, on which nothing else depends [default: no]
+    #[arg(long, value_enum, value_name = "WHETHER")]
+    pub(crate) ping: Option<YesNo>,
 }
 
 #[derive(Args, Debug)]
@@ -862,6 +870,7 @@ pub(crate) enum YesNo {
 pub(crate) enum Deliver {
     Always,
     SignedIn,
+    SignedInHost,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -1457,6 +1466,8 @@ mod tests {
         assert!(parse("--plan basic --extra-steps 2 --quota 1GB"));
         assert!(!parse("--follow-plan --quota 1GB"));
         assert!(!parse("--follow-plan --when-full never"));
+        assert!(!parse("--follow-plan --probe 1m"));
+        assert!(!parse("--follow-plan --ping yes"));
         assert!(!parse("--extra-steps -1"));
     }
 

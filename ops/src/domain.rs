@@ -389,7 +389,8 @@ fn policy(asked: cli::Policy) -> Policy {
         verify: asked.recipients.map(|which| which == Taken::Verify),
         yes_ms: asked.keep_yes,
         no_ms: asked.keep_no,
-        attended: asked.deliver.map(|when| when == Deliver::SignedIn),
+        attended: asked.deliver.map(|when| when != Deliver::Always),
+        at_host: asked.deliver.map(|when| when == Deliver::SignedInHost),
         probe_ms: asked.probe,
         ping: asked.ping.map(|whether| whether == YesNo::Yes),
         atrn: asked.atrn.map(|whether| whether == YesNo::Yes),
@@ -498,7 +499,11 @@ fn policy_as_json(policy: &Policy) -> Value {
         "ping": policy.ping,
         "atrn": policy.atrn,
         "while_up": if policy.defer == Some(true) { "defer" } else { "relay" },
-        "deliver": if policy.attended == Some(true) { "signed-in" } else { "always" },
+        "deliver": match (policy.attended, policy.at_host) {
+            (Some(true), Some(true)) => "signed-in-host",
+            (Some(true), _) => "signed-in",
+            _ => "always",
+        },
         "when_full": if policy.full_for_good == Some(true) { "never" } else { "later" },
     })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use holdfast_proto::admin::{Plan as Shown, PlanName, PlanSetRequest};
 use serde_json::{Value, json};
 
-use crate::cli::{Global, Offer, Plan, WhenFull};
+use crate::cli::{Global, Offer, Plan, WhenFull, YesNo};
 use crate::client::{self, Client};
 use crate::failure::{Exit, Failure};
 use crate::money::{self, Money};
@@ -80,6 +80,8 @@ fn offered(name: &str, price: Option<Money>, offer: &Offer) -> Result<Shown, Fai
         mx_hosts: offer.hosts,
         hold_ms: offer.hold,
         full_for_good: offer.when_full.map(|when| when == WhenFull::Never),
+        probe_ms: offer.probe,
+        ping: offer.ping.map(|whether| whether == YesNo::Yes),
         domains: 0,
     })
 }
@@ -140,6 +142,8 @@ fn show(plans: &[Shown], output: Output) -> Result<(), Failure> {
         "HOSTS",
         "HOLD",
         "WHEN FULL",
+        "PROBE",
+        "PING",
         "DOMAINS",
     ];
     let numbers = [
@@ -191,6 +195,8 @@ fn show(plans: &[Shown], output: Output) -> Result<(), Failure> {
                 "later"
             }
             .to_owned(),
+            output::span(Duration::from_millis(plan.probe_ms())),
+            if plan.ping() { "yes" } else { "no" }.to_owned(),
             plan.domains.to_string(),
         ]);
     }
@@ -214,6 +220,8 @@ fn as_json(plan: &Shown) -> Value {
         "mx_hosts": limit(plan.mx_hosts().into()),
         "hold_seconds": limit(plan.hold_ms()).map(|ms| ms as f64 / 1000.0),
         "when_full": if plan.full_for_good() { "never" } else { "later" },
+        "probe_seconds": plan.probe_ms() as f64 / 1000.0,
+        "ping": plan.ping(),
         "domains": plan.domains,
     })
 }

@@ -174,3 +174,73 @@ fn webindia_mail_follows_the_customer_to_a_new_address_and_stops_when_the_line_i
         assert!(stranger.received().is_empty(), "it was signed out");
     });
 }
+
+/// Behind a proxy, the address that one is signed in from is not the server's; its name leads there.
+#[test]
+fn webindia_mail_goes_to_the_configured_host_while_the_page_is_open_and_is_held_once_it_is_closed()
+{
+    let _alone = alone();
+    in_its_own_world(|| {
+        let at = |last| IpAddr::V4(Ipv4Addr::new(203, 0, 113, last));
+        let port = free_port();
+        let (server, proxy) = (Lent::new(at(7)), Lent::new(at(9)));
+        let mut mailbox = Mailbox::at(SocketAddr::new(server.address(), port));
+        let mut others = Mailbox::at(SocketAddr::new(proxy.address(), port));
+        let sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
+        let policy = ["--deliver", "signed-in-host"];
+        sandbox.must("n1", &[&["domain", "set", DOMAIN], &policy[..]].concat());
+        add_account(&sandbox);
+        let give = |node: &str, subject: &str| {
+            assert_eq!(send(sandbox.node(node).smtp, BOB, JOE, subject).code, 250);
+        };
+        let receive = |node: &str| {
+            let web = Web::new(sandbox.node(node).portal.expect("a portal"));
+            let page = format!("/d/{DOMAIN}");
+            let customer = web.from(proxy.address()).sign_in(NAME, PASSWORD);
+            customer.press_and_stay(&page, &format!("{page}/receive"))
+        };
+        let says = |words: &str| {
+            wait_for(words, SOON, || {
+                let shown = sandbox.ask("n3", &["domain", "show", DOMAIN]).stdout;
+                String::from_utf8_lossy(&shown)
+                    .contains(words)
+                    .then_some(())
+            });
+        };
+        mailbox.come_up();
+        others.come_up();
+
+        give("n2", "one");
+        says("held until somebody signs in");
+        sleep(2 * A_WHILE);
+        assert!(mailbox.received().is_empty(), "nobody was signed in");
+
+        let page = receive("n1");
+        assert_eq!(subjects(&mailbox.wait_for(1, SOON)), ["one"]);
+        assert!(
+            page.text().contains("Mail comes to your server"),
+            "{}",
+            page.text()
+        );
+        says("while ann@example.test is signed in");
+        give("n3", "two");
+        assert_eq!(mailbox.wait_for(2, SOON)[1].subject(), "two");
+
+        drop(page);
+        says("held until somebody signs in");
+        give("n2", "three");
+        sleep(2 * A_WHILE);
+        assert_eq!(mailbox.received().len(), 2, "the page was closed");
+
+        // Once the policy is another, the page no longer says where mail goes, and ends.
+        let page = receive("n2");
+        assert_eq!(mailbox.wait_for(3, SOON)[2].subject(), "three");
+        sandbox.must("n1", &["domain", "set", DOMAIN, "--deliver", "signed-in"]);
+        wait_for("the page to end", SOON, || {
+            page.text()
+                .contains("Where mail goes was changed")
+                .then_some(())
+        });
+        assert!(others.received().is_empty(), "it is nobody's server");
+    });
+}

@@ -528,6 +528,7 @@ fn policy(choices: &mut Choices<'_>) -> PolicyChange {
         defer: some([0, 1, 1]).map(|flag| flag == 1),
         ping: some([0, 1, 1]).map(|flag| flag == 1),
         atrn: some([0, 1, 1]).map(|flag| flag == 1),
+        at_host: some([0, 1, 1]).map(|flag| flag == 1),
     }
 }
 
@@ -547,6 +548,8 @@ fn plan_change(choices: &mut Choices<'_>) -> PlanChange {
         mx_hosts: some([0, 1, 3]).map(|hosts| hosts as u32),
         hold_ms: some([0, HOUR_MS, u64::MAX]),
         full_for_good: some([0, 1, 1]).map(|flag| flag == 1),
+        probe_ms: some([0, HOUR_MS, u64::MAX]),
+        ping: some([0, 1, 1]).map(|flag| flag == 1),
     }
 }
 

@@ -26,6 +26,13 @@ pub(crate) const CODES_STAY_USED: u32 = 4;
 /// Since which level the names of a domain's list are counted and limited.
 pub(crate) const LISTED_COUNTS: u32 = 4;
 
+/// Since which level mail goes to the primary while somebody is signed in anywhere.
+pub(crate) const AT_HOST: u32 = 4;
+
+/// Since which level plans say how often a primary is looked at, and whether it is pinged: what has a
+/// domain follow its plan clears that of its own policy, too, which an older version would keep.
+pub(crate) const PLANS_WATCH: u32 = 4;
+
 /// Since which level getting mail (ATRN) is a scope of tokens. Until then `deliver` is enough for it.
 pub const FETCH_SCOPE: u32 = 4;
 
@@ -62,7 +69,6 @@ impl Command {
             | Self::SetRecipients { .. }
             | Self::Learn { .. }
             | Self::Unlearn { .. }
-            | Self::SetPlan { .. }
             | Self::RemovePlan { .. }
             | Self::Subscribe { .. }
             | Self::Observe { .. }
@@ -71,9 +77,14 @@ impl Command {
             | Self::Attend { .. }
             | Self::Leave { .. } => 1,
             // Who does not know a field does not keep it.
-            Self::SetPolicy { change, .. } => match change.ping.or(change.atrn) {
-                Some(_) => 3,
-                None => 1,
+            Self::SetPolicy { change, .. } => match (change.at_host, change.ping.or(change.atrn)) {
+                (Some(_), _) => AT_HOST,
+                (None, Some(_)) => 3,
+                (None, None) => 1,
+            },
+            Self::SetPlan { change, .. } => match (change.probe_ms, change.ping) {
+                (None, None) => 1,
+                _ => PLANS_WATCH,
             },
             Self::Dispose { how, .. } => how.level(),
             Self::OfAccount { change, .. } => change.level(),
@@ -137,4 +148,52 @@ pub(crate) fn known(level: u32) -> Result<u32, Undecodable> {
         return Err(Undecodable::unknown("feature level"));
     }
     Ok(level)
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_mail::Domain;
+
+    use super::*;
+    use crate::{PlanChange, PolicyChange};
+
+    #[test]
+    fn a_field_is_of_the_level_that_brought_it() {
+        let policy = |change| Command::SetPolicy {
+            domain: Domain::parse("a.example").unwrap(),
+            change,
+        };
+        let plan = |change| Command::SetPlan {
+            name: "basic".to_owned(),
+            change,
+            must_be_new: false,
+            must_exist: false,
+        };
+        let attended = PolicyChange {
+            attended: Some(true),
+            ..PolicyChange::default()
+        };
+        assert_eq!(policy(attended).level(), 1);
+        let at_host = PolicyChange {
+            at_host: Some(false),
+            ping: Some(true),
+            ..attended
+        };
+        assert_eq!(policy(at_host).level(), AT_HOST);
+        assert_eq!(plan(PlanChange::default()).level(), 1);
+        let (probe_ms, ping) = (Some(1), Some(false));
+        let watched = [
+            PlanChange {
+                probe_ms,
+                ..PlanChange::default()
+            },
+            PlanChange {
+                ping,
+                ..PlanChange::default()
+            },
+        ];
+        for change in watched {
+            assert_eq!(plan(change).level(), PLANS_WATCH);
+        }
+    }
 }

@@ -3,9 +3,12 @@
 //! A domain that is on a plan has what the plan says wherever its own policy says nothing. It is
 //! looked up when it is needed, so a plan that changes has changed for all its domains at once.
 
+use std::time::Duration;
+
 use holdfast_proto::ledger as proto;
 
-use crate::policy::{HOLD_DEFAULT, changed};
+use crate::level::PLANS_WATCH;
+use crate::policy::{HOLD_DEFAULT, PROBE_DEFAULT, changed};
 use crate::{KvError, KvRead, Month, row, tables};
 
 /// Plans, with those that were removed and are still on a bill: more than a price list can hold,
@@ -46,6 +49,10 @@ pub struct Plan {
     /// Zero: without end.
     pub hold_ms: u64,
     pub full_for_good: bool,
+    /// How often a primary is looked at.
+    pub probe_ms: u64,
+    /// A primary that cannot be reached is pinged.
+    pub ping: bool,
     /// Domains that are on it.
     pub domains: u64,
 }
@@ -80,6 +87,7 @@ impl Plan {
 
     fn from_terms(name: &str, plan: proto::Plan) -> Self {
         let limit = |number: Option<u64>| number.filter(|number| *number > 0);
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(0);
         Self {
             name: name.to_owned(),
             currency: plan.currency.unwrap_or_default(),
@@ -89,10 +97,10 @@ impl Plan {
             step_bytes: plan.step_bytes.unwrap_or(0),
             step_price: plan.step_price.unwrap_or(0),
             mx_hosts: plan.mx_hosts.unwrap_or(0),
-            hold_ms: plan
-                .hold_ms
-                .unwrap_or_else(|| u64::try_from(HOLD_DEFAULT.as_millis()).unwrap_or(0)),
+            hold_ms: plan.hold_ms.unwrap_or(ms(HOLD_DEFAULT)),
             full_for_good: plan.full_for_good.unwrap_or(false),
+            probe_ms: plan.probe_ms.unwrap_or(ms(PROBE_DEFAULT)),
+            ping: plan.ping.unwrap_or(false),
             domains: 0,
         }
     }
@@ -119,14 +127,22 @@ impl Plan {
             quota_bytes: own.quota_bytes.or(limit(self.quota_with(extra_steps))),
             quota_messages: own.quota_messages.or(limit(self.quota_messages)),
             full_for_good: own.full_for_good.or(Some(self.full_for_good)),
+            probe_ms: own.probe_ms.or(Some(self.probe_ms)),
+            ping: own.ping.or(Some(self.ping)),
             ..own
         }
     }
 }
 
-/// A policy that says nothing of what a plan says.
-pub(crate) fn follow(own: proto::Policy) -> proto::Policy {
+/// A policy that says nothing of what a plan says in a cluster of that level.
+pub(crate) fn follow(own: proto::Policy, level: u32) -> proto::Policy {
+    let (probe_ms, ping) = match level >= PLANS_WATCH {
+        true => (None, None),
+        false => (own.probe_ms, own.ping),
+    };
     proto::Policy {
+        probe_ms,
+        ping,
         hold_ms: None,
         quota_bytes: None,
         quota_messages: None,
@@ -197,6 +213,32 @@ mod tests {
         let steps = u64::from(EXTRA_STEPS_MAX);
         assert_eq!(plan.amount_with(EXTRA_STEPS_MAX), PRICE_MAX * (steps + 1));
         assert_eq!(plan.quota_with(EXTRA_STEPS_MAX), Some(u64::MAX));
+    }
+
+    #[test]
+    fn how_a_primary_is_watched_is_the_plans_unless_the_domain_says_otherwise() {
+        let watched = terms(&PlanChange {
+            currency: Some("EUR".to_owned()),
+            probe_ms: Some(900_000),
+            ping: Some(true),
+            ..PlanChange::default()
+        });
+        let plan = Plan::from_terms("watched", watched.unwrap());
+        let in_force = |own| {
+            let filled = plan.fill(own, 0);
+            (filled.probe_ms, filled.ping)
+        };
+        let own = proto::Policy {
+            probe_ms: Some(60_000),
+            ping: Some(false),
+            ..proto::Policy::default()
+        };
+        let plans = (Some(900_000), Some(true));
+        assert_eq!(in_force(proto::Policy::default()), plans);
+        assert_eq!(in_force(own), (Some(60_000), Some(false)));
+        assert_eq!(in_force(follow(own, PLANS_WATCH)), plans);
+        // An older version would keep what it has never known a plan to say.
+        assert_eq!(follow(own, PLANS_WATCH - 1), own);
     }
 
     #[test]

@@ -53,8 +53,10 @@ pub struct Policy {
     pub yes: Duration,
     /// Its no is forgotten after this.
     pub no: Duration,
-    /// Mail goes only to where somebody is signed in for the domain, while they are.
+    /// Mail goes only while somebody is signed in for the domain, and to where they are.
     pub attended: bool,
+    /// It goes to the domain's primary instead, as configured, for whom a proxy stands between.
+    pub at_host: bool,
     /// How often the primary is looked at while no mail is held.
     pub probe: Duration,
     /// While the primary is up, senders are asked to go there.
@@ -103,6 +105,7 @@ impl Policy {
             full_for_good: policy.full_for_good.unwrap_or(false),
             listed_only: policy.listed_only.unwrap_or(false),
             attended: policy.attended.unwrap_or(false),
+            at_host: policy.at_host.unwrap_or(false),
             delimiter: policy.delimiter.map_or(Some('+'), |point| {
                 char::from_u32(point).filter(|c| *c != '\0')
             }),
@@ -154,6 +157,21 @@ pub(crate) fn changed<M: Message>(mut row: M, change: &M) -> M {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mail_of_who_is_signed_in_goes_to_where_they_are_unless_the_host_is_meant() {
+        let policy = |attended, at_host| {
+            let policy = Policy::from_proto(&proto::Policy {
+                attended,
+                at_host,
+                ..proto::Policy::default()
+            });
+            (policy.attended, policy.at_host)
+        };
+        assert_eq!(policy(None, None), (false, false));
+        assert_eq!(policy(Some(true), None), (true, false));
+        assert_eq!(policy(Some(true), Some(true)), (true, true));
+    }
 
     #[test]
     fn a_quota_is_full_with_the_last_message_that_fits() {

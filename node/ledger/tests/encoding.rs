@@ -309,6 +309,14 @@ fn commands() -> Vec<Command> {
                 ..PolicyChange::default()
             },
         },
+        Command::SetPolicy {
+            domain: domain(),
+            change: PolicyChange {
+                attended: Some(true),
+                at_host: Some(true),
+                ..PolicyChange::default()
+            },
+        },
         Command::SetRecipients {
             domain: domain(),
             add: vec!["joe".to_owned(), "*".to_owned()],
@@ -435,9 +443,20 @@ fn commands() -> Vec<Command> {
                 mx_hosts: Some(3),
                 hold_ms: Some(u64::MAX),
                 full_for_good: Some(false),
+                ..PlanChange::default()
             },
             must_be_new: true,
             must_exist: false,
+        },
+        Command::SetPlan {
+            name: "basic".to_owned(),
+            change: PlanChange {
+                probe_ms: Some(900_000),
+                ping: Some(true),
+                ..PlanChange::default()
+            },
+            must_be_new: false,
+            must_exist: true,
         },
         Command::RemovePlan {
             name: "basic".to_owned(),

@@ -26,7 +26,7 @@
 //! recipients DOMAIN [clear] [add NAME,…] [remove NAME,…]
 //! learn DOMAIN NAME|nobody yes|no   unlearn DOMAIN NAME,…|all
 //! observe DOMAIN by NODE up|WHY-NOT
-//! policy DOMAIN [recipients any|listed|verify] [yes|no TIME] [delimiter CHAR|none] [hold|delay|probation TIME] [bytes|messages N] [full later|never]
+//! policy DOMAIN [recipients any|listed|verify] [yes|no TIME] [delimiter CHAR|none] [hold|delay|probation TIME] [bytes|messages N] [full later|never] [probe TIME] [ping yes|no]
 //! review DOMAIN: SEQ, …
 //! requeue|discard|bounce|hold|release|delete|undelete DOMAIN [held] [MESSAGE,…]
 //! post by NODE for TIME [epoch EPOCH]
@@ -34,7 +34,7 @@
 //! reports by NODE epoch EPOCH: SEQ delivered|deferred|dropped TEXT, …
 //! route DOMAIN [mx] [lmtp] [required|verified] [login] [key] [private]
 //! askers DOMAIN anybody|nobody|NETWORK,…
-//! plan add|change|set NAME [price CURRENCY N] [bytes|messages N] [step BYTES PRICE] [hosts N] [hold TIME] [full later|never]
+//! plan add|change|set NAME [price CURRENCY N] [bytes|messages N] [step BYTES PRICE] [hosts N] [hold TIME] [full later|never] [probe TIME] [ping yes|no]
 //! plan remove NAME
 //! subscribe DOMAIN [to PLAN|nothing] [steps N] [follow]
 //! offer AUTHORITY   retire AUTHORITY   trust AUTHORITY by NODE [used]
@@ -1280,6 +1280,8 @@ fn change(options: &[&str]) -> PolicyChange {
             ["delimiter", "none"] => change.delimiter = Some(0),
             ["delimiter", text] => change.delimiter = text.chars().next().map(u32::from),
             ["full", how] => change.full_for_good = Some(how == "never"),
+            ["probe", time] => change.probe_ms = Some(millis(time)),
+            ["ping", which] => change.ping = Some(which == "yes"),
             _ => panic!("no such policy: {option:?}"),
         }
     }
@@ -1315,6 +1317,14 @@ fn plan_change(mut options: &[&str]) -> PlanChange {
             }
             ["hold", time, rest @ ..] => {
                 change.hold_ms = Some(millis(time));
+                rest
+            }
+            ["probe", time, rest @ ..] => {
+                change.probe_ms = Some(millis(time));
+                rest
+            }
+            ["ping", which, rest @ ..] => {
+                change.ping = Some(*which == "yes");
                 rest
             }
             ["full", how, rest @ ..] => {

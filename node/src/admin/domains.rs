@@ -108,6 +108,7 @@ fn policy_to_wire(policy: &Policy) -> wire::Policy {
         defer: Some(policy.defer),
         ping: Some(policy.ping),
         atrn: Some(policy.atrn),
+        at_host: Some(policy.at_host),
     }
 }
 
@@ -129,6 +130,7 @@ fn change_from_wire(change: wire::Policy) -> PolicyChange {
         defer: change.defer,
         ping: change.ping,
         atrn: change.atrn,
+        at_host: change.at_host,
     }
 }
 
@@ -138,10 +140,16 @@ pub(super) async fn set(
 ) -> Result<wire::Domain, Status> {
     let cluster = admin.cluster()?;
     let domain = parse(&request.name)?;
-    let change = request
-        .policy
-        .map(change_from_wire)
-        .filter(|change| *change != PolicyChange::default());
+    let mut change = request.policy.map(change_from_wire).unwrap_or_default();
+    // An older version in the cluster need not know of what is not so anyway.
+    if change.at_host == Some(false)
+        && !query::policy(&cluster.view(), &domain)
+            .map_err(broken)?
+            .at_host
+    {
+        change.at_host = None;
+    }
+    let change = (change != PolicyChange::default()).then_some(change);
     let known = query::domain(&cluster.view(), &domain).map_err(broken)?;
     let subscribe = plans::subscription(&cluster.view(), &domain, &request)?;
     if request.primary.is_empty() {

@@ -29,6 +29,8 @@ pub(super) async fn set(
         mx_hosts: wanted.mx_hosts,
         hold_ms: wanted.hold_ms,
         full_for_good: wanted.full_for_good,
+        probe_ms: wanted.probe_ms,
+        ping: wanted.ping,
     };
     let known = query::plan(&admin.cluster()?.view(), &wanted.name).map_err(broken)?;
     check(&wanted.name, &change, known.as_ref()).map_err(Status::invalid_argument)?;
@@ -118,6 +120,8 @@ fn to_wire(plan: Plan) -> wire::Plan {
         mx_hosts: Some(plan.mx_hosts),
         hold_ms: Some(plan.hold_ms),
         full_for_good: Some(plan.full_for_good),
+        probe_ms: Some(plan.probe_ms),
+        ping: Some(plan.ping),
         domains: plan.domains,
     }
 }
@@ -289,6 +293,8 @@ mod tests {
             mx_hosts: 0,
             hold_ms: 0,
             full_for_good: false,
+            probe_ms: 0,
+            ping: false,
             domains: 0,
         }
     }

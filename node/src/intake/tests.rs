@@ -616,6 +616,48 @@ async fn a_primary_is_asked_once_about_a_recipient_and_known_ones_are_taken_when
 }
 
 #[tokio::test]
+async fn a_message_that_no_domain_could_ever_take_is_refused_at_mail() {
+    let house = House::open().await;
+    let quota = |name: &str, bytes: u64| Command::SetPolicy {
+        domain: Domain::parse(name).unwrap(),
+        change: holdfast_ledger::PolicyChange {
+            quota_bytes: Some(bytes),
+            ..holdfast_ledger::PolicyChange::default()
+        },
+    };
+    let mut client = house.guest().await;
+    let mut mail = async |size: u64| {
+        let command = format!("MAIL FROM:<a@b.example> SIZE={size}");
+        let reply = client.ask(&command).await;
+        client.ask("RSET").await;
+        reply
+    };
+    assert!(mail(3_000).await.starts_with("250"), "there is no quota");
+    house.propose(quota("foo.example", 1_000)).await;
+    assert!(mail(1_000).await.starts_with("250"), "it may have room");
+    assert!(mail(1_001).await.starts_with("552 5.3.4"));
+
+    // Whose it is, is not known yet.
+    house.configure("large.example").await;
+    house.propose(quota("large.example", 2_000)).await;
+    assert!(mail(2_000).await.starts_with("250"), "it may be for them");
+    assert!(mail(2_001).await.starts_with("552 5.3.4"));
+
+    // More domains than are looked at.
+    for number in 0..63 {
+        let name = format!("d{number}.example");
+        house.configure(&name).await;
+        house.propose(quota(&name, 1_000)).await;
+    }
+    assert!(mail(2_001).await.starts_with("250"), "nothing is said yet");
+    let command = "MAIL FROM:<a@b.example> SIZE=2001";
+    assert!(client.ask(command).await.starts_with("250"));
+    let reply = client.ask("RCPT TO:<joe@foo.example>").await;
+    assert!(reply.starts_with("552 5.2.2"), "{reply}");
+    house.close().await;
+}
+
+#[tokio::test]
 async fn a_primary_that_takes_everybody_is_asked_once() {
     let house = House::open().await;
     let (port, asked) = scripted_primary(&[("@", "250 ok")]).await;

@@ -64,6 +64,10 @@ const HEADER_ID_CHARS_MAX: usize = 998;
 /// than the hundred that RFC 5321 section 4.5.3.1.8 wants to be taken, however long, always have room.
 const RECIPIENT_OCTETS_MAX: usize = 256 << 10;
 
+/// Domains that are looked at to tell whether any of them could ever take a message, when MAIL announces
+/// its size. Where there are more, nothing is said before RCPT names one.
+const DOMAINS_LOOKED_AT_MAX: usize = 64;
+
 /// Recipients that the history names of a refused command.
 const REFUSED_RECIPIENTS_MAX: usize = 10;
 
@@ -161,8 +165,31 @@ impl<'a> Transaction<'a> {
         {
             return self.refuse("not_theirs", not_theirs());
         }
+        if mail.size.is_some_and(|size| self.is_too_large(size)) {
+            let text = match self.account {
+                Some(_) => "your account may not send that much in an hour",
+                None => "nobody that this server takes mail for may have a message of that size",
+            };
+            return self.refuse("too_large", Reply::new(552, 3, 4, text));
+        }
         self.mail = Some(mail);
         Reply::new(250, 1, 0, "Ok")
+    }
+
+    /// Whether a message of that size is none that anybody could get through here, or that the account
+    /// could send. What cannot be read, or may be old, is no reason to say so.
+    fn is_too_large(&self, size: u64) -> bool {
+        if let Some(account) = &self.account {
+            return size > account.send_limits.bytes;
+        }
+        let view = self.shared.cluster.view();
+        let domains = query::domains(&view, None, DOMAINS_LOOKED_AT_MAX + 1).unwrap_or_default();
+        let never = |record: &DomainRecord| {
+            query::policy(&view, &record.name).is_ok_and(|policy| policy.is_too_large(size))
+        };
+        (1..=DOMAINS_LOOKED_AT_MAX).contains(&domains.len())
+            && domains.iter().all(never)
+            && self.shared.cluster.is_current()
     }
 
     async fn log_in(&mut self, login: Login) -> Reply {

@@ -108,7 +108,12 @@ pub(super) fn picture(portal: &Portal, record: &DomainRecord) -> Result<Picture,
                      delivered, in order, as soon as it answers."
                 )
             } else if let Some(here) = query::attended(&view, domain)?.filter(|a| now < a.until) {
-                format!("It is delivered to {} now.", here.to)
+                match policy.at_host {
+                    true => format!("It is delivered to {primary} now."),
+                    false => format!("It is delivered to {} now.", here.to),
+                }
+            } else if policy.at_host {
+                format!("It is delivered to {primary}, in order, while you receive it.")
             } else {
                 "It is delivered, in order, while you receive it here.".to_owned()
             };
@@ -228,6 +233,8 @@ struct Page {
     picture: Picture,
     /// Mail waits for somebody to sign in where it is to go.
     attended: bool,
+    /// They do so from wherever they are, and it goes to their server.
+    at_host: bool,
     says: Vec<String>,
     said: String,
 }
@@ -272,10 +279,12 @@ pub(super) async fn show(
     Query(said): Query<Said>,
 ) -> Result<Response, Problem> {
     let record = who.domain(&portal, &name)?;
+    let policy = query::policy(&portal.cluster.view(), &record.name)?;
     render(&Page {
         frame: Frame::of(&who, record.name.as_str(), "overview"),
         picture: picture(&portal, &record)?,
-        attended: query::policy(&portal.cluster.view(), &record.name)?.attended,
+        attended: policy.attended,
+        at_host: policy.at_host,
         says: explain::sentences(&portal.cluster.view(), &record)?,
         said: said.text(),
     })

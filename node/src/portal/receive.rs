@@ -1,4 +1,5 @@
-//! Receiving mail at the machine one is signed in from, for whom every dial-up is another address.
+//! Receiving mail at the machine one is signed in from, for whom every dial-up is another address; or at
+//! the configured host, for whom a proxy or NAT stands between.
 //!
 //! The page is the session: it never ends by itself, and each piece of it tells how the mail drains.
 //! When it is closed, or its connection dies, mail is held again within seconds. It needs no script.
@@ -24,6 +25,7 @@ use super::{Portal, overview, told};
 use crate::accounts::Seal;
 use crate::attendance::{Attendance, NotThere, RENEW_EVERY};
 use crate::dial::is_public;
+use crate::explain;
 use crate::replica::{Served, now};
 
 /// How often the page says how many wait, if that changed.
@@ -36,7 +38,9 @@ const PAGE_END: &str = "</main>";
 #[template(path = "receive.html")]
 struct Head {
     frame: Frame,
-    to: SocketAddr,
+    /// Where mail goes, in words.
+    to: String,
+    at_host: bool,
 }
 
 pub(super) async fn receive(
@@ -46,12 +50,15 @@ pub(super) async fn receive(
 ) -> Result<Response, Problem> {
     let record = posted.who.domain(&portal, &name)?;
     let to = SocketAddr::new(posted.who.client.0.to_canonical(), record.primary.port);
-    let route = query::route(&portal.cluster.view(), &record.name)?;
-    if !route.private && !is_public(to.ip()) {
+    let view = portal.cluster.view();
+    let route = query::route(&view, &record.name)?;
+    let at_host = query::policy(&view, &record.name)?.at_host;
+    if !at_host && !route.private && !is_public(to.ip()) {
         return Err(Problem::Wrong(format!(
             "You are signed in from {}, an address inside a network, which may be another machine's where mail is \
              delivered from. Nothing was changed. Sign in from the machine that receives the mail, and not through a \
-             proxy; or have the operator allow it: domain route {} --private-addresses allow",
+             proxy; or have the operator allow it: domain route {1} --private-addresses allow; or have mail go to your \
+             server by its name while you are signed in: domain set {1} --deliver signed-in-host",
             to.ip(),
             record.name
         )));
@@ -60,17 +67,23 @@ pub(super) async fn receive(
     let account = &posted.who.session.account.name;
     let session = Attendance::begin(cluster, record.name.clone(), account, to, None);
     let session = session.await?;
+    let to = match at_host {
+        true => explain::whither(&view, &record)?,
+        false => to.to_string(),
+    };
+    drop(view);
     tracing::info!(domain = %record.name, %to, account = session.account, "its owner is signed in: mail goes there");
     let head = Head {
         frame: Frame::of(&posted.who, record.name.as_str(), "overview"),
         to,
+        at_host,
     };
     let head = head.render().map_err(|e| Problem::Unable(e.to_string()))?;
     // The page stays open at the end of its main part.
     let (head, tail) = head.split_once(PAGE_END).unwrap_or((&head, ""));
     let (head, tail) = (head.to_owned(), format!("{PAGE_END}{tail}"));
     let pieces = once(async move { head })
-        .chain(lines(portal.clone(), session, posted.who))
+        .chain(lines(portal.clone(), session, posted.who, at_host))
         .chain(once(async move { tail }));
     let body = Body::from_stream(pieces.map(|piece| Ok::<_, Infallible>(Bytes::from(piece))));
     // Whatever stands between must hand on each piece at once.
@@ -94,6 +107,7 @@ struct On {
     portal: Arc<Portal>,
     session: Attendance,
     who: SignedIn,
+    at_host: bool,
     look: tokio::time::Interval,
     renewed: Instant,
     told: Option<u64>,
@@ -113,6 +127,13 @@ impl On {
         session.is_some_and(|session| session.account.domains.contains(&self.session.domain))
     }
 
+    /// Whether mail still goes where the page says.
+    fn is_true(&self) -> bool {
+        let view = self.portal.cluster.view();
+        query::policy(&view, &self.session.domain)
+            .is_ok_and(|policy| policy.at_host == self.at_host)
+    }
+
     /// Messages that are still to come.
     fn waiting(&self) -> Option<u64> {
         let portal = &self.portal;
@@ -128,12 +149,14 @@ fn lines(
     portal: Arc<Portal>,
     session: Attendance,
     who: SignedIn,
+    at_host: bool,
 ) -> impl futures::Stream<Item = String> {
     let served = portal.cluster.serve_somebody();
     let on = On {
         portal,
         session,
         who,
+        at_host,
         look: interval(LOOK_EVERY),
         renewed: Instant::now(),
         told: None,
@@ -152,6 +175,10 @@ fn lines(
             if on.renewed.elapsed() >= RENEW_EVERY {
                 if !on.may_stay() {
                     return Some((line("You were signed out. Mail is held again."), None));
+                }
+                if !on.is_true() {
+                    let text = "Where mail goes was changed. Mail is held again; open this page anew.";
+                    return Some((line(text), None));
                 }
                 if let Err(why) = on.session.renew().await {
                     return Some((line(&format!("Mail is held again. {why}")), None));

@@ -6,7 +6,7 @@ use holdfast_proto::ledger as proto;
 use super::{Logged, refuse, usage};
 use crate::plan::{self, EXTRA_STEPS_MAX, PLANS_MAX, Plan, PlanChange};
 use crate::usage::{Month, USAGE_MONTHS};
-use crate::{Effect, Kv, KvError, Refusal, Reply, row, tables};
+use crate::{Effect, Kv, KvError, Refusal, Reply, query, row, tables};
 
 /// What is asked for a domain.
 pub(super) struct Order<'a> {
@@ -127,9 +127,10 @@ pub(super) fn subscribe(
             Some(_) => {}
         }
     }
+    let level = query::level(kv)?;
     let new = proto::PolicyRow {
         policy: if order.follow {
-            old.policy.map(plan::follow)
+            old.policy.map(|own| plan::follow(own, level))
         } else {
             old.policy
         },
