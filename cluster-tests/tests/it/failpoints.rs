@@ -82,6 +82,8 @@ const HALT_TIME_MAX: Duration = Duration::from_secs(90);
 /// Bodies are kept for a minute.
 const LATE_HALT_TIME_MAX: Duration = Duration::from_secs(180);
 const HEAL_TIME_MAX: Duration = Duration::from_secs(60);
+/// A node that is started at once has the leases again that it had; else others have them.
+const LEASE_TIME_MAX: Duration = Duration::from_secs(15);
 /// Between two things that may bring a node to its step.
 const NUDGE_EVERY: Duration = Duration::from_secs(8);
 /// For the others to elect.
@@ -178,29 +180,24 @@ fn draw(random: &mut Random) -> Vec<Case> {
 impl Case {
     /// One node is armed, comes to the step and dies there; the others go on, and it comes back.
     fn play(&self, run: &mut Run, binary: &Path, random: &mut Random) {
-        let members = run.sandbox.names();
-        let (victim, is_to_lead) = self.victim(run, random);
-        let others: Vec<String> = members.into_iter().filter(|n| *n != victim).collect();
-        let what = format!("{victim} at {}", self.step);
-        let failpoint = format!("{}*{}", self.step, random.between(0, self.passed_max));
-        run.recorder
-            .note(format!("{what} ({failpoint}), then {:?}", self.fault));
         let newcomer = (self.when == Membership).then(|| run.add_newcomer());
-        run.kill(&victim);
-        run.restart_as(&victim, binary, &[("HOLDFAST_FAILPOINT", failpoint)]);
-        let (begun, mut nudged) = (Instant::now(), Instant::now());
-        let limit = match self.when {
-            Later => LATE_HALT_TIME_MAX,
-            _ => HALT_TIME_MAX,
-        };
-        while !run.sandbox.is_halted(&victim) {
-            assert!(begun.elapsed() < limit, "{what} did not come");
-            std::thread::sleep(Duration::from_millis(50));
-            if nudged.elapsed() > NUDGE_EVERY {
-                self.nudge(run, &victim, &others, is_to_lead);
-                nudged = Instant::now();
+        let begun = Instant::now();
+        let victim = loop {
+            let (victim, is_to_lead) = self.victim(run, random);
+            let failpoint = format!("{}*{}", self.step, random.between(0, self.passed_max));
+            let what = format!("{victim} at {failpoint}, then {:?}", self.fault);
+            run.recorder.note(&what);
+            run.kill(&victim);
+            run.restart_as(&victim, binary, &[("HOLDFAST_FAILPOINT", failpoint)]);
+            if self.is_reached(run, &victim, is_to_lead) {
+                break victim;
             }
-        }
+            // Another took the leases while it was away.
+            assert!(begun.elapsed() < self.time_max(), "{what} did not come");
+            run.kill(&victim);
+            run.restart(&victim);
+            run.sandbox.wait_until_healthy(HEAL_TIME_MAX);
+        };
         strike(run, &victim, self.fault);
         run.wait_for_recovery(self.fault, HEAL_TIME_MAX);
         run.restart(&victim);
@@ -211,6 +208,33 @@ impl Case {
             });
         }
         run.sandbox.wait_until_healthy(HEAL_TIME_MAX);
+    }
+
+    fn time_max(&self) -> Duration {
+        match self.when {
+            Later => LATE_HALT_TIME_MAX,
+            _ => HALT_TIME_MAX,
+        }
+    }
+
+    /// Whether the victim halts; it may do so at any moment, and is not asked.
+    fn is_reached(&self, run: &mut Run, victim: &str, is_to_lead: bool) -> bool {
+        let limit = match self.who {
+            Deliverer => LEASE_TIME_MAX,
+            _ => self.time_max(),
+        };
+        let (begun, mut nudged) = (Instant::now(), Instant::now());
+        while !run.sandbox.is_halted(victim) {
+            if begun.elapsed() > limit {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            if nudged.elapsed() > NUDGE_EVERY {
+                self.nudge(run, victim, is_to_lead);
+                nudged = Instant::now();
+            }
+        }
+        true
     }
 
     /// Who is armed, and whether it must lead.
@@ -229,8 +253,10 @@ impl Case {
         }
     }
 
-    /// Does what may bring the victim to its step. It may halt at any moment, and is not asked.
-    fn nudge(&self, run: &mut Run, victim: &str, others: &[String], is_to_lead: bool) {
+    /// Does what may bring the victim to its step.
+    fn nudge(&self, run: &mut Run, victim: &str, is_to_lead: bool) {
+        let mut others = run.sandbox.names();
+        others.retain(|name| name != victim);
         let status = run.sandbox.status_of(&others[0]).unwrap_or_default();
         let leader = status["leader"].as_str().unwrap_or_default().to_owned();
         let transfer = |run: &Run, to: &str| {
@@ -250,15 +276,14 @@ impl Case {
     }
 }
 
-/// A node that has a domain's lease.
+/// A node that delivers now.
 fn deliverer(run: &Run) -> String {
-    wait_for("a node that delivers", HEAL_TIME_MAX, || {
-        let status = run.sandbox.status()?;
-        let domains = status["domains"].as_array()?;
-        let mut nodes = status["nodes"].as_array()?.iter();
-        let holders: Vec<_> = domains.iter().map(|it| &it["lease_node"]).collect();
-        let holder = nodes.find(|node| holders.contains(&&node["id"]))?;
-        holder["name"].as_str().map(str::to_owned)
+    let delivered = run.recorder.history().deliveries().len();
+    wait_for("a delivery", HEAL_TIME_MAX, || {
+        let history = run.recorder.history();
+        let deliveries = history.deliveries();
+        let last = deliveries.get(delivered)?;
+        Some(last.by.to_owned())
     })
 }
 
