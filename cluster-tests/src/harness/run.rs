@@ -14,7 +14,7 @@ use super::network::{HOME, Network};
 use super::newcomer::Newcomer;
 use super::primary::{Mood, Primary, SENDERS};
 use super::relay::Quality;
-use super::sandbox::{Sandbox, signal};
+use super::sandbox::{Sandbox, binary, signal};
 use super::sender::Load;
 use super::wait_for;
 use super::watch::{Watch, look};
@@ -67,8 +67,15 @@ impl Run {
     /// Three nodes, two protected domains, both primaries down, nobody sending yet.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_by(&binary())
+    }
+
+    /// The same with nodes of another binary.
+    #[must_use]
+    pub fn start_by(binary: &Path) -> Self {
         let (recorder, primaries) = surroundings(Ipv4Addr::LOCALHOST.into());
-        let sandbox = Sandbox::start(3, DOMAINS[0], primaries[0].address());
+        let primary = primaries[0].address();
+        let sandbox = Sandbox::start_by(binary, 3, DOMAINS[0], primary, &[]);
         Self::with(recorder, primaries, sandbox, None, Size::ORDINARY)
     }
 

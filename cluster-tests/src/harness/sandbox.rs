@@ -98,12 +98,27 @@ impl Sandbox {
     /// If it does not come up: the test cannot go on.
     #[must_use]
     pub fn start_with(count: u16, domain: &str, primary: SocketAddr, options: &[&str]) -> Self {
+        Self::start_by(&binary(), count, domain, primary, options)
+    }
+
+    /// The same with nodes of another binary, which writes their configurations, too.
+    ///
+    /// # Panics
+    /// If it does not come up: the test cannot go on.
+    #[must_use]
+    pub fn start_by(
+        binary: &Path,
+        count: u16,
+        domain: &str,
+        primary: SocketAddr,
+        options: &[&str],
+    ) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("holdfast-test-")
             .tempdir()
             .expect("a temporary folder");
         let errors = folder.path().join("dev.err");
-        let mut dev = Command::new(binary())
+        let mut dev = Command::new(binary)
             .arg("dev")
             .arg("--dir")
             .arg(folder.path())
@@ -269,6 +284,14 @@ impl Sandbox {
     /// # Panics
     /// If it does not come up, or has a machine of its own.
     pub fn add_beside(&mut self, name: &str, model: &str) {
+        self.add_beside_as(name, model, &binary());
+    }
+
+    /// The same with another binary.
+    ///
+    /// # Panics
+    /// As `add_beside`.
+    pub fn add_beside_as(&mut self, name: &str, model: &str, binary: &Path) {
         let model = self.node(model).clone();
         let folder = self.folder().expect("the sandbox's folder").to_owned();
         let text = fs::read_to_string(&model.config).expect("a configuration");
@@ -298,7 +321,7 @@ impl Sandbox {
             submission: model.submission.map(other),
             machine: None,
         });
-        self.restart(name);
+        self.restart_as(name, binary, &[]);
         wait_for(
             &format!("the first answer of {name}"),
             START_TIME_MAX,

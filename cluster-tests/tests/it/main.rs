@@ -25,6 +25,7 @@ mod snapshots;
 mod storm;
 mod strangers;
 mod syncs;
+mod upgrade;
 mod verdicts;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

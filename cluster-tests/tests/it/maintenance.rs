@@ -19,13 +19,13 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// Somebody who sends message after message, each to the first mail exchanger that serves them. A
 /// transaction that begins and fails is an error.
-struct Sender {
+pub(crate) struct Sender {
     stop: Arc<AtomicBool>,
     sent: JoinHandle<Vec<String>>,
 }
 
 impl Sender {
-    fn start(exchangers: Vec<SocketAddr>) -> Self {
+    pub(crate) fn start(exchangers: Vec<SocketAddr>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let sent = thread::spawn(move || {
@@ -47,7 +47,7 @@ impl Sender {
         Self { stop, sent }
     }
 
-    fn stop(self) -> Vec<String> {
+    pub(crate) fn stop(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         self.sent.join().expect("no transaction fails")
     }
@@ -119,7 +119,11 @@ impl Line {
 }
 
 /// Sends from session to session until it is stopped; what it sent.
-fn send_over_kept_lines(at: usize, exchangers: &[SocketAddr], stop: &AtomicBool) -> Vec<String> {
+pub(crate) fn send_over_kept_lines(
+    at: usize,
+    exchangers: &[SocketAddr],
+    stop: &AtomicBool,
+) -> Vec<String> {
     let mut sent = Vec::new();
     let mut turn = at;
     let mut line = None;
@@ -140,7 +144,7 @@ fn send_over_kept_lines(at: usize, exchangers: &[SocketAddr], stop: &AtomicBool)
     sent
 }
 
-fn exchangers(sandbox: &Sandbox) -> Vec<SocketAddr> {
+pub(crate) fn exchangers(sandbox: &Sandbox) -> Vec<SocketAddr> {
     let names = sandbox.names().into_iter();
     names.map(|name| sandbox.node(&name).smtp).collect()
 }
