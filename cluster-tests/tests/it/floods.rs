@@ -27,7 +27,7 @@ const HONEST_TIME_MAX: Duration = Duration::from_secs(60);
 const HONEST_WAIT_MAX: f64 = 30.0;
 /// And letters for another domain than the flooded one, from the moment that their senders had them,
 /// by so much longer than before.
-const NEIGHBOUR_WAIT_MORE_MAX: f64 = 20.0;
+const NEIGHBOUR_WAIT_MORE_MAX: f64 = HONEST_WAIT_MAX;
 
 #[test]
 fn a_flood_at_one_node_takes_little_from_anybody_else() {

@@ -62,6 +62,8 @@ struct Fault {
 enum Kind {
     /// The power goes, for so long. `tear`: part of what was pending reached the disk.
     Crash { host: usize, ms: u64, tear: bool },
+    /// The power goes everywhere at one moment.
+    Blackout { ms: u64 },
     /// One host hears nobody and nobody hears it.
     Isolate { host: usize, ms: u64 },
     /// Nothing comes through in one direction.
@@ -134,6 +136,16 @@ fn faults(seed: u64) -> Vec<Fault> {
             }
         })
         .collect();
+    // By other dice, so that what a seed meant before it still means.
+    let mut dice = Dice(seed ^ 0xb1ac);
+    if dice.roll(3) == 0 {
+        let (at, ms) = (dice.roll(FAULTS_MS), 100 + dice.roll(12_000));
+        faults.push(Fault {
+            number: 0,
+            at,
+            kind: Kind::Blackout { ms },
+        });
+    }
     faults.sort_by_key(|fault| fault.at);
     for (number, fault) in faults.iter_mut().enumerate() {
         fault.number = number;
@@ -587,6 +599,10 @@ impl Simulation {
             let me = cluster.me().id.0;
             self.switch.note(&[1, me, term, u64::from(leads), applied]);
             if self.now.is_multiple_of(1000) {
+                let missing = cluster.bodies().missing(&cluster.view()).unwrap();
+                history.holds(missing == 0, || {
+                    format!("node {me} has entries and not the {missing} bodies that they need")
+                });
                 let hash = StateHash::of(&cluster.view()).unwrap();
                 let first = *history.hashes.entry(hash.applied).or_insert(hash.hash);
                 history.holds(first == hash.hash, || {
@@ -677,6 +693,11 @@ impl Simulation {
         let now = self.now;
         match kind {
             Kind::Crash { host, ms, tear } => self.crash(host, ms, tear),
+            Kind::Blackout { ms } => {
+                for host in 0..HOSTS {
+                    self.crash(host, ms, false);
+                }
+            }
             Kind::Isolate { host, ms } => {
                 for other in (0..HOSTS).filter(|other| *other != host) {
                     self.switch.cut(host, other);
