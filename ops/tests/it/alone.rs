@@ -98,12 +98,12 @@ impl Alone {
             metrics,
             admin,
         };
-        let answers = (0..600).any(|_| {
+        let answers = (0..1200).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(50));
             // Unhealthy, for it belongs to no cluster.
             alone.run(&["status"]).status.code() == Some(3)
         });
-        assert!(answers, "the node answers within 30 s");
+        assert!(answers, "the node answers within 60 s");
         alone
     }
 
