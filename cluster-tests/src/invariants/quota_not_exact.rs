@@ -19,6 +19,8 @@ struct Held {
     quota: Option<usize>,
     at_least: BTreeSet<AttemptId>,
     at_most: BTreeSet<AttemptId>,
+    /// Some of it has arrived, perhaps before its sender heard that it was taken.
+    begun: BTreeSet<AttemptId>,
     /// Recipients that have not got it.
     missing: BTreeMap<AttemptId, BTreeSet<String>>,
 }
@@ -75,7 +77,9 @@ pub fn check(history: &History) -> Verdict {
             } => {
                 for domain in domains_of(&tries, *attempt) {
                     let held = domains.entry(domain).or_default();
-                    held.at_least.insert(*attempt);
+                    if !held.begun.contains(attempt) {
+                        held.at_least.insert(*attempt);
+                    }
                     let Some(quota) = held.quota else { continue };
                     tried += 1;
                     if held.at_least.len() > quota {
@@ -124,6 +128,7 @@ pub fn check(history: &History) -> Verdict {
             } => {
                 let held = domains.entry(primary).or_default();
                 held.at_least.remove(attempt);
+                held.begun.insert(*attempt);
                 delivered.insert(*number, (primary, *attempt, recipients));
             }
             Event::Confirmed { number } => {
@@ -183,6 +188,19 @@ mod tests {
         // The first may have gone.
         events.insert(3, delivered(1, TO));
         assert_eq!(check(&history(&events)), Verdict::Holds { tried: 2 });
+    }
+
+    #[test]
+    fn a_message_that_arrives_before_its_sender_hears_of_it_is_not_held() {
+        let events = [
+            quota(1),
+            attempt(1, 1, TO),
+            delivered(1, TO),
+            replied(1, 250),
+        ];
+        let more = [attempt(2, 2, TO), replied(2, 250)];
+        let all = [&events[..], &more[..]].concat();
+        assert_eq!(check(&history(&all)), Verdict::Holds { tried: 2 });
     }
 
     #[test]
