@@ -105,6 +105,14 @@ fn deliverer(sandbox: &Sandbox) -> String {
     })
 }
 
+/// That are held for a domain, also one that is no customer's.
+fn messages_for(sandbox: &Sandbox, name: &str) -> Option<u64> {
+    let status = sandbox.status()?;
+    let domains = status["domains"].as_array()?;
+    let domain = domains.iter().find(|of| of["domain"] == name)?;
+    domain["messages"].as_u64()
+}
+
 fn deliverer_for(sandbox: &Sandbox, name: &str) -> Option<String> {
     let status = sandbox.status()?;
     let domains = status["domains"].as_array()?;

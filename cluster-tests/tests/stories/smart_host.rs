@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::Duration;
 
-use holdfast_cluster_tests::harness::{Sandbox, have_address, in_its_own_world};
+use holdfast_cluster_tests::harness::{Sandbox, have_address, in_its_own_world, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, Secure, Zone, pass, send};
 
 use crate::{
     A_WHILE, BOB, DOMAIN, JOE, NAME, PASSWORD, SOON, add_account, alone, deliverer_for, given_back,
-    wait_until_held,
+    messages_for, wait_until_held,
 };
 
 const FRIEND: &str = "friend@far.test";
@@ -69,6 +69,9 @@ fn customers_send_mail_to_anybody_and_nobody_else_does() {
     world.stall_after(1);
     world.come_up();
     world.wait_until_stalled(SOON);
+    wait_for("the first to be recorded", SOON, || {
+        (messages_for(&sandbox, "far.test")? == 1).then_some(())
+    });
     let worker = deliverer_for(&sandbox, "far.test").expect("somebody who sends");
     sandbox.kill(&worker);
     world.go_on();

@@ -9,7 +9,7 @@ use holdfast_cluster_tests::story::{Browser, Lent, Mailbox, Web, pass, send};
 
 use crate::{
     A_WHILE, BOB, DOMAIN, JOE, NAME, PASSWORD, SENDERS, SOON, add_account, alone, deliverer,
-    given_back, portal, sign_in, subjects,
+    given_back, portal, sign_in, subjects, wait_until_held,
 };
 
 /// Of a server that the customer does not have.
@@ -119,6 +119,7 @@ fn webindia_mail_follows_the_customer_to_a_new_address_and_stops_when_the_line_i
         mailbox.come_up();
         let page = receive(&sandbox, "n1", at(7));
         mailbox.wait_until_stalled(SOON);
+        wait_until_held(&sandbox, "n1", 1);
         let worker = deliverer(&sandbox);
         sandbox.kill(&worker);
         mailbox.go_on();

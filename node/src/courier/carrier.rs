@@ -78,7 +78,7 @@ impl Carrier {
             Some(connection) => connection,
             None => match desk.destination.open(Duration::MAX).await {
                 Ok(connection) => {
-                    crate::reach::is_up(desk.cluster(), desk.domain());
+                    desk.is_up();
                     connection
                 }
                 Err(why) => return Ended::Unreachable(why),

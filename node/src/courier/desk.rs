@@ -32,6 +32,8 @@ pub(super) struct Desk {
     /// Wakes the round: the window grew, or something else calls for another look.
     pub(super) round: Notify,
     flushes: AtomicU64,
+    /// How often the primary took a session.
+    sessions: AtomicU64,
     board: Mutex<Board>,
 }
 
@@ -67,6 +69,7 @@ impl Desk {
             work: Notify::new(),
             round: Notify::new(),
             flushes: AtomicU64::new(0),
+            sessions: AtomicU64::new(0),
             board: Mutex::new(Board {
                 queue: Queue::default(),
                 window: Window::new(connections_max),
@@ -118,6 +121,17 @@ impl Desk {
     /// Changes with every flush.
     pub(super) fn flushes(&self) -> u64 {
         self.flushes.load(Ordering::Relaxed)
+    }
+
+    /// The primary has just taken a session: if the cluster says otherwise, it is told.
+    pub(super) fn is_up(&self) {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        crate::reach::is_up(self.cluster(), self.domain());
+    }
+
+    /// Changes with every session.
+    pub(super) fn sessions(&self) -> u64 {
+        self.sessions.load(Ordering::Relaxed)
     }
 
     /// The primary answered a probe.

@@ -340,7 +340,7 @@ impl Round {
                 self.note("back", connection.address().to_string(), String::new());
                 self.primary = Primary::Up;
                 desk.primary_is_back();
-                reach::is_up(desk.cluster(), desk.domain());
+                desk.is_up();
                 self.hire(Some(*connection));
             }
             Err(why) => {
@@ -380,6 +380,7 @@ impl Round {
     /// the cluster.
     fn ask(&mut self, failed: Failed, same_for_all: bool) {
         let desk = Arc::clone(&self.carrier.desk);
+        let sessions = desk.sessions();
         self.tasks.spawn(async move {
             let (seen, elsewhere) = if same_for_all {
                 let domain = desk.domain().clone();
@@ -388,7 +389,20 @@ impl Round {
             } else {
                 reach::judged(&desk.destination, failed).await
             };
-            reach::note(desk.cluster(), vec![seen]).await;
+            // To its end, whatever becomes of the round: it may be over as soon as the primary is back.
+            let told = tokio::spawn(async move {
+                if desk.sessions() == sessions {
+                    reach::note(desk.cluster(), vec![seen]).await;
+                }
+                // It came back meanwhile: what was told of it is out of date.
+                if desk.sessions() != sessions {
+                    let domain = desk.domain().clone();
+                    reach::note(desk.cluster(), vec![Seen { domain, down: None }]).await;
+                }
+            });
+            if let Err(error) = told.await {
+                tracing::error!(%error, "what was found of a primary was not told");
+            }
             Task::Asked { elsewhere }
         });
     }
