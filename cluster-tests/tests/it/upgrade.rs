@@ -249,7 +249,7 @@ fn change_much(sandbox: &Sandbox, by: &str, round: usize) {
         sandbox.must(by, what);
     }
     // Some stay, some go.
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         sandbox.must(by, &["account", "remove", account]);
         sandbox.must(by, &["domain", "remove", domain]);
     }
