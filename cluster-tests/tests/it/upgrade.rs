@@ -169,9 +169,9 @@ fn a_cluster_of_the_version_before_is_upgraded_without_a_failed_transaction() {
 
 const PASSWORD: &str = "correct horse battery staple";
 
-/// Changes as much as there are kinds of rows, so that a version that applies one of these otherwise
+/// Changes rows of many kinds, so that a version that applies one of these otherwise
 /// than the other has other rows than it. Each round has names of its own.
-fn change_everything(sandbox: &Sandbox, by: &str, round: usize) {
+fn change_much(sandbox: &Sandbox, by: &str, round: usize) {
     let (domain, account) = (format!("round{round}.test"), format!("ann{round}"));
     let (domain, account) = (domain.as_str(), account.as_str());
     let plan = format!("plan{round}");
@@ -263,7 +263,7 @@ fn live_together(run: &mut Run, fleet: &Fleet, random: &mut Random, round: &mut 
         lead(&run.sandbox, leader);
         *round += 1;
         let by = &order[random.between(0, 2) as usize];
-        change_everything(&run.sandbox, by, *round);
+        change_much(&run.sandbox, by, *round);
         // A node that was away fetches entries and bodies of what came meanwhile.
         let away = &order[(at + 1) % order.len()];
         run.kill(away);
