@@ -59,7 +59,6 @@ fn survive(machines: u8) {
         "acknowledged before the sync",
         "two lease holders",
         "replicas disagree",
-        "duplicates without cause",
     ];
     run.judge(&[ALWAYS_TRIED, &tried].concat());
 }
