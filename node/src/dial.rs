@@ -144,7 +144,8 @@ pub(crate) async fn dial(
             };
             if let Some(obstacle) = obstacle {
                 if way.ranked {
-                    return Err(obstacle);
+                    // What was wrong with a better host says more: others may reach it from where they are.
+                    return Err(if tried > 0 { last } else { obstacle });
                 }
                 last = obstacle;
                 continue;

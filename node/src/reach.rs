@@ -39,7 +39,9 @@ pub(crate) fn puts_off(policy: &Policy, reach: &Reach, now: Timestamp) -> bool {
 
 /// Whether the primary has to be reachable from here at all.
 pub(crate) fn leaves(policy: &Policy) -> Leaves {
-    if policy.attended {
+    if policy.attended && policy.at_host {
+        Leaves::AttendedAtHost
+    } else if policy.attended {
         Leaves::Attended
     } else if policy.atrn {
         Leaves::DeliveredOrFetched
@@ -75,7 +77,7 @@ pub(crate) async fn reached(destination: &Destination) -> Result<(), Unreachable
 }
 
 /// What the cluster is to say of a primary that this node does not reach, and whether another node
-/// does.
+/// does that can deliver.
 pub(crate) async fn judged(destination: &Destination, failed: Failed) -> (Seen, bool) {
     let domain = &destination.domain;
     let other = destination.cluster.reached_elsewhere(domain).await;
@@ -88,14 +90,14 @@ pub(crate) async fn judged(destination: &Destination, failed: Failed) -> (Seen, 
         let kept = "; mail is kept";
         why = format!("{}; {}{kept}", why.trim_end_matches(kept), hint(host).await);
     }
-    if let Some(node) = &other {
-        tracing::warn!(%domain, %why, by = %node, "the primary is reached by another node, not from here");
+    if let Some(other) = &other {
+        tracing::warn!(%domain, %why, by = %other.by, "the primary is reached by another node, not from here");
     }
     let seen = Seen {
         domain: domain.clone(),
         down: other.is_none().then_some(why),
     };
-    (seen, other.is_some())
+    (seen, other.is_some_and(|other| other.delivers))
 }
 
 /// What a ping says of a host that took no session. Only a hint: firewalls answer for others, or let

@@ -15,6 +15,7 @@ mod psinet;
 mod purity;
 mod second_factor;
 mod security_minded;
+mod slow_host;
 mod smart_host;
 mod tracing;
 mod webindia;

@@ -1,5 +1,6 @@
 //! One worker: one connection, one message after another.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use super::desk::{Desk, jitter};
 use super::lease::Lease;
 use super::queue::{After, Job};
 use super::recorder::Report;
-use crate::destination::Unreachable;
+use crate::destination::{CurrentWay, Unreachable};
 use crate::failpoint;
 use crate::history;
 use crate::replica::BodyReader;
@@ -47,6 +48,37 @@ pub(super) struct Carrier {
     pub(super) stop: CancellationToken,
 }
 
+/// A connection, and how mail went when it was begun: by the time that a slow host greets, mail may go to
+/// another, or only under TLS.
+pub(super) struct Opened {
+    way: Option<CurrentWay>,
+    pub(super) connection: Connection,
+}
+
+impl Opened {
+    /// `None` as soon as mail goes another way: a host that says nothing for minutes must not hold up the
+    /// one that it goes to now.
+    pub(super) async fn open(
+        desk: &Desk,
+        opening_wait_max: Duration,
+    ) -> Result<Option<Self>, Unreachable> {
+        let way = desk.destination.way();
+        let mut opening = pin!(desk.destination.open(opening_wait_max));
+        loop {
+            let news = desk.work.notified();
+            select! {
+                opened = &mut opening => {
+                    return opened.map(|connection| Some(Self { way, connection }));
+                }
+                () = news => {}
+            }
+            if way.is_some() && !desk.destination.is_way(&way) {
+                return Ok(None);
+            }
+        }
+    }
+}
+
 enum Next {
     Job(Job),
     LookAgain,
@@ -70,25 +102,26 @@ struct Attempt {
 
 impl Carrier {
     /// Carries messages until there are none, or the connection ends.
-    pub(super) async fn run(self, connection: Option<Connection>) -> Ended {
+    pub(super) async fn run(self, opened: Option<Opened>) -> Ended {
         let desk = &*self.desk;
-        let flushes = desk.flushes();
-        let way = desk.destination.way();
-        let mut connection = match connection {
-            Some(connection) => connection,
-            None => match desk.destination.open(Duration::MAX).await {
-                Ok(connection) => {
+        let opened = match opened {
+            Some(opened) => opened,
+            None => match Opened::open(desk, Duration::MAX).await {
+                Ok(Some(opened)) => {
                     desk.is_up();
-                    connection
+                    opened
                 }
+                Ok(None) => return Ended::Quit,
                 Err(why) => return Ended::Unreachable(why),
             },
         };
+        let Opened {
+            way,
+            mut connection,
+        } = opened;
         desk.counters.connections.inc();
         loop {
             let leave = self.stop.is_cancelled()
-                || desk.flushes() != flushes
-                // The news of it may have been missed.
                 || !desk.destination.is_way(&way)
                 || desk.is_crowded(self.workers.load(Ordering::Relaxed));
             let next = if leave || !connection.is_ready() {

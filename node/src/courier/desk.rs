@@ -105,12 +105,17 @@ impl Desk {
         self.round.notify_one();
     }
 
-    /// Everything is to be tried now, over new connections: somebody says the primary is back,
-    /// or it was given another address.
+    /// The primary was given another address, or something else about it is new.
+    pub(super) fn changed(&self) {
+        self.board().window.reset();
+        self.flush();
+    }
+
+    /// Everything is to be tried now: somebody says the primary is back. It may be a stranger, again and
+    /// again, so that connections that work are left alone.
     pub(super) fn flush(&self) {
         let mut board = self.board();
         board.queue.flush(Instant::now());
-        board.window.reset();
         board.not_before = None;
         drop(board);
         self.flushes.fetch_add(1, Ordering::Relaxed);

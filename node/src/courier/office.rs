@@ -91,6 +91,8 @@ struct News {
     all: bool,
     look: HashSet<Domain>,
     flush: HashSet<Domain>,
+    /// Of these, domains about which something is new.
+    changed: HashSet<Domain>,
     /// Mail is back at its old place in the queue.
     again: HashSet<Domain>,
 }
@@ -185,9 +187,9 @@ impl Office {
         }
         for domain in &news.flush {
             match self.rounds.get(domain) {
+                Some(desk) if news.changed.contains(domain) => desk.changed(),
                 Some(desk) => desk.flush(),
-                // It need not rest any longer.
-                None => self.plan.forget(domain),
+                None => self.plan.ask_now(domain, Instant::now()),
             }
         }
         for domain in &news.again {
@@ -402,8 +404,12 @@ impl News {
             Effect::MailHeld { domain } | Effect::LeaseChanged { domain } => {
                 self.look.insert(domain);
             }
+            Effect::FlushRequested { domain } => {
+                self.flush.insert(domain);
+            }
             // A changed primary is tried as if it had come back.
-            Effect::FlushRequested { domain } | Effect::DomainChanged { domain } => {
+            Effect::DomainChanged { domain } => {
+                self.changed.insert(domain.clone());
                 self.flush.insert(domain);
             }
             Effect::Requeued { domain } => {

@@ -44,6 +44,9 @@ struct Watched {
     /// The lease as last seen, and since when it looks so.
     lease: Option<Lease>,
     since: Instant,
+    /// The earliest that it was ever thought to be free. It must not move on while somebody asks for
+    /// delivery again and again, or those behind the first would never have their turn.
+    free_from: Option<Instant>,
     ask_from: Instant,
     /// When to decide again.
     look_at: Instant,
@@ -76,12 +79,14 @@ impl Plan {
             .or_insert_with(|| Watched {
                 lease: sight.lease,
                 since: now,
+                free_from: None,
                 ask_from: now,
                 look_at: now,
             });
         if watched.lease != sight.lease {
             watched.lease = sight.lease;
             watched.since = now;
+            watched.free_from = None;
         }
         let free_from = match sight.lease {
             // Ours from an earlier life, or lost track of: the ledger grants it anew at once.
@@ -94,6 +99,8 @@ impl Plan {
             }
             None => watched.since,
         };
+        let free_from = watched.free_from.map_or(free_from, |at| at.min(free_from));
+        watched.free_from = Some(free_from);
         let delay = RANK_DELAY.saturating_mul(u32::try_from(sight.rank).unwrap_or(u32::MAX));
         let at = (free_from + delay).max(watched.ask_from);
         watched.look_at = at;
@@ -126,6 +133,14 @@ impl Plan {
         self.leave_until(domain, now, until);
     }
 
+    /// Somebody says that the primary is back: nobody need rest any longer.
+    pub(super) fn ask_now(&mut self, domain: &Domain, now: Instant) {
+        if let Some(watched) = self.domains.get_mut(domain) {
+            watched.ask_from = now;
+            watched.look_at = now;
+        }
+    }
+
     /// A stranger's server was reached, or there is no mail for it any more.
     pub(super) fn reached(&mut self, domain: &Domain) {
         self.rests.remove(domain);
@@ -135,6 +150,7 @@ impl Plan {
         let watched = Watched {
             lease: None,
             since: now,
+            free_from: None,
             ask_from: until,
             look_at: until,
         };
@@ -239,6 +255,19 @@ mod tests {
             Decision::Wait(_)
         ));
         assert_eq!(decide(&mut plan, start, 4000, 0, held), Decision::Acquire);
+    }
+
+    #[test]
+    fn however_often_delivery_is_asked_for_those_behind_the_dead_have_their_turn() {
+        let (mut plan, start) = (Plan::default(), Instant::now());
+        let held = lease(5, 7, 4000);
+        for clock in (0..7000).step_by(500) {
+            let now = start + Duration::from_millis(clock);
+            plan.ask_now(&domain("x.y"), now);
+            let decision = decide(&mut plan, start, clock, 2, held);
+            assert!(matches!(decision, Decision::Wait(_)), "{clock}");
+        }
+        assert_eq!(decide(&mut plan, start, 7000, 2, held), Decision::Acquire);
     }
 
     #[test]

@@ -16,14 +16,13 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::carrier::{Carrier, Ended};
+use super::carrier::{Carrier, Ended, Opened};
 use super::desk::{Desk, Opening, jitter};
 use super::queue::BUSY_MAX;
 use super::recorder;
 use crate::destination::Unreachable;
 use crate::history;
 use crate::reach::{self, Failed};
-use crate::talk::deliver::Connection;
 use crate::world::select;
 
 /// Time between the beginnings of two probes, the shortest and what is drawn on top: a
@@ -86,7 +85,8 @@ enum Task {
     Carried(Ended),
     Probed {
         begun: Instant,
-        result: Result<Box<Connection>, Unreachable>,
+        /// `None`: mail went another way before the host said anything.
+        result: Result<Option<Box<Opened>>, Unreachable>,
     },
     Asked {
         elsewhere: bool,
@@ -243,9 +243,10 @@ impl Round {
                 let desk = Arc::clone(&self.carrier.desk);
                 desk.counters.probes.inc();
                 self.tasks.spawn(async move {
+                    let result = Opened::open(&desk, patience).await;
                     Task::Probed {
                         begun: now,
-                        result: desk.destination.open(patience).await.map(Box::new),
+                        result: result.map(|opened| opened.map(Box::new)),
                     }
                 });
                 None
@@ -267,11 +268,11 @@ impl Round {
         }
     }
 
-    fn hire(&mut self, connection: Option<Connection>) {
+    fn hire(&mut self, opened: Option<Opened>) {
         self.carrier.workers.fetch_add(1, Ordering::Relaxed);
         let carrier = self.carrier.clone();
         self.tasks
-            .spawn(async move { Task::Carried(carrier.run(connection).await) });
+            .spawn(async move { Task::Carried(carrier.run(opened).await) });
     }
 
     fn workers(&self) -> usize {
@@ -329,19 +330,26 @@ impl Round {
         }
     }
 
-    fn probed(&mut self, begun: Instant, result: Result<Box<Connection>, Unreachable>) {
+    fn probed(&mut self, begun: Instant, result: Result<Option<Box<Opened>>, Unreachable>) {
         let desk = Arc::clone(&self.carrier.desk);
         match result {
-            Ok(connection) => {
-                tracing::info!(
-                    domain = %desk.domain(), primary = %connection.address(),
-                    "the primary is back"
-                );
-                self.note("back", connection.address().to_string(), String::new());
+            Ok(None) => {
+                if let Primary::Away {
+                    probe_at, patience, ..
+                } = &mut self.primary
+                {
+                    *probe_at = Some(Instant::now());
+                    *patience = PROBE_WAIT;
+                }
+            }
+            Ok(Some(opened)) => {
+                let address = opened.connection.address().to_string();
+                tracing::info!(domain = %desk.domain(), primary = %address, "the primary is back");
+                self.note("back", address, String::new());
                 self.primary = Primary::Up;
                 desk.primary_is_back();
                 desk.is_up();
-                self.hire(Some(*connection));
+                self.hire(Some(*opened));
             }
             Err(why) => {
                 tracing::debug!(domain = %desk.domain(), %why, "the primary is still away");
@@ -351,6 +359,7 @@ impl Round {
                     patience,
                     ask_at,
                     told,
+                    ..
                 } = &mut self.primary
                 {
                     *patience = if why.is_slow() {

@@ -32,6 +32,13 @@ pub trait Lookout: Send + Sync {
     fn leads_to_us(&self, domain: Domain, primary: Option<Primary>) -> Looking<bool>;
 }
 
+/// Another node that reaches a primary.
+pub struct Reached {
+    pub by: String,
+    /// It takes the domain's mail over, if it is left to it: it is not drained.
+    pub delivers: bool,
+}
+
 pub type Looking<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
 
 impl Cluster {
@@ -66,23 +73,33 @@ impl Cluster {
         lookout.ok_or_else(|| "the node is still starting".to_owned())
     }
 
-    /// Whether another member reaches a domain's primary; the name of the first that says so.
-    pub async fn reached_elsewhere(&self, domain: &Domain) -> Option<String> {
+    /// Whether another member reaches a domain's primary: the first on duty that says so, or else one
+    /// that is drained.
+    pub async fn reached_elsewhere(&self, domain: &Domain) -> Option<Reached> {
+        let on_duty = self.on_duty();
+        let mut drained = None;
         let mut asks: FuturesUnordered<_> = self
             .members()
             .into_iter()
             .filter(|member| member.id != self.0.me.id)
             .map(|member| async move {
                 let reached = self.reach_at(member.id.0, domain).await;
-                reached.is_ok().then_some(member.name)
+                reached.is_ok().then_some(member)
             })
             .collect();
         while let Some(answer) = asks.next().await {
-            if answer.is_some() {
-                return answer;
+            let Some(member) = answer else { continue };
+            let delivers = on_duty.contains(&member.id);
+            let reached = Reached {
+                by: member.name,
+                delivers,
+            };
+            if delivers {
+                return Some(reached);
             }
+            drained = Some(reached);
         }
-        None
+        drained
     }
 
     async fn reach_at(&self, node: u64, domain: &Domain) -> Result<(), String> {

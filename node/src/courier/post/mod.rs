@@ -150,9 +150,15 @@ impl Post {
             self.unattended = None;
             return Ok(());
         }
+        let epoch = self.lease.as_ref().map(|lease| lease.epoch);
         if !self.holds_the_post().await? {
             return Ok(());
         }
+        // Whoever had the post before may have sent some of it since it was read.
+        let (owed, due) = match self.lease.as_ref().map(|lease| lease.epoch) == epoch {
+            true => (owed, due),
+            false => (self.owed()?, self.due()?),
+        };
         self.send(due)?;
         for command in std::mem::take(&mut self.reviews) {
             let before = match &command {
@@ -254,8 +260,18 @@ impl Post {
                 match &self.lease {
                     Some(lease) if granted == epoch => lease.extend(until),
                     _ => {
-                        tracing::info!(epoch = granted, "this node has the post");
-                        self.lease = Some(Lease::new(granted, until));
+                        let lease = Lease::new(granted, until);
+                        // Then all that was recorded under earlier leases is shown too.
+                        let is_shown = self.desk.await_view(|view| {
+                            let post = query::post(view)?;
+                            Ok(post.is_some_and(|post| post.epoch >= granted))
+                        });
+                        if is_shown.await {
+                            tracing::info!(epoch = granted, "this node has the post");
+                            self.lease = Some(lease);
+                        } else {
+                            self.lose();
+                        }
                     }
                 }
             }
@@ -311,7 +327,8 @@ impl Post {
             Ok(reply) => tracing::debug!(msg = %owed.about, ?reply, "not told"),
             Err(why) => tracing::info!(msg = %owed.about, %why, "a notification is tried again"),
         }
-        self.desk
+        let is_shown = self
+            .desk
             .await_view(|view| {
                 let before = owed.about.0.checked_sub(1).map(MessageId);
                 let before = before.map(|id| (id, holdfast_mail::dsn::Kind::Delayed));
@@ -320,6 +337,9 @@ impl Post {
                     .any(|now| now.about == owed.about && now.version == owed.version))
             })
             .await;
+        if !is_shown {
+            self.lose();
+        }
     }
 
     /// Sends what is due, each domain's in a task of its own.
@@ -386,15 +406,23 @@ impl Desk {
         proposed.map_err(|why| why.to_string())
     }
 
-    /// Waits until this node's view shows what was committed, so that nothing is done twice.
-    async fn await_view(&self, shown: impl Fn(&crate::store::View) -> Result<bool, KvError>) {
+    /// Waits until this node's view shows what was committed, so that nothing is done twice. Says whether
+    /// it does: a node that is further behind must not have the post.
+    async fn await_view(
+        &self,
+        shown: impl Fn(&crate::store::View) -> Result<bool, KvError>,
+    ) -> bool {
         let deadline = Instant::now() + VIEW_TIME_MAX;
         while Instant::now() < deadline {
-            if !matches!(shown(&self.cluster.view()), Ok(false)) {
-                return;
+            if matches!(shown(&self.cluster.view()), Ok(true)) {
+                return true;
             }
             sleep(VIEW_POLL).await;
         }
+        tracing::info!(
+            "this node's view does not show yet what was committed: it gives the post up"
+        );
+        false
     }
 }
 

@@ -142,14 +142,17 @@ async fn record(desk: &Desk, lease: &Lease, outcomes: Vec<ReportOutcome>) {
         lease.lose();
         return;
     }
-    desk.await_view(|view| {
+    let is_shown = desk.await_view(|view| {
         let before = last.0.checked_sub(1).map(Seq);
         let now = desk.cluster.time();
         Ok(!query::reports(view, before, 1)?
             .iter()
             .any(|report| report.seq == last && report.next_at <= now))
-    })
-    .await;
+    });
+    if !is_shown.await {
+        // It would be found due, and sent again.
+        lease.lose();
+    }
 }
 
 async fn one(
