@@ -6,10 +6,10 @@ use holdfast_ledger::account::AccountChange;
 use holdfast_ledger::acme::AcmeChange;
 use holdfast_ledger::query::Audited;
 use holdfast_ledger::{Askers, Command, PlanChange, PolicyChange, Reply};
-use holdfast_mail::Timestamp;
 use tokio::time::Instant;
 
 use crate::cast;
+use crate::explain::span;
 use crate::replica::{Cluster, ProposeError};
 
 /// Octets of what the audit tells of one command: the ledger refuses a command that says more
@@ -34,7 +34,7 @@ pub struct Person {
 }
 
 impl Person {
-    /// Proposes what they want.
+    /// Proposes what they want. What they look at next, at this node, shows it.
     ///
     /// # Errors
     /// As for [`Cluster::propose`].
@@ -44,7 +44,11 @@ impl Person {
         command: Command,
         until: Instant,
     ) -> Result<Reply, ProposeError> {
-        cluster.propose(self.gives(command), until).await
+        let reply = cluster.propose(self.gives(command), until).await;
+        if reply.is_ok() {
+            cluster.see_what_is_committed().await;
+        }
+        reply
     }
 
     /// The command as theirs.
@@ -91,7 +95,7 @@ fn says(command: &Command) -> String {
             format!("primary set to {}, port {}", primary.host, primary.port)
         }
         Command::RemoveDomain { .. } => "domain removed".to_owned(),
-        Command::SetPolicy { change, .. } => policy(*change),
+        Command::SetPolicy { change, .. } => format!("policy: {}", policy(*change)),
         Command::SetRecipients {
             add, remove, clear, ..
         } => {
@@ -209,29 +213,91 @@ fn policy(change: PolicyChange) -> String {
         attended,
         at_host,
     } = change;
-    let number = |name: &str, value: Option<u64>| value.map(|value| format!("{name} {value}"));
-    let flag = |name: &str, value: Option<bool>| value.map(|value| format!("{name} {value}"));
-    let changed = [
-        number("hold_ms", hold_ms),
-        number("delay_ms", delay_ms),
-        number("probation_ms", probation_ms),
-        number("quota_bytes", quota_bytes),
-        number("quota_messages", quota_messages),
-        flag("full_for_good", full_for_good),
-        flag("listed_only", listed_only),
-        number("delimiter", delimiter.map(u64::from)),
-        flag("verify", verify),
-        number("yes_ms", yes_ms),
-        number("no_ms", no_ms),
-        number("probe_ms", probe_ms),
-        flag("defer", defer),
-        flag("ping", ping),
-        flag("atrn", atrn),
-        flag("attended", attended),
-        flag("at_host", at_host),
+    let whose = match (verify, listed_only) {
+        (None, None) => None,
+        (Some(true), _) => Some("verify"),
+        (_, Some(true)) => Some("listed"),
+        _ => Some("any"),
+    };
+    let when = match (attended, at_host) {
+        (None, None) => None,
+        (Some(false), _) => Some("always"),
+        (_, Some(true)) => Some("signed-in-host"),
+        _ => Some("signed-in"),
+    };
+    named([
+        ("hold", hold_ms.map(|ms| time(ms, "quota"))),
+        ("delay-notice", delay_ms.map(|ms| time(ms, "never"))),
+        ("probation", probation_ms.map(|ms| time(ms, "none"))),
+        ("quota", quota_bytes.map(size)),
+        ("quota-messages", quota_messages.map(count)),
+        (
+            "when-full",
+            full_for_good.map(|it| either(it, "never", "later")),
+        ),
+        ("recipients", whose.map(str::to_owned)),
+        ("delimiter", delimiter.map(character)),
+        ("keep-yes", yes_ms.map(|ms| time(ms, "0s"))),
+        ("keep-no", no_ms.map(|ms| time(ms, "0s"))),
+        ("probe", probe_ms.map(|ms| time(ms, "0s"))),
+        ("while-up", defer.map(|it| either(it, "defer", "relay"))),
+        ("ping", ping.map(|it| either(it, "yes", "no"))),
+        ("atrn", atrn.map(|it| either(it, "yes", "no"))),
+        ("deliver", when.map(str::to_owned)),
+    ])
+}
+
+/// What was changed, as `domain set` and `plan set` name it.
+fn named<const N: usize>(changed: [(&str, Option<String>); N]) -> String {
+    let changed = changed.into_iter();
+    let changed = changed.filter_map(|(name, value)| Some(format!("{name} {}", value?)));
+    changed.collect::<Vec<_>>().join(", ")
+}
+
+/// `none` is what zero means.
+fn time(ms: u64, none: &str) -> String {
+    match ms {
+        0 => none.to_owned(),
+        u64::MAX => "endless".to_owned(),
+        ms => span(Duration::from_millis(ms)),
+    }
+}
+
+/// `500MB`, to the last octet.
+fn size(octets: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [
+        (1_000_000_000_000, "TB"),
+        (1_000_000_000, "GB"),
+        (1_000_000, "MB"),
+        (1_000, "kB"),
     ];
-    let changed: Vec<_> = changed.into_iter().flatten().collect();
-    format!("policy: {}", changed.join(", "))
+    if octets == 0 {
+        return "none".to_owned();
+    }
+    let unit = UNITS.iter().find(|(unit, _)| octets.is_multiple_of(*unit));
+    let (unit, name) = unit.unwrap_or(&(1, "B"));
+    format!("{}{name}", octets / unit)
+}
+
+fn count(number: u64) -> String {
+    match number {
+        0 => "none".to_owned(),
+        number => number.to_string(),
+    }
+}
+
+fn character(code: u32) -> String {
+    match char::from_u32(code) {
+        None | Some('\0') => "none".to_owned(),
+        Some(c) => c.to_string(),
+    }
+}
+
+fn either(it: bool, yes: &str, no: &str) -> String {
+    match it {
+        true => yes.to_owned(),
+        false => no.to_owned(),
+    }
 }
 
 fn plan(change: &PlanChange) -> String {
@@ -249,22 +315,25 @@ fn plan(change: &PlanChange) -> String {
         probe_ms,
         ping,
     } = change;
-    let number = |name: &str, value: &Option<u64>| value.map(|value| format!("{name} {value}"));
-    let changed = [
-        currency.as_ref().map(|text| format!("currency {text}")),
-        number("price", price),
-        number("quota_bytes", quota_bytes),
-        number("quota_messages", quota_messages),
-        number("step_bytes", step_bytes),
-        number("step_price", step_price),
-        number("mx_hosts", &mx_hosts.map(u64::from)),
-        number("hold_ms", hold_ms),
-        full_for_good.map(|value| format!("full_for_good {value}")),
-        number("probe_ms", probe_ms),
-        ping.map(|value| format!("ping {value}")),
-    ];
-    let changed: Vec<_> = changed.into_iter().flatten().collect();
-    changed.join(", ")
+    let coins = |number: u64| match currency {
+        Some(currency) => format!("{number} in the smallest coins of {currency}"),
+        None => format!("{number} in the smallest coins"),
+    };
+    named([
+        ("price", price.map(coins)),
+        ("quota", quota_bytes.map(size)),
+        ("quota-messages", quota_messages.map(count)),
+        ("step", step_bytes.map(size)),
+        ("step-price", step_price.map(coins)),
+        ("hosts", mx_hosts.map(|hosts| hosts.to_string())),
+        ("hold", hold_ms.map(|ms| time(ms, "quota"))),
+        (
+            "when-full",
+            full_for_good.map(|it| either(it, "never", "later")),
+        ),
+        ("probe", probe_ms.map(|ms| time(ms, "0s"))),
+        ("ping", ping.map(|it| either(it, "yes", "no"))),
+    ])
 }
 
 /// What others who look after the same domain are told of an entry about an account: only that its owner
@@ -296,7 +365,7 @@ fn account(change: &AccountChange) -> String {
         AccountChange::SignIn { good: false, .. } => NOT_SIGNED_IN.to_owned(),
         AccountChange::AddToken(token) => {
             let expires = match token.expires_at {
-                Some(Timestamp(ms)) => format!("until {ms}"),
+                Some(at) => format!("until {}", at.rfc3339()),
                 None => "for ever".to_owned(),
             };
             format!("token {:?} added {expires}", token.label)
@@ -324,6 +393,50 @@ mod tests {
             assert!(cut.len() <= SAYS_OCTETS_MAX && cut.len() > SAYS_OCTETS_MAX - 8);
             assert!(cut.ends_with("ü …"), "{cut}");
         }
+    }
+
+    #[test]
+    fn what_was_set_is_told_as_it_is_typed() {
+        let change = PolicyChange {
+            hold_ms: Some(864_000_000),
+            probation_ms: Some(u64::MAX),
+            listed_only: Some(true),
+            verify: Some(false),
+            ..PolicyChange::default()
+        };
+        assert_eq!(
+            policy(change),
+            "hold 10d, probation endless, recipients listed"
+        );
+        let change = PolicyChange {
+            hold_ms: Some(0),
+            delay_ms: Some(0),
+            probation_ms: Some(0),
+            quota_bytes: Some(0),
+            quota_messages: Some(500),
+            full_for_good: Some(true),
+            delimiter: Some(0),
+            defer: Some(true),
+            attended: Some(true),
+            at_host: Some(false),
+            ..PolicyChange::default()
+        };
+        assert_eq!(
+            policy(change),
+            "hold quota, delay-notice never, probation none, quota none, quota-messages 500, \
+             when-full never, delimiter none, while-up defer, deliver signed-in"
+        );
+        let change = PlanChange {
+            currency: Some("EUR".to_owned()),
+            price: Some(500),
+            quota_bytes: Some(1_500_000_000),
+            step_bytes: Some(1_000_000_001),
+            ..PlanChange::default()
+        };
+        assert_eq!(
+            plan(&change),
+            "price 500 in the smallest coins of EUR, quota 1500MB, step 1000000001B"
+        );
     }
 
     #[test]

@@ -188,6 +188,7 @@ impl Admin {
         let until = Instant::now() + COMMAND_TIME_MAX;
         let reply = done(cluster.propose(command, until).await)?;
         caller().notes(&cluster, what).await;
+        cluster.see_what_is_committed().await;
         Ok(reply)
     }
 }
@@ -685,12 +686,12 @@ impl wire::admin_server::Admin for Admin {
     }
 }
 
-fn membership_status(error: membership::MembershipError) -> Status {
+pub(crate) fn membership_status(error: membership::MembershipError) -> Status {
     use membership::MembershipError as E;
     match error {
         E::Refused(_) => Status::failed_precondition(error.to_string()),
         E::NotAToken => Status::invalid_argument(error.to_string()),
-        E::Unreachable { .. } => Status::unavailable(error.to_string()),
+        E::Unreachable { .. } | E::InDoubt(_) => Status::unavailable(error.to_string()),
         E::Certificate(_) => Status::internal(error.to_string()),
     }
 }

@@ -5,7 +5,10 @@
 //! only where its body is durable; this room moves the bytes.
 
 mod fetch;
+#[cfg(test)]
+mod pieces;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -124,6 +127,22 @@ struct Inner {
     released: Mutex<VecDeque<(Instant, MessageId)>>,
 }
 
+/// Somebody waits for a body.
+struct Waits<'a>(&'a Bodies, MessageId);
+
+impl Drop for Waits<'_> {
+    /// Of who waits no more nothing is kept; most of what is waited for comes but once.
+    fn drop(&mut self) {
+        let Self(bodies, id) = self;
+        if let Entry::Occupied(mut list) = lock(&bodies.0.waiting).entry(*id) {
+            list.get_mut().retain(|waiter| !waiter.is_closed());
+            if list.get().is_empty() {
+                list.remove();
+            }
+        }
+    }
+}
+
 struct Arrival {
     writer: u64,
     touched: Instant,
@@ -212,7 +231,7 @@ impl Bodies {
             self.ensure(body, &[], u64::MAX, deadline)
                 .await
                 .map_err(|_| BodyError::Missing(body.id))?;
-            if !self.0.store.present(body.id)? {
+            if !self.present(body.id)? {
                 // Its last recipient was settled meanwhile.
                 return Err(BodyError::Missing(body.id));
             }
@@ -228,12 +247,10 @@ impl Bodies {
     /// forgotten, so that a good one is fetched.
     fn usable(&self, body: &BodyRef) -> io::Result<bool> {
         let store = &self.0.store;
-        let found = match store.present(body.id) {
-            Ok(false) => return Ok(false),
-            Ok(true) => store.end(body.id),
-            Err(error) => Err(error),
-        };
-        match found {
+        if !self.present(body.id)? {
+            return Ok(false);
+        }
+        match store.end(body.id) {
             Ok(Some(end)) if end.len == body.len && end.digest == body.digest => return Ok(true),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
@@ -249,8 +266,17 @@ impl Bodies {
         self.0.room.is_full()
     }
 
+    /// Whether the body is here, whole and durable. A copy whose end cannot be read is forgotten: it would
+    /// be in the way of a good one for ever.
     pub(crate) fn present(&self, id: MessageId) -> io::Result<bool> {
-        self.0.store.present(id)
+        match self.0.store.present(id) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::error!(body = %id, "a body on this disk cannot be used: {error}");
+                self.0.store.delete(&[id])?;
+                Ok(false)
+            }
+            told => told,
+        }
     }
 
     /// Waits until `body` is durable here, or known to be needed no more: it arrives by itself
@@ -276,10 +302,11 @@ impl Bodies {
                 (true, false) => ARRIVAL_STALL,
                 (false, false) => ARRIVAL_START,
             };
+        let _waits = Waits(self, id);
         loop {
             let arrived = self.wait_for(id);
             // What this node has applied itself it needs to ask nobody.
-            if self.0.store.present(id).map_err(storage)? || self.is_over(id, index, None)? {
+            if self.present(id).map_err(storage)? || self.is_over(id, index, None)? {
                 return Ok(());
             }
             if let Some(arrival) = lock(&self.0.arrivals).get(&id) {
@@ -436,7 +463,7 @@ impl Bodies {
         request: &wire::PullRequest,
         applied: Option<u64>,
     ) -> Result<mpsc::Receiver<Result<wire::BodyPiece, Status>>, Status> {
-        if request.ask || !self.0.store.present(id).map_err(storage)? {
+        if request.ask || !self.present(id).map_err(storage)? {
             return Err(if self.is_over(id, request.index, applied)? {
                 Status::failed_precondition(format!("message {id} is completed"))
             } else {
@@ -636,7 +663,7 @@ impl Bodies {
                 return Ok(missing);
             };
             for body in &live {
-                missing += u64::from(!self.0.store.present(body.id)?);
+                missing += u64::from(!self.present(body.id)?);
             }
             after = Some(last);
         }
@@ -906,7 +933,7 @@ impl Receiver {
         }
         let inner = self.bodies.0.clone();
         if piece.first {
-            if inner.store.present(id).map_err(storage)? {
+            if self.bodies.present(id).map_err(storage)? {
                 // Sent again: what lies here is complete, and stays.
                 self.drop_body(id);
                 if piece.end.is_none() {

@@ -50,7 +50,7 @@ impl Clock {
         self.lock().said.insert(node, (theirs, Instant::now()));
     }
 
-    /// An entry with this time was applied.
+    /// An entry was applied, and this is the logged time since.
     pub(crate) fn logged(&self, at: Timestamp) {
         let mut heard = self.lock();
         if heard.logged.is_none_or(|(last, _)| at > last) {
@@ -82,9 +82,18 @@ impl Clock {
     }
 
     /// The stamp to log instead of `stamp`, which `node` made, if that is far off.
+    ///
+    /// Where the clocks were ahead, and were set back, the log is later than they are, and it never runs
+    /// back. It must not stand still either until they have caught up: leases and sessions would not end.
+    /// So it runs half as fast.
     pub(crate) fn correction(&self, stamp: Timestamp, node: NodeId) -> Option<Timestamp> {
         let mut heard = self.lock();
         let agreed = heard.agreed(now());
+        if let Some((logged, since)) = heard.logged
+            && logged.0 > agreed.0.saturating_add(SKEW_MAX_MS)
+        {
+            return Some(logged.plus(since.elapsed() / 2));
+        }
         if agreed.0.abs_diff(stamp.0) <= SKEW_MAX_MS {
             return None;
         }
@@ -223,6 +232,29 @@ mod tests {
         let clock = Clock::default();
         clock.logged(shifted(fair, -86_400_000));
         assert!(clock.is_ahead_of_the_log());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_log_goes_on_at_half_the_speed_while_the_clocks_catch_up_with_it() {
+        use crate::world::simulated::{Machine, enter};
+        let machine = std::sync::Arc::new(Machine::new(0, Instant::now(), 1_000_000_000, 7));
+        enter(Some(machine));
+        let clock = Clock::default();
+        let hour = Duration::from_secs(3600);
+        let ahead = now().plus(hour);
+        clock.logged(ahead);
+        let mut last = ahead;
+        for _ in 0..60 {
+            tokio::time::advance(Duration::from_secs(60)).await;
+            let stamp = clock.correction(now(), NodeId(1)).expect("it is behind");
+            assert_eq!(stamp, last.plus(Duration::from_secs(30)));
+            clock.logged(stamp);
+            last = stamp;
+        }
+        tokio::time::advance(hour).await;
+        let caught_up = clock.correction(now(), NodeId(1));
+        enter(None);
+        assert_eq!(caught_up, None, "an hour later the clocks are as far");
     }
 
     #[test]

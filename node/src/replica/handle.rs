@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::bodies::{Bodies, Copies};
 use super::credentials::Papers;
+use super::lacking::Lacking;
 use super::lookout::Lookout;
 use super::membership::member_to_wire;
 use super::peers::Peers;
@@ -30,6 +31,16 @@ use crate::history::History;
 use crate::net::authority;
 use crate::net::tls::ClusterServer;
 use crate::store::{Store, View};
+
+/// How long somebody who changed something waits until this node's view shows it: some round trips.
+const SEEN_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How long a node may take to say how it stands.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// The same where it counts the bodies that it lacks: one look for each held message, and somebody else's
+/// count may have to end first.
+const COUNT_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Why a proposal has no reply.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -75,6 +86,7 @@ pub(crate) struct Inner {
     pub(crate) promoting: Mutex<BTreeSet<u64>>,
     /// Whose place a node takes when it becomes one: the new one's id, and the dead one's.
     pub(crate) replacing: Mutex<BTreeMap<u64, u64>>,
+    pub(crate) lacking: Arc<Lacking>,
     pub(crate) rehearsal: Rehearsal,
     pub(crate) lookout: OnceLock<Arc<dyn Lookout>>,
     pub(crate) tally: Tally,
@@ -191,6 +203,28 @@ impl Cluster {
         let index = |id: &Option<LogId>| id.map_or(0, |id| id.index);
         let applied = index(&metrics.last_applied);
         index(&metrics.cluster_committed) <= applied + ENTRIES_BEHIND_MAX
+    }
+
+    /// Waits until this node's view shows all that the leader has now, so that whoever changed something
+    /// here finds it here next. It does not insist: somebody waits in front of a screen.
+    pub async fn see_what_is_committed(&self) {
+        let Some(leader) = self.leader().filter(|leader| *leader != self.me().id) else {
+            return;
+        };
+        let seen = async {
+            let standing = self.ask_standing(leader.0).await.ok()?;
+            // What the leader has applied may be told a moment later than what it answered.
+            let wanted = standing.last_log?.index;
+            let mut applied = self.0.applied.clone();
+            let shown = applied.wait_for(|id| id.is_some_and(|id| id.index >= wanted));
+            shown.await.ok().map(drop)
+        };
+        if !matches!(
+            tokio::time::timeout(SEEN_TIME_MAX, seen).await,
+            Ok(Some(()))
+        ) {
+            tracing::debug!("this node's view does not show yet what the leader has");
+        }
     }
 
     /// Who leads, as far as this node knows.
@@ -320,6 +354,16 @@ impl Cluster {
         standing
     }
 
+    /// How many bodies of held messages are not on this disk: counted now, or as far as that is known.
+    pub(super) async fn bodies_missing(&self, counted: bool) -> io::Result<u64> {
+        let cluster = self.clone();
+        let counting = move || cluster.bodies().missing(&cluster.view());
+        match counted {
+            true => self.0.lacking.count(counting).await,
+            false => Ok(self.0.lacking.about(counting).await),
+        }
+    }
+
     /// Asks every member how it stands; an error text, the round trip and, by this node's clock,
     /// when it had answered for each.
     pub async fn standings(&self) -> Vec<Stands> {
@@ -379,11 +423,23 @@ impl Cluster {
 
     /// Asks a node that joins, and tells it where the others are.
     pub(crate) async fn ask_newcomer(&self, node: u64) -> Result<wire::Standing, String> {
+        self.ask_how(node, self.for_a_newcomer()).await
+    }
+
+    /// The same, and has it count the bodies that it lacks.
+    pub(crate) async fn ask_what_it_lacks(&self, node: u64) -> Result<wire::Standing, String> {
         let asked = wire::StandingRequest {
-            members: self.members().iter().map(member_to_wire).collect(),
-            ..wire::StandingRequest::default()
+            with_missing: true,
+            ..self.for_a_newcomer()
         };
         self.ask_how(node, asked).await
+    }
+
+    fn for_a_newcomer(&self) -> wire::StandingRequest {
+        wire::StandingRequest {
+            members: self.members().iter().map(member_to_wire).collect(),
+            ..wire::StandingRequest::default()
+        }
     }
 
     async fn ask_how(
@@ -397,7 +453,11 @@ impl Cluster {
             .members(node)
             .ok_or("its address is not known")?;
         request.envelope = self.0.peers.envelope(node);
-        match tokio::time::timeout(Duration::from_secs(2), client.standing(request)).await {
+        let limit = match request.with_missing {
+            true => COUNT_TIME_MAX,
+            false => ANSWER_TIME_MAX,
+        };
+        match tokio::time::timeout(limit, client.standing(request)).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
             Ok(Err(status)) => {
                 if status.code() == tonic::Code::PermissionDenied
@@ -407,7 +467,7 @@ impl Cluster {
                 }
                 Err(status.message().to_owned())
             }
-            Err(_) => Err("no answer within 2 s".into()),
+            Err(_) => Err(format!("no answer within {} s", limit.as_secs())),
         }
     }
 }

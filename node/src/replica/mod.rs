@@ -17,6 +17,7 @@ mod gate;
 mod handle;
 mod identity;
 mod knock;
+mod lacking;
 pub(crate) mod level;
 mod log_storage;
 mod lookout;
@@ -88,8 +89,12 @@ const EFFECTS_KEPT: usize = 8192;
 /// what is kept free.
 const DISK_LOOK: Duration = Duration::from_millis(250);
 
-/// The other chores come once in so many looks.
-const LOOKS_PER_CHORE: u64 = 8;
+/// How often deleted bodies are made to give their room back while the disk is nearly full: it is read and
+/// written for that.
+const RECLAIM_EVERY: Duration = Duration::from_secs(60);
+
+/// How often the chores are done.
+const CHORES_EVERY: Duration = Duration::from_secs(2);
 
 /// How often abandoned bodies are looked for.
 const ORPHAN_LOOK: Duration = Duration::from_secs(3600);
@@ -189,6 +194,7 @@ pub fn reopen(options: &Options) -> Result<Option<Stores>, StartError> {
 pub async fn create(options: &Options, identity: Identity) -> Result<Stores, StartError> {
     let (ledger, bodies) = open_stores(options)?;
     ledger.put_meta_durable(SEAL, &identity.seal()).await?;
+    snapshot::forget(&options.data_dir)?;
     identity.write(&options.data_dir)?;
     Ok(Stores {
         identity,
@@ -313,6 +319,7 @@ pub async fn start(
         stopping: AtomicBool::new(false),
         promoting: std::sync::Mutex::default(),
         replacing: std::sync::Mutex::default(),
+        lacking: Arc::default(),
         rehearsal: Rehearsal::new(me.id),
         lookout: std::sync::OnceLock::new(),
         tally: Tally::default(),
@@ -350,7 +357,8 @@ pub async fn start(
     tokio::spawn(duty::follow(cluster.clone(), options.fatal));
     tokio::spawn(inner.bodies.clone().push_to_members(inner.members.clone()));
     tokio::spawn(release_bodies(cluster.clone()));
-    tokio::spawn(look_after(cluster.clone(), options.data_dir));
+    tokio::spawn(watch_disk(cluster.clone(), options.data_dir));
+    tokio::spawn(look_after(cluster.clone()));
     tokio::spawn(membership::resume_promotions(cluster.clone()));
     tokio::spawn(renewal::run(cluster.clone()));
 
@@ -491,20 +499,42 @@ fn look_at_disk(inner: &Inner, data_dir: &Path) {
     }
 }
 
-/// The chores: disk space, released and abandoned bodies, expired marks, and, while no leader
-/// is heard, whether this node was removed.
-async fn look_after(cluster: Cluster, data_dir: PathBuf) {
-    let mut last_orphans = Instant::now();
-    let (mut looks, mut turn) = (0u64, 0u64);
+/// Looks at the disk, whatever else goes on: a flood fills the last of it within seconds. And, while it is
+/// nearly full, has what deleted bodies take given back.
+async fn watch_disk(cluster: Cluster, data_dir: PathBuf) {
+    let mut reclaiming = tokio::spawn(std::future::ready(()));
     let mut every = tokio::time::interval(DISK_LOOK);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
         look_at_disk(&cluster.0, &data_dir);
-        looks += 1;
-        if looks % LOOKS_PER_CHORE != 1 {
-            continue;
+        // That takes some room itself, and a write that finds none ends the process.
+        let room = &cluster.0.room;
+        if room.is_low() && !room.is_full() && reclaiming.is_finished() {
+            reclaiming = tokio::spawn(reclaim(cluster.clone()));
         }
+    }
+}
+
+async fn reclaim(cluster: Cluster) {
+    let bodies = cluster.bodies().clone();
+    match world::blocking(move || bodies.store().reclaim()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!("deleted bodies still take room: {error}"),
+        Err(error) => tracing::error!("deleted bodies still take room: {error}"),
+    }
+    tokio::time::sleep(RECLAIM_EVERY).await;
+}
+
+/// The chores: released and abandoned bodies, expired marks, and, while no leader
+/// is heard, whether this node was removed.
+async fn look_after(cluster: Cluster) {
+    let mut last_orphans = Instant::now();
+    let mut turn = 0u64;
+    let mut every = tokio::time::interval(CHORES_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
         turn += 1;
         // Nodes know the cluster's time from the log alone. While nothing is logged and the clocks are
         // set forward, nobody would notice that mail is due.

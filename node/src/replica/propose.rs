@@ -378,7 +378,7 @@ async fn lead(cluster: &Arc<Inner>, mut proposal: Proposal, sender: u64) -> Try 
     if let Err(status) = gate::before_proposal(&cluster.bodies, &proposal, sender).await {
         return Try::Not(status.message().to_owned());
     }
-    if mutant("acknowledged-before-quorum") {
+    if mutant("acknowledged-before-quorum") && proposal.batch.commands.iter().all(is_of_senders) {
         return lie(cluster, proposal);
     }
     match cluster.raft.client_write(proposal).await {
@@ -393,6 +393,12 @@ async fn lead(cluster: &Arc<Inner>, mut proposal: Proposal, sender: u64) -> Try 
     }
 }
 
+/// What a sender waits for, and nobody else: of the rest the mutant tells the truth, so that it lives
+/// until a sender is deceived.
+fn is_of_senders(command: &Command) -> bool {
+    matches!(command, Command::Accept { .. } | Command::Cancel { .. })
+}
+
 /// A mutant's answer, before anything is committed.
 fn lie(cluster: &Arc<Inner>, proposal: Proposal) -> Try {
     let replies = proposal
@@ -403,8 +409,7 @@ fn lie(cluster: &Arc<Inner>, proposal: Proposal) -> Try {
             Command::Accept { .. } => Reply::Accepted {
                 seq: holdfast_ledger::Seq::default(),
             },
-            Command::Cancel { .. } => Reply::Cancelled,
-            _ => Reply::Done,
+            _ => Reply::Cancelled,
         })
         .collect();
     let raft = cluster.raft.clone();

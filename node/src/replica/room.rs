@@ -10,8 +10,8 @@
 //!   only what is accepted. It tells the leader so with every reply. Where no quorum of the voters that
 //!   answer has room, the leader tells everybody, and no node takes mail.
 //! - Below half of that it is *full*: it takes no body at all. Its log waits in front of the first
-//!   message whose body it lacks, until that message is completed, or there is room; the quorum goes on
-//!   without it.
+//!   message whose body it lacks, until that message is completed, or there is room. The quorum goes on
+//!   without it, unless another node is away: then an operator has to make room.
 //!
 //! What lies between the two is for what was under way when the first was crossed: were a quorum full, the
 //! log would stop, and with it the deliveries that free space.
@@ -98,17 +98,23 @@ impl Room {
 
     /// Voters that have room and answered this node, which leads, a moment ago.
     pub(crate) fn roomy(&self) -> Vec<NodeId> {
+        let voters = self.voters();
         let heard = self.lock();
         let roomy = heard
             .low
             .iter()
             .filter(|(_, (low, at))| !low && at.elapsed() < KEPT);
-        let voters = self.voters.borrow();
         roomy
             .map(|(node, _)| *node)
             .filter(|node| voters.iter().flatten().any(|voter| voter == node))
             .map(NodeId)
             .collect()
+    }
+
+    /// A copy: whoever held on to the channel's lock and wanted that of [`Self::heard`], while another
+    /// had it the other way round, would stop both as soon as somebody wants to write to the channel.
+    fn voters(&self) -> VoterSets {
+        self.voters.borrow().clone()
     }
 
     /// As long as nobody is low, whoever does not answer is another room's affair: a leader has heard
@@ -123,7 +129,7 @@ impl Room {
             true => self.is_low(),
             false => self.lock().low.get(voter).is_some_and(|(low, _)| *low),
         };
-        let voters = self.voters.borrow();
+        let voters = self.voters();
         voters.iter().flatten().any(is_low)
             && voters.iter().any(|set| {
                 let with_room = set.iter().filter(|voter| roomy.contains(&NodeId(**voter)));
@@ -174,6 +180,39 @@ mod tests {
         assert!(room.is_nowhere());
         tokio::time::advance(KEPT).await;
         assert!(!room.is_nowhere());
+    }
+
+    /// Two that are told, one that tells, and the membership that moves on: each in a thread of its own.
+    #[test]
+    fn who_tells_and_who_asks_never_wait_for_each_other_in_a_ring() {
+        const TIMES: u64 = 20_000;
+        let (changes, voters) = watch::channel(vec![BTreeSet::from_iter(1..=3)]);
+        let room = Room::new(1, voters);
+        room.look(0, 10);
+        let turns: [&(dyn Fn(u64) + Sync); 4] = [
+            &|_| _ = room.tell(),
+            &|_| drop(room.roomy()),
+            &|turn| room.heard(2 + turn % 2, turn % 3 == 0),
+            &|_| _ = changes.send_if_modified(|_| false),
+        ];
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            for turn in turns {
+                let done = done.clone();
+                scope.spawn(move || {
+                    (0..TIMES).for_each(turn);
+                    done.send(()).unwrap();
+                });
+            }
+            for _ in turns {
+                let waited = is_done.recv_timeout(Duration::from_secs(60));
+                if waited.is_err() {
+                    // The threads never end, nor would the scope.
+                    eprintln!("they wait for each other");
+                    std::process::abort();
+                }
+            }
+        });
     }
 
     #[tokio::test]

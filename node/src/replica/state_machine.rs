@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{Stream, StreamExt};
-use holdfast_ledger::{Effect, apply_batch};
+use holdfast_ledger::{Effect, KvError, apply_batch, query};
 use holdfast_mail::mutant;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
@@ -17,7 +17,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::clock::{self, Clock};
 use super::codec;
-use super::snapshot::{SnapshotFile, Snapshots};
+use super::snapshot::{Found, SnapshotFile, Snapshots};
 use super::types::{LogId, Replies, Snapshot, SnapshotMeta, StoredMembership, Types};
 use crate::failpoint;
 use crate::store::{Store, View};
@@ -25,7 +25,7 @@ use crate::world;
 use holdfast_proto::cluster as wire;
 
 pub(super) const APPLIED: &[u8] = b"applied";
-const MEMBERSHIP: &[u8] = b"membership";
+pub(super) const MEMBERSHIP: &[u8] = b"membership";
 
 /// The replicated state on this node.
 pub(crate) struct StateMachine {
@@ -119,9 +119,11 @@ impl RaftStateMachine<Types> for StateMachine {
                     if mutant("apply-by-local-clock") {
                         Arc::make_mut(&mut batch).at = clock::now();
                     }
-                    replies.0 = apply_batch(&mut rows, index, &batch, &mut effects)
-                        .map_err(|e| io::Error::other(e.0))?;
-                    self.clock.logged(batch.at);
+                    let unreadable = |e: KvError| io::Error::other(e.0);
+                    replies.0 =
+                        apply_batch(&mut rows, index, &batch, &mut effects).map_err(unreadable)?;
+                    // Not the batch's stamp, which may be behind it.
+                    self.clock.logged(query::now(&rows).map_err(unreadable)?);
                 }
                 EntryPayload::Membership(membership) => {
                     changed = Some(StoredMembership::new(
@@ -181,9 +183,7 @@ impl RaftStateMachine<Types> for StateMachine {
             .map(|id| Self::meta_rows(id, Some(&meta.last_membership)))
             .unwrap_or_default();
         world::blocking(move || {
-            let current = snapshots.current()?;
-            let same = current.is_some_and(|(_, file)| file.path() == snapshot.path());
-            let snapshot = if same {
+            let snapshot = if snapshots.is_current(&snapshot) {
                 snapshot
             } else {
                 snapshots.adopt(snapshot.path())?
@@ -205,8 +205,16 @@ impl RaftStateMachine<Types> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let current = self.snapshots.current()?;
-        Ok(current.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+        let snapshots = self.snapshots.clone();
+        match world::blocking(move || snapshots.whole()).await?? {
+            Found::Nothing => Ok(None),
+            Found::Whole(meta, snapshot) => Ok(Some(Snapshot { meta, snapshot })),
+            // openraft has given back the log before it: without one it could help nobody who is behind.
+            Found::Damaged => {
+                let mut builder = self.get_snapshot_builder().await;
+                builder.build_snapshot().await.map(Some)
+            }
+        }
     }
 }
 

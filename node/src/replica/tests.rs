@@ -147,8 +147,8 @@ async fn replicas_that_apply_the_same_entries_at_different_times_hold_the_same_r
 }
 
 /// A cluster of one.
-struct Alone {
-    cluster: Cluster,
+pub(super) struct Alone {
+    pub(super) cluster: Cluster,
     dir: tempfile::TempDir,
 }
 
@@ -172,7 +172,7 @@ impl Alone {
         }
     }
 
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let options = Self::options(dir.path(), &listener);
@@ -190,7 +190,7 @@ impl Alone {
     }
 
     /// Without looking for another leader.
-    async fn close(&self) {
+    pub(super) async fn close(&self) {
         self.cluster.0.raft.shutdown().await.unwrap();
         self.cluster.0.store.flush().await.unwrap();
     }

@@ -6,6 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -20,6 +21,9 @@ const CHUNK_BYTES: usize = 256 << 10;
 
 /// The chunk number of the end row.
 const END: u32 = u32::MAX;
+
+/// Of this part of the blob files, the oldest, a compaction writes anew what is left of them.
+const BLOB_AGE_CUTOFF: f64 = 0.75;
 
 /// Ids remembered as present, so that the gate rarely reads the disk.
 const RECENT_MAX: usize = 16_384;
@@ -43,6 +47,8 @@ struct Inner {
     dir: PathBuf,
     options: Options,
     known: Mutex<Known>,
+    /// Something has been deleted since room was last given back.
+    deleted: AtomicBool,
 }
 
 /// What is known of ids without reading.
@@ -134,7 +140,7 @@ impl BodyStore {
         db_options.set_min_blob_size(512);
         db_options.set_blob_file_size(64 << 20);
         db_options.set_enable_blob_gc(true);
-        db_options.set_blob_gc_age_cutoff(0.75);
+        db_options.set_blob_gc_age_cutoff(BLOB_AGE_CUTOFF);
         db_options.set_blob_gc_force_threshold(0.5);
         wal::can_be_read(dir)?;
         let db = DB::open(&db_options, dir).map_err(|error| not_opened(dir, error))?;
@@ -157,6 +163,7 @@ impl BodyStore {
             dir: dir.to_owned(),
             options,
             known,
+            deleted: AtomicBool::new(true),
         })))
     }
 
@@ -240,7 +247,31 @@ impl BodyStore {
                 }
             }
         }
-        self.0.write(batch)
+        self.0.write(batch)?;
+        self.0.deleted.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives the room of deleted bodies back to the disk. RocksDB does so when it compacts, which comes
+    /// with new mail: a node whose disk is nearly full takes none, and would never have room again.
+    ///
+    /// Files are dropped of which nothing is left, and none is written anew for the sake of what is: for
+    /// that there may be no room either. But since it knows now what is left in each, RocksDB does so with
+    /// files that are half empty, one after the other.
+    pub fn reclaim(&self) -> io::Result<()> {
+        if !self.0.deleted.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let db = &self.0.db;
+        db.flush().map_err(broken)?;
+        let cut_off = |age: f64| {
+            let age = age.to_string();
+            let options = [("blob_garbage_collection_age_cutoff", age.as_str())];
+            db.set_options(&options).map_err(broken)
+        };
+        cut_off(0.0)?;
+        db.compact_range(None::<&[u8]>, None::<&[u8]>);
+        cut_off(BLOB_AGE_CUTOFF)
     }
 
     /// Ids that have any row, the youngest first, older than `before`. From the end, because a

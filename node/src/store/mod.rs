@@ -43,12 +43,16 @@ pub struct Options {
 #[derive(Clone, Debug, Default)]
 pub struct Failures(Arc<Mutex<BTreeSet<PathBuf>>>);
 
+/// What to do about a node whose data directory cannot be trusted.
+const REPLACE: &str = "empty this node's data directory, join with a new token under another name \
+                       (holdfast cluster join), and at another node type: holdfast node replace OLD --with NEW";
+
 /// Why a store does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "{path} cannot be opened: {why}. Its copies on the other nodes are safe. Do not repair it: remove this \
-         node (holdfast cluster leave), empty its data directory and join with a new token"
+        "{path} cannot be opened: {why}. Its copies on the other nodes are safe. Do not repair it: {fix}",
+        fix = REPLACE
     )]
     Damaged { path: PathBuf, why: String },
     #[error(
@@ -58,12 +62,14 @@ pub enum StoreError {
     NotOpened { path: PathBuf, why: String },
     #[error(
         "{path} was poisoned by a failed write: {why}. What it holds may be less than it acknowledged, so it must \
-         not be used again. Replace the disk, remove this node (holdfast cluster leave) and join with a new token"
+         not be used again. Replace the disk, then {fix}",
+        fix = REPLACE
     )]
     Poisoned { path: PathBuf, why: String },
     #[error(
         "{path} ends at write {found}, but write {mark} was durable before: entries or a vote are missing. This node \
-         must not vote. Remove it (holdfast cluster leave), empty its data directory and join with a new token"
+         must not vote: {fix}",
+        fix = REPLACE
     )]
     ShorterThanMark {
         path: PathBuf,
@@ -72,8 +78,8 @@ pub enum StoreError {
     },
     #[error(
         "{path}, which tells how far this node's database must reach, is missing or damaged: whether entries are missing \
-         too cannot be told, so this node must not vote. Its copies on the other nodes are safe. Remove it (holdfast \
-         cluster leave), empty its data directory and join with a new token"
+         too cannot be told, so this node must not vote. Its copies on the other nodes are safe: {fix}",
+        fix = REPLACE
     )]
     MarkLost { path: PathBuf },
     #[error("{path}: {error}")]

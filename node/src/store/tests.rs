@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_ledger::{Kv, KvRead};
 use holdfast_mail::{MessageId, Timestamp};
@@ -346,6 +346,31 @@ fn bodies_of_every_size_come_back_and_go() {
         store.ids(None, 99).unwrap(),
         [id(5), id(4), id(3), id(1), id(0)]
     );
+}
+
+#[test]
+fn deleted_bodies_give_their_room_back_though_nothing_new_comes() {
+    fn used(dir: &Path) -> u64 {
+        let files = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+        files.map(|file| file.metadata().unwrap().len()).sum()
+    }
+    const MIB: usize = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let store = BodyStore::open(dir.path(), options()).unwrap();
+    for n in 0..80 {
+        put_body(&store, n, MIB, || {});
+    }
+    let ids: Vec<MessageId> = (0..79).map(id).collect();
+    store.delete(&ids).unwrap();
+    assert!(used(dir.path()) > 60 * MIB as u64);
+    store.reclaim().unwrap();
+    // What is left shares its file with deleted ones. Files go a moment later.
+    let until = Instant::now() + Duration::from_secs(20);
+    while used(dir.path()) > 40 * MIB as u64 {
+        assert!(Instant::now() < until, "{} are left", used(dir.path()));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(read_body(&store, 79).unwrap(), content(79, MIB));
 }
 
 #[test]

@@ -137,6 +137,10 @@ impl Bodies {
                     }
                     Err(status) => {
                         tracing::debug!(body = %body.id, source, "cannot fetch a body: {}", status.message());
+                        if status.code() == Code::DataLoss {
+                            // What it sent is as bad: it must not spoil what the next one has.
+                            receiver.drop_body(body.id);
+                        }
                     }
                 }
             }
