@@ -45,6 +45,10 @@ use crate::{acme, checkup, courier, dial, drill, finger, intake, portal, reach, 
 /// after which systemd kills.
 const STOP_TIME_MAX: Duration = Duration::from_secs(20);
 
+/// A node that gave up its work in order to leave, and is still a member after that, will not be removed:
+/// `membership::leave` tries no longer.
+const LEAVE_TIME_MAX: Duration = Duration::from_secs(120);
+
 /// Why a node does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -91,6 +95,14 @@ pub enum ServeError {
          {0} and join with a new token"
     )]
     Removed(PathBuf),
+    #[error(
+        "this node gave up its work to leave the cluster, and {seconds} seconds later it is still a member: its \
+         removal broke off. All mail is safe: it is held here and by the other nodes. Started again, as systemd \
+         does by itself, it takes and delivers mail as before. To take it out for good, on another node: \
+         holdfast cluster leave {0}",
+        seconds = LEAVE_TIME_MAX.as_secs()
+    )]
+    NotRemoved(String),
 }
 
 /// Runs the node that the file at `path` describes until SIGTERM or SIGINT.
@@ -140,6 +152,8 @@ struct Rooms {
     atrn_tls: Arc<ArcSwap<SmtpServer>>,
     intake_stop: watch::Sender<bool>,
     courier_stop: CancellationToken,
+    /// Cancelled when the node gave up its work in order to leave, and was not removed.
+    stranded: CancellationToken,
     intake: JoinHandle<()>,
     finger: Option<JoinHandle<()>>,
     ondemand: Option<JoinHandle<()>>,
@@ -219,6 +233,18 @@ fn closing(cluster: &Cluster, mut stop: watch::Receiver<bool>) -> watch::Receive
         }
     });
     told
+}
+
+/// Whether a node that gave up its work in order to leave was not removed.
+async fn is_stranded(cluster: &Cluster) -> bool {
+    if tokio::time::timeout(LEAVE_TIME_MAX, cluster.was_removed())
+        .await
+        .is_ok()
+    {
+        return false;
+    }
+    let me = cluster.me().id;
+    cluster.standing().voter || cluster.members().iter().any(|member| member.id == me)
 }
 
 async fn until(mut stop: watch::Receiver<bool>) {
@@ -357,6 +383,12 @@ impl Node {
                     None => std::future::pending().await,
                 }
             };
+            let stranded = async {
+                match &rooms {
+                    Some(rooms) => rooms.stranded.cancelled().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
@@ -366,6 +398,11 @@ impl Node {
                     let dir = self.config.load().data_dir.clone();
                     if let Some(rooms) = rooms { rooms.stop().await; }
                     return Err(ServeError::Removed(dir));
+                }
+                () = stranded => {
+                    let name = self.config.load().name.clone();
+                    if let Some(rooms) = rooms { rooms.stop().await; }
+                    return Err(ServeError::NotRemoved(name));
                 }
                 Some(ask) = self.asks.recv() => match ask {
                     // Two may have asked at once.
@@ -558,10 +595,13 @@ impl Node {
             tokio::spawn(portal::run(options, cluster.clone(), stopped))
         });
 
-        // A node about to be removed takes no new mail and hands back its leases.
+        // A node about to be removed takes no new mail and hands back its leases. The rooms that stop for that
+        // do not start again, so that the whole node does where its removal breaks off.
+        let stranded = CancellationToken::new();
         tokio::spawn({
             let (cluster, intake_stop, courier_stop) =
                 (cluster.clone(), intake_stop.clone(), courier_stop.clone());
+            let stranded = stranded.clone();
             async move {
                 cluster.retiring().await;
                 tracing::info!("this node is being removed: no new mail, leases go back");
@@ -569,6 +609,9 @@ impl Node {
                 courier_stop.cancel();
                 courier_ended.cancelled().await;
                 cluster.retired();
+                if is_stranded(&cluster).await {
+                    stranded.cancel();
+                }
             }
         });
         Ok(Rooms {
@@ -579,6 +622,7 @@ impl Node {
             atrn_tls,
             intake_stop,
             courier_stop,
+            stranded,
             intake,
             finger,
             ondemand,
@@ -599,7 +643,7 @@ impl Node {
         let options = self.replica_options();
         let (identity, members) = membership::redeem(token, &options.member)
             .await
-            .map_err(|e| Status::failed_precondition(e.to_string()))?;
+            .map_err(admin::membership_status)?;
         let failed = |e: &dyn std::fmt::Display| Status::internal(e.to_string());
         let stores = replica::create(&options, identity)
             .await

@@ -372,6 +372,13 @@ fn told_merged(merged: &Merged, output: Output) -> Result<(), Failure> {
             to.join(", ")
         )))?;
     }
+    if merged.sorted.notifications > 0 {
+        output.line(format!(
+            "To be sent once the node is started, though the old cluster may have done so: {} that mail failed or is \
+             late.",
+            output::count(merged.sorted.notifications, "notification")
+        ))?;
+    }
     if merged.is_majority && merged.unheard.is_empty() {
         output.line("Missing: nothing that the cluster had agreed on.")?;
     } else if merged.is_majority {
@@ -380,6 +387,10 @@ fn told_merged(merged: &Merged, output: Output) -> Result<(), Failure> {
              are a majority work once they are started. Nothing is there of {}.",
             merged.unheard.join(", ")
         ))?;
+    } else if merged.unheard.is_empty() {
+        output.line(
+            "May be missing: what was agreed on after that entry, for nobody knows whether this is of a majority.",
+        )?;
     } else {
         output.line(format!(
             "May be missing: what {} had agreed on among themselves after that entry.",
@@ -408,6 +419,7 @@ fn merged_json(merged: &Merged) -> Value {
         "taken": merged.taken.taken,
         "not_taken": merged.taken.refused,
         "set_aside": merged.sorted.set_aside,
+        "notifications": merged.sorted.notifications,
         "missing_content": missing.collect::<Vec<_>>(),
         "nodes_unheard": merged.unheard,
         "is_majority": merged.is_majority,

@@ -64,9 +64,12 @@ pub(crate) async fn state_hash(client: &mut Client, output: Output) -> Result<Ex
     Ok(Exit::Done)
 }
 
-/// Every member answers and there is a quorum.
+/// Every member answers, there is a quorum, and mail is taken.
 pub(crate) fn is_healthy(status: &StatusReply) -> bool {
-    !status.cluster_id.is_empty() && status.quorum && status.nodes.iter().all(|node| node.reachable)
+    !status.cluster_id.is_empty()
+        && status.quorum
+        && !status.no_room
+        && status.nodes.iter().all(|node| node.reachable)
 }
 
 pub(crate) fn leader(status: &StatusReply) -> Option<&NodeStatus> {
@@ -141,6 +144,12 @@ fn screen(status: &StatusReply, part: Part) -> Vec<String> {
     ));
     if !status.domains.is_empty() {
         lines.extend(table_lines(&domains(status), COLUMNS));
+    }
+    if status.domains_more > 0 {
+        lines.push(format!(
+            "And {} whose mail is younger: holdfast domain list",
+            output::count(status.domains_more, "domain")
+        ));
     }
     lines
 }
@@ -332,6 +341,8 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
             "smtp_address": node.smtp_address,
             "cluster_address": node.cluster_address,
             "certificate_ends_at": output::rfc3339(node.certificate_ends_ms),
+            "certificate_late": node.certificate_late,
+            "clock_ahead_ms": node.clock_ahead_ms,
         })).collect::<Vec<_>>(),
         "domains": status.domains.iter().map(|domain| json!({
             "domain": domain.domain,
@@ -343,6 +354,8 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
             "last_reply": domain.last_reply,
             "next_try_at": (domain.next_try_ms != 0).then(|| output::rfc3339(domain.next_try_ms)),
         })).collect::<Vec<_>>(),
+        "domains_more": status.domains_more,
+        "no_room": status.no_room,
     })
 }
 

@@ -100,6 +100,11 @@ impl Data {
             return Ok(());
         }
         let copy = with_suffix(&self.dir, ".own-copy");
+        let all = ["ledger", "bodies", "identity", "snapshots"].map(|name| self.dir.join(name));
+        // A node that was never started has no snapshots.
+        let there = all.iter().filter(|path| path.exists());
+        let old: Vec<String> = there.map(|path| path.display().to_string()).collect();
+        let old = old.join(" ");
         let (dir, file, copy) = (self.dir.display(), self.file.display(), copy.display());
         let why = format!(
             "{dir} is a file system of its own, so no other directory can take its place; nothing was changed"
@@ -108,7 +113,7 @@ impl Data {
             "the same in four steps, the last with --with and --deliver as here:\n    \
              holdfast snapshot save --stopped {copy} --config {file}\n    \
              mkdir {dir}/before-recovery\n    \
-             mv {dir}/ledger {dir}/bodies {dir}/identity {dir}/before-recovery/\n    \
+             mv {old} {dir}/before-recovery/\n    \
              holdfast snapshot restore {copy} --config {file}"
         )))
     }

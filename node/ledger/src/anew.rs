@@ -74,6 +74,10 @@ pub fn found_anew(kv: &mut dyn Kv, founding: Founding) -> Result<(), KvError> {
 pub struct Sorted {
     /// Messages that were to be delivered, and are set aside until somebody decides.
     pub set_aside: u64,
+    /// Notifications that senders are owed, or that are on their way to them. They go out in any case: the
+    /// old cluster may have sent them, and a sender who hears of a failure twice is better off than one who
+    /// never does.
+    pub notifications: u64,
     /// Messages whose content is nowhere: they are given up.
     pub without_content: Vec<Envelope>,
 }
@@ -90,11 +94,31 @@ pub fn sort_mail(
     keep_queued: bool,
     has_body: &dyn Fn(MessageId) -> bool,
 ) -> Result<Sorted, KvError> {
-    let mut sorted = Sorted::default();
+    let without_content = give_up(kv, when, by, has_body)?;
+    let set_aside = match keep_queued {
+        true => 0,
+        false => set_aside(kv, when, by)?,
+    };
+    Ok(Sorted {
+        set_aside,
+        notifications: notifications(kv)?,
+        without_content,
+    })
+}
+
+fn give_up(
+    kv: &mut dyn Kv,
+    when: &mut Logged,
+    by: &str,
+    has_body: &dyn Fn(MessageId) -> bool,
+) -> Result<Vec<Envelope>, KvError> {
+    let mut given_up = Vec::new();
     let mut after = None;
     loop {
         let page = query::bodies(kv, after, PAGE)?;
-        let Some(last) = page.last() else { break };
+        let Some(last) = page.last() else {
+            return Ok(given_up);
+        };
         after = Some(last.id);
         for body in page.iter().filter(|body| !has_body(body.id)) {
             let Some(envelope) = query::envelope(kv, body.id)? else {
@@ -105,28 +129,36 @@ pub fn sort_mail(
             for domain in apply::give_up(kv, *when, body.id)? {
                 dispose(kv, when, &domain, Disposal::Discard, &[body.id], by)?;
             }
-            sorted.without_content.push(envelope);
+            given_up.push(envelope);
         }
     }
-    if keep_queued {
-        return Ok(sorted);
-    }
+}
+
+/// Also of domains where nothing is to be delivered now: what was refused is tried again by itself.
+fn set_aside(kv: &mut dyn Kv, when: &mut Logged, by: &str) -> Result<u64, KvError> {
+    let mut set_aside = 0;
     let mut after: Option<Domain> = None;
     loop {
-        let domains = query::held_domains(kv, after.as_ref(), PAGE)?;
+        let domains = query::domains_with_mail(kv, after.as_ref(), PAGE)?;
         let Some(last) = domains.last().cloned() else {
-            return Ok(sorted);
+            return Ok(set_aside);
         };
         for domain in domains {
             let mut more = true;
             while more {
                 let done = dispose(kv, when, &domain, Disposal::Hold, &[], by)?;
-                sorted.set_aside += done.0;
+                set_aside += done.0;
                 more = done.1;
             }
         }
         after = Some(last);
     }
+}
+
+fn notifications(kv: &dyn KvRead) -> Result<u64, KvError> {
+    let owed = kv.scan(tables::OWED, &[], usize::MAX)?.len();
+    let on_their_way = kv.scan(tables::REPORTS, &[], usize::MAX)?.len();
+    Ok((owed + on_their_way) as u64)
 }
 
 /// What another survivor's messages came to.
@@ -526,6 +558,40 @@ mod tests {
         assert_eq!(query::total(&old.kv).unwrap(), query::Counts::default());
         for table in [tables::OWED, tables::REPORTS, tables::HELD, tables::COUNTS] {
             assert_eq!(old.kv.scan(table, &[], 9).unwrap(), [], "{table:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_refused_and_would_be_tried_again_is_set_aside_too() {
+        let mut old = Old::new();
+        let home = domain("example.org");
+        let envelope = message(1);
+        old.enter(Command::Accept { envelope });
+        // Nobody knows yet whether the primary means it.
+        old.settle(1, "example.org", 0, Verdict::Refused);
+        assert_eq!(query::held(&old.kv, &home, None, 9).unwrap(), []);
+        let refused = query::refused(&old.kv, &home, 9).unwrap();
+        assert!(refused[0].retry_at.is_some(), "{refused:?}");
+        let sorted = sort_mail(&mut old.kv, &mut { LATER }, "restored", false, &|_| true).unwrap();
+        assert_eq!(sorted.set_aside, 1);
+        assert_eq!(query::refused(&old.kv, &home, 9).unwrap(), []);
+        let aside = query::aside(&old.kv, &home, None, 9).unwrap();
+        assert!(aside[0].kept_back, "{aside:?}");
+    }
+
+    #[test]
+    fn notifications_go_out_in_any_case_and_are_counted() {
+        for keep_queued in [false, true] {
+            let mut old = Old::new();
+            // One is on its way, one is owed, and one has nobody to go to.
+            old.give_back(1);
+            old.report(2, 1);
+            old.give_back(3);
+            old.submit(4, &["stranger.example"]);
+            old.settle(4, "stranger.example", 0, Verdict::Refused);
+            let has_body = |id| id != message(4).id;
+            let sorted = sort_mail(&mut old.kv, &mut { LATER }, "", keep_queued, &has_body);
+            assert_eq!(sorted.unwrap().notifications, 2);
         }
     }
 

@@ -3,16 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use holdfast_ledger::query;
+use holdfast_ledger::KvError;
+use holdfast_ledger::query::{self, Held};
 use holdfast_mail::{Domain, NodeId, Timestamp};
 use holdfast_proto::admin as wire;
 use tonic::Status;
 
 use super::{broken, drills, hex, rotation};
-use crate::replica::{Cluster, Stands, now};
+use crate::replica::{Cluster, Stands, membership, now};
+use crate::store::View;
 
-/// Domains with held mail that are told one by one.
+/// Domains with held mail that are told one by one: those that have waited for the longest time.
 const DOMAINS_SHOWN: usize = 20;
+
+/// Domains read from the view at a time.
+const DOMAINS_PAGE: usize = 256;
 
 pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Status> {
     let members: BTreeMap<NodeId, _> = cluster
@@ -81,19 +86,19 @@ pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Statu
     let view = cluster.view();
     let total = query::total(&view).map_err(broken)?;
     let mut domains = Vec::new();
-    for domain in query::held_domains(&view, None, DOMAINS_SHOWN).map_err(broken)? {
+    let (longest, domains_more) = longest_held(&view).map_err(broken)?;
+    for (oldest, domain) in longest {
         let counts = query::counts(&view, &domain).map_err(broken)?;
-        let oldest = query::held(&view, &domain, None, 1).map_err(broken)?.pop();
         let lease = query::lease(&view, &domain).map_err(broken)?;
         domains.push(wire::DomainStatus {
             domain: domain.to_string(),
             messages: counts.messages,
             bytes: counts.bytes,
-            oldest_ms: oldest.as_ref().map_or(0, |held| held.message.at().0),
+            oldest_ms: oldest.message.at().0,
             lease_node: lease.as_ref().map_or(0, |lease| lease.node.0),
             lease_epoch: lease.map_or(0, |lease| lease.epoch),
             next_try_ms: next_try(&standings, lease.map(|lease| lease.node), &domain),
-            last_reply: oldest.map(|held| held.last_reply).unwrap_or_default(),
+            last_reply: oldest.last_reply,
         });
     }
     let drill = cluster.drill_under_way().map_err(broken)?;
@@ -110,6 +115,7 @@ pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Statu
         quorum,
         nodes_may_fail: tolerance.nodes,
         regions_may_fail: tolerance.regions,
+        no_room: lacks_room(&nodes),
         health: [health(quorum, &nodes, tolerance), rehearsed, certificates]
             .into_iter()
             .filter(|sentence| !sentence.is_empty())
@@ -120,11 +126,38 @@ pub(super) async fn status(cluster: &Cluster) -> Result<wire::StatusReply, Statu
         held_messages: total.messages,
         held_bytes: total.bytes,
         domains,
+        domains_more,
         drills: drills::last_of_each(cluster)?,
         placement_safe: tolerance.placement_safe,
         now_ms: now().0,
         level: cluster.level(),
     })
+}
+
+/// The domains whose mail has waited for the longest time, with the first of it, and how many more there
+/// are.
+fn longest_held(view: &View) -> Result<(Vec<(Held, Domain)>, u64), KvError> {
+    let mut longest: Vec<(Held, Domain)> = Vec::new();
+    let mut all = 0;
+    let mut after = None;
+    loop {
+        let page = query::held_domains(view, after.as_ref(), DOMAINS_PAGE)?;
+        after = page.last().cloned();
+        let is_last = page.len() < DOMAINS_PAGE;
+        for domain in page {
+            let Some(oldest) = query::held(view, &domain, None, 1)?.pop() else {
+                continue;
+            };
+            all += 1;
+            longest.push((oldest, domain));
+        }
+        longest.sort_by_key(|(oldest, _)| oldest.message);
+        longest.truncate(DOMAINS_SHOWN);
+        if is_last {
+            let more = u64::saturating_sub(all, DOMAINS_SHOWN as u64);
+            return Ok((longest, more));
+        }
+    }
 }
 
 /// When the domain is tried again, says the node that delivers for it; 0: now, or not known.
@@ -196,6 +229,13 @@ impl Tolerance {
     }
 }
 
+/// No quorum of the voters answers and has room, as the leader judges it: every node says 452.
+fn lacks_room(nodes: &[wire::NodeStatus]) -> bool {
+    let voters = || nodes.iter().filter(|node| node.role != "learner");
+    let with_room = voters().filter(|node| node.reachable && !node.disk_low);
+    voters().any(|node| node.disk_low) && with_room.count() <= voters().count() / 2
+}
+
 fn health(quorum: bool, nodes: &[wire::NodeStatus], tolerance: Tolerance) -> String {
     let down: Vec<&str> = nodes
         .iter()
@@ -231,6 +271,23 @@ fn health(quorum: bool, nodes: &[wire::NodeStatus], tolerance: Tolerance) -> Str
         true => String::new(),
         false => format!(" Drained: {}.", drained.join(", ")),
     };
+    let low = nodes.iter().filter(|node| node.disk_low);
+    let low: Vec<&str> = low.map(|node| node.name.as_str()).collect();
+    let low = low.join(", ");
+    if lacks_room(nodes) {
+        let silent = match down.is_empty() {
+            true => String::new(),
+            false => format!(" Not answering: {}.", down.join(", ")),
+        };
+        return format!(
+            "No room: no mail is accepted (senders keep it and try again), delivery goes on, nothing acknowledged \
+             is lost. The disk is nearly full at {low}.{silent}{placement}{drained}"
+        );
+    }
+    let drained = match low.is_empty() {
+        true => drained,
+        false => format!("{drained} The disk is nearly full, and no new mail is taken, at {low}."),
+    };
     if down.is_empty() {
         format!("Healthy. {may_fail}.{placement}{drained}")
     } else {
@@ -253,43 +310,21 @@ fn rehearsed(drill: &wire::Drill) -> String {
     )
 }
 
-/// What would be if `node` left.
+/// What would be if `node` left, or why it may not: the leader says the same when it is asked to remove it.
 pub(super) async fn without(cluster: &Cluster, node: NodeId) -> Result<String, Status> {
+    membership::may_go(cluster, node)
+        .await
+        .map_err(Status::failed_precondition)?;
     let now = status(cluster).await?;
     let nodes: Vec<wire::NodeStatus> = now
         .nodes
         .into_iter()
         .filter(|other| other.id != node.0)
         .collect();
-    may_do_without(&nodes).map_err(Status::failed_precondition)?;
     let tolerance = Tolerance::of(&nodes);
     Ok(format!(
         "dry run: nothing was changed. Without it {} node(s) and {} region(s) may fail",
         tolerance.nodes, tolerance.regions
-    ))
-}
-
-/// As the leader says it when it is asked to.
-fn may_do_without(rest: &[wire::NodeStatus]) -> Result<(), String> {
-    let voters = || rest.iter().filter(|node| node.role != "learner");
-    let all = voters().count();
-    if all == 0 {
-        return Err(
-            "it is the only node: without it no mail could be held; nothing was changed\nfix: let another node join \
-             first: holdfast cluster invite"
-                .to_owned(),
-        );
-    }
-    let silent = voters().filter(|node| !node.reachable);
-    let silent: Vec<&str> = silent.map(|node| node.name.as_str()).collect();
-    let (alive, quorum) = (all - silent.len(), all / 2 + 1);
-    if alive >= quorum {
-        return Ok(());
-    }
-    let silent = silent.join(", ");
-    Err(format!(
-        "{silent} does not answer: without it only {alive} of {all} voters would answer, and {quorum} are needed to \
-         accept mail. Nothing was changed\nfix: bring back {silent} first, and then try again"
     ))
 }
 
@@ -307,24 +342,25 @@ mod tests {
     }
 
     #[test]
-    fn nobody_leaves_whose_going_would_stop_the_cluster_and_it_is_said_what_to_do_first() {
-        let named = |name: &str, reachable| wire::NodeStatus {
-            name: name.into(),
-            ..node("eu", reachable)
-        };
-        assert_eq!(
-            may_do_without(&[named("n2", true), named("n3", true)]),
-            Ok(())
-        );
-        let why = may_do_without(&[named("n2", true), named("n3", false)]).unwrap_err();
-        assert!(why.starts_with("n3 does not answer: "), "{why}");
+    fn a_cluster_whose_disks_leave_no_quorum_says_that_no_mail_is_taken() {
+        let mut nodes = ["eu", "us", "ap"].map(|region| wire::NodeStatus {
+            name: region.into(),
+            ..node(region, true)
+        });
+        let told = |nodes: &[wire::NodeStatus]| health(true, nodes, Tolerance::of(nodes));
+        assert!(told(&nodes).starts_with("Healthy. "), "{}", told(&nodes));
+        nodes[0].disk_low = true;
+        let one = told(&nodes);
+        assert!(one.starts_with("Healthy. ") && !lacks_room(&nodes), "{one}");
+        assert!(one.ends_with("no new mail is taken, at eu."), "{one}");
+        nodes[1].reachable = false;
+        let none = told(&nodes);
+        assert!(lacks_room(&nodes));
+        assert!(none.starts_with("No room: no mail is accepted"), "{none}");
         assert!(
-            why.contains("1 of 2 voters would answer, and 2 are needed"),
-            "{why}"
+            none.contains("nearly full at eu. Not answering: us."),
+            "{none}"
         );
-        assert!(why.contains("\nfix: bring back n3 first"), "{why}");
-        let why = may_do_without(&[]).unwrap_err();
-        assert!(why.contains("\nfix: let another node join"), "{why}");
     }
 
     #[test]

@@ -20,7 +20,8 @@ use holdfast_proto::cluster as wire;
 use prost::Message;
 
 use super::handle::Cluster;
-use super::state_machine::APPLIED;
+use super::state_machine::{APPLIED, MEMBERSHIP};
+use crate::store::View;
 
 const MAGIC: &[u8; 8] = b"HFCOPY1\n";
 
@@ -145,6 +146,15 @@ pub(crate) fn write<W: Write>(
     writer.end()
 }
 
+/// Who votes, as of a view; a node that has applied nothing does not know.
+pub(crate) fn membership(view: &View) -> io::Result<Option<wire::Membership>> {
+    let Some(bytes) = view.meta(MEMBERSHIP)? else {
+        return Ok(None);
+    };
+    let stored = wire::StoredMembership::decode(&bytes[..]).map_err(io::Error::other)?;
+    Ok(stored.membership)
+}
+
 impl Cluster {
     /// Writes a copy of all rows, as of this moment, and of the bodies they name. Blocks.
     ///
@@ -163,6 +173,7 @@ impl Cluster {
             index: applied.index,
             applied: applied.index,
             term: applied.term,
+            membership: membership(&view)?,
         };
         let bodies = self.bodies().store();
         let read = |body: &BodyRef| {

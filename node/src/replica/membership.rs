@@ -3,7 +3,7 @@
 //! A member becomes one in three steps: the ledger allocates its id (the log index of its
 //! `Redeem`), Raft adds it as a learner, and once it has caught up, bodies included, it votes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use openraft::ChangeMembers;
 use prost::Message;
 use tokio::time::Instant;
 
-use super::handle::{Cluster, ProposeError};
+use super::handle::{Cluster, ProposeError, Stands};
 use super::types::Seat;
 use super::{Identity, random};
 use super::{clock, level, replace};
@@ -31,12 +31,17 @@ pub(super) const STEP_TIME_MAX: Duration = Duration::from_secs(30);
 /// bandwidth; the operator may interrupt and resume.
 pub(super) const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(6 * 3600);
 
-/// How far behind a learner may be to become a voter, and a voter to be handed leadership: what it
-/// lacks is fetched within a moment, and mail that flows meanwhile never lets it be level.
+/// How far behind a learner may be to become a voter, and a voter to be handed leadership or to be counted on
+/// when another leaves: what it lacks is fetched within a moment, and mail that flows meanwhile never lets it be
+/// level.
 const ENTRIES_BEHIND_MAX: u64 = 64;
 
 /// How often the leader looks for joins that broke off.
 const RESUME_EVERY: Duration = Duration::from_secs(5);
+
+/// For so long a node asks again to be let in where too many others ask, with pauses.
+const TURNED_AWAY_TIME_MAX: Duration = Duration::from_secs(60);
+const TURNED_AWAY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a member could not join or leave.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +54,9 @@ pub enum MembershipError {
         "no node of the cluster answers at {addresses}: {why}. Nothing was changed; check the network and try again"
     )]
     Unreachable { addresses: String, why: String },
+    /// A request was sent, and not answered.
+    #[error("{0}")]
+    InDoubt(String),
     #[error("cannot make a certificate request: {0}")]
     Certificate(String),
 }
@@ -167,7 +175,10 @@ pub async fn redeem(
     };
     let mut why = String::from("the token names no address");
     let mut in_doubt = false;
-    for address in &token.addresses {
+    let mut turned_away = None;
+    let ask_again_until = Instant::now() + TURNED_AWAY_TIME_MAX;
+    let mut addresses: VecDeque<&String> = token.addresses.iter().collect();
+    while let Some(address) = addresses.pop_front() {
         let channel = grpc::channel(address, "join.holdfast.internal", &client);
         let mut members = wire::members_client::MembersClient::new(channel);
         let reply = tokio::time::timeout(STEP_TIME_MAX * 2, members.join(request.clone())).await;
@@ -191,6 +202,13 @@ pub async fn redeem(
             }
             Ok(Err(status)) => match status.code() {
                 tonic::Code::Unavailable | tonic::Code::Unknown => why = status.message().into(),
+                tonic::Code::ResourceExhausted => {
+                    turned_away = Some(status.message().to_owned());
+                    if Instant::now() < ask_again_until {
+                        addresses.push_back(address);
+                        tokio::time::sleep(TURNED_AWAY_PAUSE).await;
+                    }
+                }
                 tonic::Code::PermissionDenied if in_doubt => {
                     return Err(MembershipError::Refused(format!(
                         "{}. An earlier request of this join was not answered and may have used it: if \
@@ -208,6 +226,16 @@ pub async fn redeem(
                 why = format!("{address} did not answer in time");
             }
         }
+    }
+    if in_doubt {
+        return Err(MembershipError::InDoubt(format!(
+            "{why}; the token may be used up\nfix: where `holdfast cluster status` shows {name} as joining, remove it \
+             with `holdfast cluster leave {name}`; then join with a new token",
+            name = member.name
+        )));
+    }
+    if let Some(why) = turned_away {
+        return Err(MembershipError::Refused(why));
     }
     Err(MembershipError::Unreachable {
         addresses: token.addresses.join(", "),
@@ -263,6 +291,8 @@ pub(super) async fn at_leader(
     let deadline = Instant::now() + limit;
     let mut turn = 0;
     let mut next = cluster.leader().map(|node| node.0);
+    // A node was asked and did not say what came of it.
+    let mut in_doubt = false;
     loop {
         let target = next.unwrap_or_else(|| {
             turn += 1;
@@ -283,6 +313,7 @@ pub(super) async fn at_leader(
         };
         let why = match outcome {
             Ok(()) => return Ok(()),
+            Err(NotDone::Refused(_)) if in_doubt && is_removed(cluster, step) => return Ok(()),
             Err(NotDone::Refused(why)) => return Err(MembershipError::Refused(why)),
             Err(NotDone::AskLeader(leader)) => {
                 next = leader;
@@ -290,9 +321,16 @@ pub(super) async fn at_leader(
             }
             Err(NotDone::NoAnswer(why)) => {
                 next = None;
+                in_doubt = true;
                 why
             }
         };
+        if Instant::now() >= deadline && in_doubt {
+            return Err(MembershipError::InDoubt(format!(
+                "{why}; it may still be done, and nothing is lost\nfix: look at `holdfast cluster status` before \
+                 trying again"
+            )));
+        }
         if Instant::now() >= deadline {
             return Err(MembershipError::Refused(format!(
                 "{why}; nothing was changed, try again when the cluster has a leader"
@@ -300,6 +338,12 @@ pub(super) async fn at_leader(
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
+}
+
+/// Whether it was a removal, and is done.
+fn is_removed(cluster: &Cluster, step: Step) -> bool {
+    let known = |node| cluster.members().iter().any(|member| member.id == node);
+    matches!(step, Step::Remove(node) if !known(node) && !voters(cluster).contains(&node.0))
 }
 
 /// Why a step was not done here.
@@ -409,6 +453,7 @@ pub(crate) async fn resume_promotions(cluster: Cluster) {
             continue;
         }
         replace::finish_joint(&cluster).await;
+        take_out_removed(&cluster).await;
         let voters = voters(&cluster);
         let joined = cluster.members().into_iter();
         for member in joined.filter(|member| !voters.contains(&member.id.0)) {
@@ -430,6 +475,33 @@ pub(crate) async fn resume_promotions(cluster: Cluster) {
             });
         }
     }
+}
+
+/// Takes learners out that the ledger knows as removed. A leader that had not applied the removal yet may have
+/// added one again when it asked; it is no member, so that no command reaches it.
+async fn take_out_removed(cluster: &Cluster) {
+    let removed = removed_learners(cluster);
+    if removed.is_empty() {
+        return;
+    }
+    let nodes = format!("{removed:?}");
+    let change = ChangeMembers::RemoveNodes(removed);
+    // Refused while another change is under way: the next round does it.
+    match cluster.0.raft.change_membership(change, false).await {
+        Ok(_) => tracing::info!(nodes, "removed nodes are no learners any more"),
+        Err(error) => tracing::debug!(nodes, "removed nodes are still learners: {error}"),
+    }
+}
+
+fn removed_learners(cluster: &Cluster) -> BTreeSet<u64> {
+    let view = cluster.view();
+    let is_removed = |id: &u64| {
+        query::is_removed(&view, NodeId(*id)).unwrap_or_else(|error| {
+            tracing::error!("cannot read who was removed: {}", error.0);
+            false
+        })
+    };
+    cluster.0.raft.learner_ids().filter(is_removed).collect()
 }
 
 /// A node being made a voter: one task at a time.
@@ -482,20 +554,16 @@ pub(crate) async fn promote_here(cluster: &Cluster, node: NodeId) -> Result<(), 
         .map_err(|e| unfinished(&e))?;
     let deadline = Instant::now() + CATCH_UP_TIME_MAX;
     loop {
-        let all = cluster.standing().last_log.unwrap_or_default().index;
-        match cluster.ask_newcomer(node.0).await {
-            Ok(standing) => {
-                let have = standing.last_log.unwrap_or_default().index;
-                if have + ENTRIES_BEHIND_MAX >= all && standing.bodies_missing == 0 {
-                    break;
-                }
-                tracing::debug!(%node, have, all, missing = standing.bodies_missing, "a learner catches up");
-            }
-            Err(why) => tracing::info!(%node, "a learner does not answer: {why}"),
-        }
         must_lead(cluster)?;
+        // What was logged before the learner's own entry is applied by now: a removal, too, that a leader
+        // before this one left behind.
         if find().is_none() {
             return Err(NotDone::Refused(format!("node {node} left meanwhile")));
+        }
+        match has_caught_up(cluster, node).await {
+            Ok(true) => break,
+            Ok(false) => {}
+            Err(why) => tracing::info!(%node, "a learner does not answer: {why}"),
         }
         if Instant::now() >= deadline {
             return Err(NotDone::Refused(format!(
@@ -512,47 +580,40 @@ pub(crate) async fn promote_here(cluster: &Cluster, node: NodeId) -> Result<(), 
     Ok(())
 }
 
+/// Whether a learner has what a voter needs: nearly all of the log, and every body.
+async fn has_caught_up(cluster: &Cluster, node: NodeId) -> Result<bool, String> {
+    // Bodies are counted only then: it takes long.
+    if !is_level(cluster, node).await? {
+        return Ok(false);
+    }
+    let missing = cluster.ask_what_it_lacks(node.0).await?.bodies_missing;
+    if missing > 0 {
+        tracing::debug!(%node, missing, "a learner fetches bodies");
+        return Ok(false);
+    }
+    // The others may have gone on meanwhile.
+    is_level(cluster, node).await
+}
+
+async fn is_level(cluster: &Cluster, node: NodeId) -> Result<bool, String> {
+    let all = last_index(&cluster.standing());
+    let have = last_index(&cluster.ask_newcomer(node.0).await?);
+    tracing::debug!(%node, have, all, "a learner catches up");
+    Ok(have + ENTRIES_BEHIND_MAX >= all)
+}
+
 pub(crate) async fn remove_here(cluster: &Cluster, node: NodeId) -> Result<(), NotDone> {
     must_lead(cluster)?;
     cluster.must_not_rehearse().map_err(NotDone::Refused)?;
-    let raft = &cluster.0.raft;
-    let all = voters(cluster);
-    let learner = raft.learner_ids().any(|id| id == node.0);
+    let learner = cluster.0.raft.learner_ids().any(|id| id == node.0);
     let known = cluster.members().iter().any(|m| m.id == node);
-    let name = name_of(cluster, node);
-    if !all.contains(&node.0) && !learner && !known {
+    if !voters(cluster).contains(&node.0) && !learner && !known {
         return Err(NotDone::Refused(format!(
-            "{name} is not a member; nothing was changed\nfix: see who is: holdfast cluster status"
+            "{} is not a member; nothing was changed\nfix: see who is: holdfast cluster status",
+            name_of(cluster, node)
         )));
     }
-    let remaining: Vec<u64> = all.iter().copied().filter(|id| *id != node.0).collect();
-    if remaining.is_empty() {
-        return Err(NotDone::Refused(
-            "it is the only node: without it no mail could be held; nothing was changed\nfix: let another node join \
-             first: holdfast cluster invite"
-                .into(),
-        ));
-    }
-    let answers = remaining.iter().map(|id| async move {
-        *id == cluster.me().id.0 || cluster.ask_standing(*id).await.is_ok()
-    });
-    let answers = futures::future::join_all(answers).await;
-    let silent: Vec<String> = remaining
-        .iter()
-        .zip(answers)
-        .filter(|(_, answers)| !answers)
-        .map(|(id, _)| name_of(cluster, NodeId(*id)))
-        .collect();
-    let alive = remaining.len() - silent.len();
-    let quorum = remaining.len() / 2 + 1;
-    if alive < quorum {
-        let silent = silent.join(", ");
-        return Err(NotDone::Refused(format!(
-            "{silent} does not answer: without {name} only {alive} of {} voters would answer, and {quorum} are needed \
-             to accept mail. Nothing was changed\nfix: bring back {silent} first, and then try again",
-            remaining.len()
-        )));
-    }
+    may_go(cluster, node).await.map_err(NotDone::Refused)?;
     if node == cluster.me().id {
         // The next leader removes us; the caller asks it.
         transfer(cluster, None)
@@ -562,6 +623,79 @@ pub(crate) async fn remove_here(cluster: &Cluster, node: NodeId) -> Result<(), N
     }
     retire(cluster, node).await;
     take_out(cluster, node).await
+}
+
+/// Whether the cluster can do without a node; why not, and what to do first. A change of the voters cannot be
+/// taken back: whoever is left has to commit it.
+pub(crate) async fn may_go(cluster: &Cluster, node: NodeId) -> Result<(), String> {
+    let standings = cluster.standings().await;
+    let newest = newest(&standings);
+    let votes = voters(cluster).contains(&node.0);
+    let left = standings
+        .iter()
+        .filter(|(place, ..)| place.voter && place.id != node);
+    let left: Vec<Option<Trouble>> = left
+        .map(|(place, standing, ..)| {
+            // One that does not vote leaves as many as there were, be they slow.
+            let matters = votes || standing.is_err();
+            Trouble::of(&place.name, standing, newest).filter(|_| matters)
+        })
+        .collect();
+    can_go_on(&name_of(cluster, node), &left)
+}
+
+/// Why a voter cannot be counted on, and what mends that.
+struct Trouble {
+    what: String,
+    mend: String,
+}
+
+impl Trouble {
+    fn of(name: &str, standing: &Result<wire::Standing, String>, newest: u64) -> Option<Self> {
+        let (what, mend) = match (standing, weakness(standing, newest)) {
+            // One that is full waits with its log, so that it is behind, too.
+            (Ok(it), _) if it.disk_low => (
+                format!("{name}'s disk is nearly full"),
+                format!("make room on {name}"),
+            ),
+            (_, None) => return None,
+            (Err(_), Some(why)) => (format!("{name} {why}"), format!("bring back {name}")),
+            (Ok(it), Some(why)) if it.retiring => (
+                format!("{name} {why}"),
+                format!("wait until {name} has left, or takes part again"),
+            ),
+            (Ok(_), Some(why)) => (
+                format!("{name} {why}"),
+                format!("wait until {name} has caught up (holdfast cluster status)"),
+            ),
+        };
+        Some(Self { what, mend })
+    }
+}
+
+/// Whether the voters that are `left` are a quorum of themselves, without those that have a trouble.
+fn can_go_on(without: &str, left: &[Option<Trouble>]) -> Result<(), String> {
+    if left.is_empty() {
+        return Err(
+            "it is the only node: without it no mail could be held; nothing was changed\nfix: let another node join \
+             first: holdfast cluster invite"
+                .to_owned(),
+        );
+    }
+    let troubles: Vec<&Trouble> = left.iter().flatten().collect();
+    let (all, quorum) = (left.len(), left.len() / 2 + 1);
+    let good = all - troubles.len();
+    if good >= quorum {
+        return Ok(());
+    }
+    let what: Vec<&str> = troubles.iter().map(|it| it.what.as_str()).collect();
+    let mend: Vec<&str> = troubles.iter().map(|it| it.mend.as_str()).collect();
+    Err(format!(
+        "{}: without {without} only {good} of {all} voters could be counted on, and {quorum} are needed to accept \
+         mail. Nothing was changed\nfix: {}; then try again",
+        what.join(", "),
+        mend.join(", ")
+    ))
 }
 
 /// The voters do without it, and then every node refuses it.
@@ -646,12 +780,7 @@ pub async fn heir(cluster: &Cluster, to: Option<NodeId>) -> Result<NodeId, Membe
         }
     }
     let standings = cluster.standings().await;
-    let last = |standing: &wire::Standing| standing.last_log.as_ref().map_or(0, |log| log.index);
-    let newest = standings
-        .iter()
-        .filter_map(|(_, standing, ..)| standing.as_ref().ok().map(last))
-        .max()
-        .unwrap_or(0);
+    let newest = newest(&standings);
     let on_duty = cluster.on_duty();
     let (mut best, mut weak) = (None, Vec::new());
     for (place, standing, ..) in &standings {
@@ -661,7 +790,7 @@ pub async fn heir(cluster: &Cluster, to: Option<NodeId>) -> Result<NodeId, Membe
             continue;
         }
         match (weakness(standing, newest), standing) {
-            (None, Ok(standing)) => best = best.max(Some((last(standing), place.id))),
+            (None, Ok(standing)) => best = best.max(Some((last_index(standing), place.id))),
             (why, _) => weak.push(format!("{} {}", place.name, why.unwrap_or_default())),
         }
     }
@@ -688,7 +817,19 @@ pub async fn heir(cluster: &Cluster, to: Option<NodeId>) -> Result<NodeId, Membe
 const OTHER_HEIR: &str =
     "name another node, or none: `holdfast cluster transfer-leader` then chooses one that can";
 
-/// Why a voter had better not lead now, if so.
+fn last_index(standing: &wire::Standing) -> u64 {
+    standing.last_log.as_ref().map_or(0, |log| log.index)
+}
+
+/// The last entry that any of them has.
+fn newest(standings: &[Stands]) -> u64 {
+    let told = standings
+        .iter()
+        .filter_map(|(_, standing, ..)| standing.as_ref().ok());
+    told.map(last_index).max().unwrap_or(0)
+}
+
+/// Why a voter had better not lead now, nor be counted on, if so.
 fn weakness(standing: &Result<wire::Standing, String>, newest: u64) -> Option<String> {
     match standing {
         Err(why) => Some(format!("does not answer ({why})")),
@@ -738,21 +879,106 @@ pub async fn transfer(cluster: &Cluster, to: Option<NodeId>) -> Result<NodeId, M
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::Alone;
     use super::*;
+
+    fn standing(applied: u64) -> wire::Standing {
+        wire::Standing {
+            applied: Some(wire::LogId {
+                index: applied,
+                ..wire::LogId::default()
+            }),
+            ..wire::Standing::default()
+        }
+    }
+
+    #[test]
+    fn nobody_leaves_whose_going_would_stop_the_cluster_and_it_is_said_what_to_do_first() {
+        let left = |n3: Result<wire::Standing, String>| {
+            let both = [("n2", Ok(standing(990))), ("n3", n3)];
+            can_go_on("n1", &both.map(|(name, it)| Trouble::of(name, &it, 1_000)))
+        };
+        assert_eq!(left(Ok(standing(1_000))), Ok(()));
+        let low = wire::Standing {
+            disk_low: true,
+            ..standing(500)
+        };
+        let leaving = wire::Standing {
+            retiring: true,
+            ..standing(1_000)
+        };
+        for (n3, what, mend) in [
+            (
+                Err("no answer".to_owned()),
+                "n3 does not answer",
+                "bring back n3",
+            ),
+            (
+                Ok(standing(500)),
+                "n3 is still 500 entries behind",
+                "wait until n3 has caught up",
+            ),
+            (Ok(low), "n3's disk is nearly full", "make room on n3"),
+            (Ok(leaving), "n3 is leaving", "wait until n3 has left"),
+        ] {
+            let why = left(n3).unwrap_err();
+            assert!(why.starts_with(what), "{why}");
+            assert!(
+                why.contains("without n1 only 1 of 2 voters could be counted on, and 2 are needed"),
+                "{why}"
+            );
+            assert!(why.contains(&format!("\nfix: {mend}")), "{why}");
+        }
+        let why = can_go_on("n1", &[]).unwrap_err();
+        assert!(why.contains("\nfix: let another node join"), "{why}");
+        // Two of three are enough.
+        let dead = Trouble::of("n4", &Err(String::new()), 0);
+        assert_eq!(can_go_on("n1", &[None, None, dead]), Ok(()));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_removed_node_does_not_stay_a_learner_by_a_leader_that_did_not_know_it_yet() {
+        let alone = Alone::start().await;
+        let cluster = &alone.cluster;
+        let (token_id, secret_hash) = ([1; 16], hash(b"secret"));
+        let invite = Command::Invite {
+            token_id,
+            secret_hash,
+            expires_at: clock::now().plus(Duration::from_secs(60)),
+        };
+        propose(cluster, invite).await.unwrap();
+        let member = Member {
+            name: "gone".into(),
+            cluster_address: "127.0.0.1:1".into(),
+            ..cluster.me().clone()
+        };
+        let redeem = Command::Redeem {
+            token_id,
+            secret_hash,
+            member,
+        };
+        let joined = propose(cluster, redeem).await.unwrap();
+        let Reply::Member(node) = joined else {
+            panic!("it was let in: {joined:?}");
+        };
+        propose(cluster, Command::RemoveMember { node })
+            .await
+            .unwrap();
+        let raft = &cluster.0.raft;
+        let seat = Seat {
+            cluster_address: "127.0.0.1:1".into(),
+            ..Seat::default()
+        };
+        raft.add_learner(node.0, seat, false).await.unwrap();
+        assert_eq!(removed_learners(cluster), BTreeSet::from([node.0]));
+        take_out_removed(cluster).await;
+        assert_eq!(raft.learner_ids().next(), None);
+        alone.close().await;
+    }
 
     #[test]
     fn nobody_is_handed_leadership_who_could_not_take_it_at_once() {
-        let at = |applied: u64| {
-            let applied = Some(wire::LogId {
-                index: applied,
-                ..wire::LogId::default()
-            });
-            let standing = wire::Standing {
-                applied,
-                ..wire::Standing::default()
-            };
-            weakness(&Ok(standing), 1_000)
-        };
+        let at = |applied: u64| weakness(&Ok(standing(applied)), 1_000);
         assert_eq!(at(1_000), None);
         // Mail flows meanwhile.
         assert_eq!(at(1_000 - ENTRIES_BEHIND_MAX), None);

@@ -18,6 +18,7 @@ use holdfast_proto::cluster as wire;
 use openraft::EntryPayload;
 
 use super::copy::{self, Item, Reader};
+use super::snapshot;
 use super::state_machine::{APPLIED, StateMachine};
 use super::types::{LeaderId, LogId, Membership, Seat, StoredMembership};
 use super::{Identity, Options, SEAL, StartError, codec, found, now, open_stores, reopen};
@@ -25,6 +26,10 @@ use crate::store::{BodyStore, Store};
 
 /// Octets of log read at a time.
 const LOG_BYTES: usize = 16 << 20;
+
+/// What a node has in its data directory. Where any of it is, nothing is founded: it may be the last of
+/// its kind.
+const DATA: [&str; 4] = ["ledger", "bodies", "identity", "snapshots/current"];
 
 /// Why it was not done.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +97,7 @@ pub fn read(options: &Options) -> Result<Stopped, OfflineError> {
     let applied_index = applied.as_ref().map_or(0, |id| id.index);
     let mut index = applied_index;
     let mut term = applied.as_ref().map_or(0, |id| id.term);
+    let mut membership = copy::membership(&view)?;
     loop {
         let page = ledger.log_limited(index + 1, u64::MAX, LOG_BYTES)?;
         if page.is_empty() {
@@ -101,8 +107,15 @@ pub fn read(options: &Options) -> Result<Stopped, OfflineError> {
             let entry = codec::entry(Bytes::from(bytes));
             let entry = entry.map_err(|error| OfflineError::Entry(error.to_string()))?;
             (index, term) = (at, entry.log_id.leader_id.term);
-            if let EntryPayload::Normal(proposal) = &entry.payload {
-                apply_batch(&mut rows, at, &proposal.batch, &mut Vec::new())?;
+            match &entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Normal(proposal) => {
+                    apply_batch(&mut rows, at, &proposal.batch, &mut Vec::new())?;
+                }
+                // It counts from its place in the log on, committed or not.
+                EntryPayload::Membership(changed) => {
+                    membership = Some(codec::membership_to_wire(changed));
+                }
             }
         }
     }
@@ -114,6 +127,7 @@ pub fn read(options: &Options) -> Result<Stopped, OfflineError> {
             index,
             applied: applied_index,
             term,
+            membership,
         },
         identity: stores.identity,
         bodies: stores.bodies,
@@ -265,7 +279,7 @@ pub struct Merged {
     pub held: query::Counts,
     /// Nodes of the old cluster of which nothing is there.
     pub unheard: Vec<String>,
-    /// Whether what is there is of a majority of the old cluster's nodes.
+    /// Whether what is there is known to be of a majority of the old cluster's voters.
     pub is_majority: bool,
     /// Bodies that only another copy has.
     pub foreign_bodies: u64,
@@ -313,7 +327,6 @@ fn merge(
         heard.insert(other.head.node);
     }
     let members = query::members(&rows)?;
-    let all = members.len();
     let mut unheard: Vec<String> = members.into_iter().map(|member| member.name).collect();
     unheard.retain(|name| !heard.contains(name));
     let held = query::total(&rows)?;
@@ -322,16 +335,35 @@ fn merge(
     let sorted = sort_mail(&mut rows, &mut when, &by, keep_queued, &has_body)?;
     let needed = all_bodies(&rows)?;
     Ok(Merged {
+        is_majority: is_majority(head.membership.as_ref(), &heard),
         head,
         first: NodeId(when.index),
         held,
-        is_majority: unheard.len() * 2 < all,
         unheard,
         foreign_bodies: needed.difference(&own).count() as u64,
         taken,
         sorted,
         rows,
     })
+}
+
+/// Whether those heard are a majority of the voters; of the old and of the new ones, while some take the
+/// place of others. Whoever does not vote counts for nothing: entries are agreed on without them. Where
+/// nobody knows who voted, nobody knows of a majority.
+fn is_majority(membership: Option<&wire::Membership>, heard: &BTreeSet<String>) -> bool {
+    let Some(membership) = membership else {
+        return false;
+    };
+    let nodes = membership.nodes.iter();
+    let heard: BTreeSet<u64> = nodes
+        .filter(|node| heard.contains(&node.name))
+        .map(|node| node.id)
+        .collect();
+    let are_most_heard = |voters: &wire::VoterSet| {
+        let here = voters.ids.iter().filter(|id| heard.contains(*id));
+        here.count() * 2 > voters.ids.len()
+    };
+    !membership.configs.is_empty() && membership.configs.iter().all(are_most_heard)
 }
 
 /// What a restore came to.
@@ -358,10 +390,7 @@ pub async fn restore(
     keep_queued: bool,
 ) -> Result<Restored, OfflineError> {
     let dir = &options.data_dir;
-    if ["ledger", "bodies", "identity"]
-        .iter()
-        .any(|name| dir.join(name).exists())
-    {
+    if DATA.iter().any(|name| dir.join(name).exists()) {
         return Err(OfflineError::NotEmpty(dir.clone()));
     }
     let mut merged = merge(Known::of(file)?, others, &options.member.name, keep_queued)?;
@@ -431,6 +460,7 @@ pub async fn restore(
         .rows()
         .map(|(key, value)| Ok((key.to_vec(), value.to_vec())));
     ledger.replace_state(all, &meta)?;
+    snapshot::forget(dir)?;
     identity.write(dir)?;
     Ok(Restored {
         cluster_id: identity.cluster_id,
@@ -569,6 +599,25 @@ mod tests {
         messages: &[(&Envelope, bool)],
         report: Option<(&Envelope, &Envelope)>,
     ) -> PathBuf {
+        let head = wire::CopyHead {
+            cluster_id: vec![cluster; 16].into(),
+            node: format!("n{node}"),
+            index,
+            applied: index,
+            term: 3,
+            ..wire::CopyHead::default()
+        };
+        copy_by(dir, head, messages, report)
+    }
+
+    /// The same, where who votes is known.
+    fn copy_by(
+        dir: &Path,
+        head: wire::CopyHead,
+        messages: &[(&Envelope, bool)],
+        report: Option<(&Envelope, &Envelope)>,
+    ) -> PathBuf {
+        let cluster = head.cluster_id[0];
         let mut rows = MemoryKv::new();
         let mut when = Logged {
             index: 1,
@@ -627,15 +676,7 @@ mod tests {
                 envelope: notification.clone(),
             });
         }
-        let head = wire::CopyHead {
-            cluster_id: vec![cluster; 16].into(),
-            node: format!("n{node}"),
-            index,
-            applied: index,
-            term: 3,
-            ..wire::CopyHead::default()
-        };
-        let path = dir.join(format!("copy-{cluster}-{node}"));
+        let path = dir.join(format!("copy-{cluster}-{}", head.node));
         let there: BTreeSet<MessageId> = messages
             .iter()
             .filter(|(_, has_content)| *has_content)
@@ -731,6 +772,122 @@ mod tests {
         stopped.save(&again).unwrap();
         let contents = copy::inspect(&File::open(&again).unwrap()).unwrap();
         assert_eq!(contents.bodies, BTreeSet::from([sound.id]));
+    }
+
+    /// A cluster of which `voters` vote, in one set or in two, and five are members.
+    fn membership(voters: &[&[u64]]) -> wire::Membership {
+        let configs = voters
+            .iter()
+            .map(|ids| wire::VoterSet { ids: ids.to_vec() });
+        let nodes = (1..=5).map(|id| wire::Member {
+            id,
+            name: format!("n{id}"),
+            ..wire::Member::default()
+        });
+        wire::Membership {
+            configs: configs.collect(),
+            nodes: nodes.collect(),
+        }
+    }
+
+    #[test]
+    fn only_what_most_voters_had_is_known_to_be_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let is_majority = |membership: Option<wire::Membership>, of: &[u64]| {
+            let copies: Vec<PathBuf> = of
+                .iter()
+                .map(|node| {
+                    let head = wire::CopyHead {
+                        cluster_id: vec![7; 16].into(),
+                        node: format!("n{node}"),
+                        index: 50,
+                        applied: 50,
+                        term: 3,
+                        membership: membership.clone(),
+                        ..wire::CopyHead::default()
+                    };
+                    copy_by(dir.path(), head, &[], None)
+                })
+                .collect();
+            let (first, others) = copies.split_first().unwrap();
+            let merged = merge(Known::of(first).unwrap(), others, "n3", false);
+            merged.unwrap().is_majority
+        };
+        // Two are still joining, and have what one of three voters had.
+        let joining = || Some(membership(&[&[1, 2, 3]]));
+        assert!(!is_majority(joining(), &[3, 4, 5]));
+        assert!(!is_majority(joining(), &[3]));
+        assert!(is_majority(joining(), &[3, 2]));
+        assert!(is_majority(joining(), &[3, 1, 4]));
+        // Some take the place of others: both have a say.
+        let changing = || Some(membership(&[&[1, 2, 3], &[3, 4, 5]]));
+        assert!(!is_majority(changing(), &[3, 4, 5]));
+        assert!(is_majority(changing(), &[3, 2, 5]));
+        // An older version wrote the copy.
+        assert!(!is_majority(None, &[1, 2, 3, 4, 5]));
+        assert!(!is_majority(Some(membership(&[])), &[1, 2, 3, 4, 5]));
+    }
+
+    #[tokio::test]
+    async fn a_copy_says_who_votes_as_of_the_last_entry_of_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = copy_of(dir.path(), 1, 7, 50, &[]);
+        let options = options(dir.path());
+        let node = restore(&options, &copy, &[], false).await.unwrap().node;
+        let voters = |stopped: &Stopped| stopped.head.membership.clone().unwrap().configs;
+        let alone = wire::VoterSet { ids: vec![node.0] };
+        assert_eq!(voters(&read(&options).unwrap()), [alone]);
+
+        // A change that is in the log, and was not known to be agreed on.
+        let changed = membership(&[&[1, 2, 3]]);
+        let entry = super::super::types::Entry {
+            log_id: LogId {
+                leader_id: LeaderId {
+                    term: 2,
+                    node_id: node.0,
+                },
+                index: node.0 + 1,
+            },
+            payload: EntryPayload::Membership(codec::membership(changed.clone()).unwrap()),
+        };
+        let stores = reopen(&options).unwrap().unwrap();
+        let bytes = codec::entry_to_bytes(&entry);
+        let (done, is_durable) = mpsc::channel();
+        let append = stores
+            .ledger
+            .append(vec![(node.0 + 1, bytes)], move |result| {
+                done.send(result).unwrap();
+            });
+        append.unwrap();
+        is_durable.recv().unwrap().unwrap();
+        drop(stores);
+        let stopped = read(&options).unwrap();
+        assert_eq!((stopped.head.index, stopped.head.term), (node.0 + 1, 2));
+        assert_eq!(voters(&stopped), changed.configs);
+        let saved = dir.path().join("saved");
+        stopped.save(&saved).unwrap();
+        let contents = copy::inspect(&File::open(&saved).unwrap()).unwrap();
+        assert_eq!(contents.head, stopped.head);
+    }
+
+    #[tokio::test]
+    async fn no_snapshot_of_the_old_cluster_is_left_to_the_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = envelope(1);
+        let copy = copy_of(dir.path(), 1, 7, 50, &[(&own, true)]);
+        let options = options(dir.path());
+        let snapshots = options.data_dir.join("snapshots");
+        std::fs::create_dir_all(&snapshots).unwrap();
+        // It may be the last that is left of the rows.
+        let current = snapshots.join("current");
+        std::fs::write(&current, b"rows").unwrap();
+        let refused = restore(&options, &copy, &[], false).await;
+        assert!(matches!(refused, Err(OfflineError::NotEmpty(_))));
+        assert!(current.exists() && !options.data_dir.join("ledger").exists());
+        // Somebody moved it away, and left the folder.
+        std::fs::rename(&current, snapshots.join("old")).unwrap();
+        restore(&options, &copy, &[], false).await.unwrap();
+        assert!(!snapshots.exists());
     }
 
     fn envelope_body(id: MessageId) -> BodyRef {

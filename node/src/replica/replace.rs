@@ -65,7 +65,7 @@ pub async fn plan(cluster: &Cluster, dead: NodeId, new: NodeId) -> Result<Plan, 
         .await
         .map_err(MembershipError::Refused)?;
     let standing = cluster
-        .ask_newcomer(new.0)
+        .ask_what_it_lacks(new.0)
         .await
         .map_err(MembershipError::Refused)?;
     let all = cluster.standing().last_log.unwrap_or_default().index;
@@ -127,6 +127,7 @@ async fn look(cluster: &Cluster, dead: NodeId, new: NodeId) -> Stage {
     if cluster.leader().is_none() {
         return Stage::NoLeader;
     }
+    // The leader has it counted again and again; to show how far it is, the last count will do.
     match cluster.ask_newcomer(new.0).await {
         Err(why) => Stage::NoAnswer(why),
         Ok(standing) if standing.bodies_missing > 0 => Stage::Fetches {

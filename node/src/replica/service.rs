@@ -15,11 +15,11 @@ use holdfast_proto::cluster as wire;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::admission::{self, JOIN_BYTES_MAX};
+use super::admission::{self, JOIN_BYTES_MAX, WAITING_MAX};
 use super::doorman::Doorman;
 use super::handle::{Cluster, Inner};
 use super::peers::MESSAGE_BYTES_MAX;
@@ -44,6 +44,8 @@ const FETCHES_MAX: usize = 8;
 pub(crate) struct Service {
     cluster: Arc<Inner>,
     snapshots: Snapshots,
+    /// Places of those who ask to be let in with an invitation that is not known here.
+    waiting: Arc<Semaphore>,
 }
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -51,7 +53,11 @@ type ReplyStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
     pub(crate) fn new(cluster: Arc<Inner>, snapshots: Snapshots) -> Self {
-        Self { cluster, snapshots }
+        Self {
+            cluster,
+            snapshots,
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+        }
     }
 
     pub(crate) fn router(self) -> tonic::transport::server::Router {
@@ -420,7 +426,7 @@ impl wire::members_server::Members for Service {
 
     async fn join(&self, request: Request<wire::JoinRequest>) -> Reply<wire::JoinReply> {
         let cluster = Cluster(self.cluster.clone());
-        admission::admit(&cluster, request.into_inner())
+        admission::admit(&cluster, &self.waiting, request.into_inner())
             .await
             .map(Response::new)
     }
@@ -432,10 +438,11 @@ impl wire::members_server::Members for Service {
             self.cluster.peers.learn(member.id, &member.cluster_address);
         }
         let cluster = Cluster(self.cluster.clone());
-        let mut standing = cluster.standing_for(request.get_ref());
+        let asked = request.get_ref();
+        let mut standing = cluster.standing_for(asked);
         if !standing.voter {
-            let counting = world::blocking(move || cluster.bodies().missing(&cluster.view()));
-            standing.bodies_missing = counting.await.map_err(broken)?.map_err(broken)?;
+            let missing = cluster.bodies_missing(asked.with_missing).await;
+            standing.bodies_missing = missing.map_err(broken)?;
         }
         Ok(Response::new(standing))
     }

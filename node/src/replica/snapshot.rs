@@ -11,7 +11,8 @@
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use holdfast_proto::cluster as wire;
@@ -19,6 +20,9 @@ use prost::Message;
 
 use super::codec;
 use super::types::SnapshotMeta;
+
+/// Their folder in a data directory.
+const FOLDER: &str = "snapshots";
 
 const MAGIC: &[u8; 8] = b"HFSNAP1\n";
 const END: u32 = u32::MAX;
@@ -52,9 +56,31 @@ pub(crate) struct Snapshots {
     dir: PathBuf,
     /// One at a time becomes the current one: openraft builds a snapshot while another comes in.
     turn: Arc<Mutex<()>>,
+    /// How many were begun to be built: each has a file of its own.
+    builds: Arc<AtomicU64>,
+}
+
+/// What is found where the current snapshot lies.
+pub(crate) enum Found {
+    Nothing,
+    Whole(SnapshotMeta, SnapshotFile),
+    /// It is removed.
+    Damaged,
+}
+
+/// Forgets, durably, the snapshots of a node that had this data directory before. They must be gone when
+/// another's life begins in it: by its term openraft would take one for newer than the rows there, and put
+/// its rows in their place.
+pub(crate) fn forget(data_dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(data_dir.join(FOLDER)) {
+        Ok(()) => File::open(data_dir)?.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 impl Snapshots {
+    /// A damaged snapshot is none: a node whose ledger is whole starts without it.
     pub(crate) fn open(dir: PathBuf) -> io::Result<Self> {
         std::fs::create_dir_all(&dir)?;
         // What a crash left half-written was never a snapshot.
@@ -64,10 +90,13 @@ impl Snapshots {
                 std::fs::remove_file(path)?;
             }
         }
-        Ok(Self {
+        let snapshots = Self {
             dir,
             turn: Arc::default(),
-        })
+            builds: Arc::default(),
+        };
+        snapshots.whole()?;
+        Ok(snapshots)
     }
 
     /// An empty file for a snapshot that arrives. It goes with its last clone, unless adopted.
@@ -85,12 +114,49 @@ impl Snapshots {
         })
     }
 
+    fn current_path(&self) -> PathBuf {
+        self.dir.join("current")
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn current(&self) -> io::Result<Option<(SnapshotMeta, SnapshotFile)>> {
-        let path = self.dir.join("current");
-        match SnapshotFile::open(&path) {
+        match SnapshotFile::open(&self.current_path()) {
             Ok(file) => Ok(Some((file.meta()?, file))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
+        }
+    }
+
+    /// The file is the current snapshot, as far as its name says.
+    pub(crate) fn is_current(&self, file: &SnapshotFile) -> bool {
+        file.path == self.current_path()
+    }
+
+    /// The current snapshot, read to its digest. A damaged one is removed: whoever is sent it would refuse
+    /// it and ask again, for ever, and nothing is in it that the ledger cannot give again. Blocks.
+    pub(crate) fn whole(&self) -> io::Result<Found> {
+        // What takes its place meanwhile must not be removed for it.
+        let _turn = self.turn();
+        let path = self.current_path();
+        let file = match SnapshotFile::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(e) => return Err(e),
+        };
+        match file.checked() {
+            Ok(meta) => Ok(Found::Whole(meta, file)),
+            Err(error) => {
+                std::fs::remove_file(&path)?;
+                tracing::warn!(
+                    "the snapshot in {} cannot be used and is removed: {error}. Nothing is lost: the ledger is whole, \
+                     and another is made from it when one is needed. A disk that loses a bit may lose more: see to it",
+                    path.display()
+                );
+                Ok(Found::Damaged)
+            }
         }
     }
 
@@ -100,8 +166,10 @@ impl Snapshots {
         meta: &SnapshotMeta,
         rows: impl Iterator<Item = io::Result<Row>>,
     ) -> io::Result<SnapshotFile> {
-        let path = self.dir.join("building");
-        let mut out = Hashing::new(BufWriter::new(File::create(&path)?));
+        // Another may be on its way: openraft's own, while a damaged one is replaced.
+        let number = self.builds.fetch_add(1, Ordering::Relaxed);
+        let staged = self.stage(&format!("building-{number}"))?;
+        let mut out = Hashing::new(BufWriter::new(&*staged.file));
         let head = wire::SnapshotPart {
             last: meta.last_log_id.as_ref().map(codec::log_id_to_wire),
             membership: Some(codec::stored_membership_to_wire(&meta.last_membership)),
@@ -125,14 +193,14 @@ impl Snapshots {
             .into_inner()
             .map_err(io::IntoInnerError::into_error)?
             .sync_all()?;
-        self.adopt(&path)
+        self.adopt(&staged.path)
     }
 
     /// Makes a complete, synced file at `path` the current snapshot, durably, and gives that file:
     /// whatever becomes the current one next, its rows are those. One that is newer stays; the log
     /// before it may be gone.
     pub(crate) fn adopt(&self, path: &Path) -> io::Result<SnapshotFile> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn();
         let file = SnapshotFile::open(path)?;
         let of = |meta: SnapshotMeta| meta.last_log_id.map(|id| id.index);
         // One that cannot be read is replaced.
@@ -141,7 +209,7 @@ impl Snapshots {
             std::fs::remove_file(path)?;
             return Ok(file);
         }
-        let current = self.dir.join("current");
+        let current = self.current_path();
         std::fs::rename(path, &current)?;
         File::open(&self.dir)?.sync_all()?;
         Ok(SnapshotFile {
@@ -196,6 +264,13 @@ impl SnapshotFile {
         Ok(self.rows()?.0)
     }
 
+    /// The same, once all of the file is read and its digest fits.
+    fn checked(&self) -> io::Result<SnapshotMeta> {
+        let (meta, mut rows) = self.rows()?;
+        rows.try_for_each(|row| row.map(drop))?;
+        Ok(meta)
+    }
+
     /// What the snapshot is of, and its rows. The iterator's last item is an error where the
     /// file is cut short or its digest does not fit.
     pub(crate) fn rows(&self) -> io::Result<(SnapshotMeta, Rows)> {
@@ -228,7 +303,7 @@ impl SnapshotFile {
 fn damaged(why: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
-        format!("the snapshot file is damaged: {why}; the state is untouched, fetch it again"),
+        format!("the snapshot file is damaged: {why}; the state is untouched"),
     )
 }
 
@@ -325,7 +400,12 @@ impl<W: Write> Hashing<W> {
 
 #[cfg(test)]
 mod tests {
+    use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
+    use tokio::sync::broadcast;
+
+    use super::super::state_machine::StateMachine;
     use super::*;
+    use crate::store::{Failures, FlushTimes, Options, Store};
 
     fn meta() -> SnapshotMeta {
         let id = super::super::types::LeaderId {
@@ -339,6 +419,102 @@ mod tests {
             }),
             ..SnapshotMeta::default()
         }
+    }
+
+    fn a_row() -> Row {
+        (b"key".to_vec(), b"value".to_vec())
+    }
+
+    /// A node's state: one row, as of `meta`.
+    fn machine(dir: &Path, snapshots: &Snapshots) -> StateMachine {
+        let options = Options {
+            fatal: Arc::new(|why| panic!("{why}")),
+            flush_times: FlushTimes::default(),
+            failures: Failures::default(),
+        };
+        let store = Arc::new(Store::open(&dir.join("ledger"), options).unwrap());
+        let applied = StateMachine::meta_rows(meta().last_log_id.unwrap(), None);
+        let rows = std::iter::once(Ok(a_row()));
+        store.replace_state(rows, &applied).unwrap();
+        let (effects, _) = broadcast::channel(16);
+        StateMachine::open(store, snapshots.clone(), effects, Arc::default()).unwrap()
+    }
+
+    /// A file with a bit changed in its beginning, its head, its row or its digest, and one that is cut
+    /// short.
+    fn spoilt(whole: &[u8]) -> Vec<Vec<u8>> {
+        let places = [0, 11, 16, whole.len() - 40, whole.len() - 1];
+        let mut all = vec![whole[..whole.len() - 1].to_vec()];
+        for place in places {
+            let mut flipped = whole.to_vec();
+            flipped[place] ^= 1;
+            all.push(flipped);
+        }
+        all
+    }
+
+    #[test]
+    fn a_node_starts_with_a_damaged_snapshot_as_with_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Snapshots::open(dir.path().join("s")).unwrap();
+        let file = open().build(&meta(), std::iter::once(Ok(a_row()))).unwrap();
+        let whole = std::fs::read(file.path()).unwrap();
+        for bytes in spoilt(&whole) {
+            std::fs::write(file.path(), bytes).unwrap();
+            assert!(open().current().unwrap().is_none());
+        }
+        std::fs::write(file.path(), &whole).unwrap();
+        assert!(open().current().unwrap().is_some(), "a whole one stays");
+    }
+
+    /// What a follower would be sent, again and again.
+    #[tokio::test]
+    async fn a_damaged_snapshot_is_handed_to_nobody_and_made_anew_from_the_ledger() {
+        let dir = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(dir.path().join("s")).unwrap();
+        let mut machine = machine(dir.path(), &snapshots);
+        let mut builder = machine.get_snapshot_builder().await;
+        let file = builder.build_snapshot().await.unwrap().snapshot;
+        let whole = std::fs::read(file.path()).unwrap();
+        for bytes in spoilt(&whole) {
+            std::fs::write(file.path(), bytes).unwrap();
+            let found = machine.get_current_snapshot().await.unwrap().unwrap();
+            assert_eq!(found.meta, meta());
+            assert_eq!(found.snapshot.read_at(0, 1 << 16).unwrap(), whole);
+            assert_eq!(std::fs::read(file.path()).unwrap(), whole);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_is_installed_whatever_became_of_the_one_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(dir.path().join("s")).unwrap();
+        let mut machine = machine(dir.path(), &snapshots);
+        let mut builder = machine.get_snapshot_builder().await;
+        let file = builder.build_snapshot().await.unwrap().snapshot;
+        std::fs::write(file.path(), b"nothing").unwrap();
+        let mut newer = meta();
+        newer.last_log_id = newer
+            .last_log_id
+            .map(|id| openraft::LogId { index: 50, ..id });
+        let leader = Snapshots::open(dir.path().join("leader")).unwrap();
+        let sent = leader.build(&newer, std::iter::empty()).unwrap();
+        let staged = snapshots.stage("incoming-1").unwrap();
+        staged.append(&sent.read_at(0, 1 << 16).unwrap()).unwrap();
+        machine.install_snapshot(&newer, staged).await.unwrap();
+        let found = machine.get_current_snapshot().await.unwrap().unwrap();
+        assert_eq!(found.meta, newer);
+    }
+
+    #[test]
+    fn the_snapshots_of_whoever_had_the_data_directory_before_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        forget(dir.path()).unwrap();
+        let folder = dir.path().join(FOLDER);
+        let snapshots = Snapshots::open(folder.clone()).unwrap();
+        snapshots.build(&meta(), std::iter::empty()).unwrap();
+        forget(dir.path()).unwrap();
+        assert!(!folder.exists());
     }
 
     /// openraft builds one while another is installed.

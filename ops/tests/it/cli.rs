@@ -140,6 +140,22 @@ fn a_good_file_passes_the_check_and_a_bad_one_is_named_with_its_line() {
     let ran = holdfast(&["config", "check", path]);
     assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
     assert!(text(&ran.stdout).contains("is good: node fra1 in region eu"));
+    assert!(
+        !text(&ran.stdout).contains("warning"),
+        "{}",
+        text(&ran.stdout)
+    );
+
+    // Good, and perhaps not what was meant.
+    let inside = CONFIG.replace("[smtp]", "[smtp]\nlisten = [\"10.0.0.1:25\"]");
+    std::fs::write(&file, inside).expect("written");
+    let ran = holdfast(&["config", "check", path]);
+    assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
+    let told = text(&ran.stdout);
+    assert!(
+        told.contains("\nwarning: senders do not come to 10.0.0.1:25"),
+        "{told}"
+    );
 
     std::fs::write(&file, CONFIG.replace("region", "regiom")).expect("written");
     let ran = holdfast(&["config", "check", path]);

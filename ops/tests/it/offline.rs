@@ -190,6 +190,9 @@ fn a_data_directory_that_is_a_file_system_of_its_own_is_recovered_as_the_refusal
             .output()
             .expect("unshare runs")
     };
+    // Left where it is, it would take the place of what is recovered.
+    let snapshot = "snapshots/current";
+    fs::write(folder.join("n1").join(snapshot), "of the old cluster").expect("written");
     let ran = mounted(&format!(
         "exec holdfast cluster recover start --config {file}"
     ));
@@ -207,7 +210,9 @@ fn a_data_directory_that_is_a_file_system_of_its_own_is_recovered_as_the_refusal
     assert_eq!(steps.len(), 4, "{advice}");
     let ran = mounted(&format!("set -e\n{}", steps.join("\n")));
     says(&ran, 0, "A new cluster, ");
-    assert!(folder.join("n1/before-recovery/ledger").is_dir());
+    let kept = folder.join("n1/before-recovery");
+    assert!(kept.join("ledger").is_dir() && kept.join(snapshot).exists());
+    assert!(!folder.join("n1/snapshots").exists());
     // Without the mount, the same is done at once; a link to the data is as good as the data.
     fs::rename(folder.join("n1"), folder.join("elsewhere")).expect("moved");
     std::os::unix::fs::symlink("elsewhere", folder.join("n1")).expect("a link");
