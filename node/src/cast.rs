@@ -124,7 +124,7 @@ pub(crate) fn makes_sense(wish: &Wish, regions: &BTreeSet<&str>) -> Result<(), N
     }
     if !wish.node.is_empty() && !takes_node {
         return senseless(
-            "only node-loss and disk-full have a node\nfix: leave out --node, or choose one of them".to_owned(),
+            "only node-loss and disk-full have a node\nfix: leave out --target, or choose one of them".to_owned(),
         );
     }
     if !wish.region.is_empty() && !regions.contains(wish.region.as_str()) {

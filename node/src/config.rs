@@ -13,6 +13,8 @@ use holdfast_ledger::level::NEWEST;
 use holdfast_mail::Address;
 use serde::{Deserialize, Serialize};
 
+use crate::dial::{SMTP_PORT, is_public};
+
 /// One node's settings. Relative paths have been resolved against the file's directory.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -269,6 +271,14 @@ impl LogLevel {
     }
 }
 
+/// Whether a router or a proxy stands before it, for mail comes to port 25 of a public address. On loopback,
+/// where things are tried, none comes.
+fn is_inside(listen: SocketAddr) -> bool {
+    let ip = listen.ip();
+    let is_private = !ip.is_unspecified() && !is_public(ip);
+    !ip.is_loopback() && (is_private || listen.port() != SMTP_PORT)
+}
+
 /// Every IPv4 address of the machine; IPv6 is asked for by name, since not every machine has it.
 fn port_25() -> Vec<SocketAddr> {
     vec![SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, 25))]
@@ -323,6 +333,22 @@ impl Config {
     pub fn relay_via(&self) -> Option<(String, u16)> {
         let (host, port) = self.courier.relay_via.as_ref()?.rsplit_once(':')?;
         Some((host.to_owned(), port.parse().ok()?))
+    }
+
+    /// What is allowed, and perhaps not what whoever wrote the file meant.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let listen = self.smtp.listen.first();
+        let untold = listen.filter(|at| self.smtp.public_address.is_none() && is_inside(**at));
+        let warning = |at: &SocketAddr| {
+            format!(
+                "senders do not come to {at}, where this node listens, and smtp.public_address is missing: customers \
+                 are told a wrong address, and mail for one whose MX records lead here may come back to us; set it \
+                 to where senders come to, such as {}:{SMTP_PORT}",
+                self.smtp.name
+            )
+        };
+        untold.map(warning).into_iter().collect()
     }
 
     fn anchor(&mut self, directory: &Path) {
@@ -865,6 +891,29 @@ address = "fra1.holdfast.example:7400"
             text.contains("line 2: data_dir: the admin socket would be"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_node_that_does_not_know_where_senders_come_to_is_warned() {
+        for (listen, warned) in [
+            ("0.0.0.0:25", false),
+            ("[::]:25", false),
+            ("192.0.2.1:25", false),
+            ("127.0.0.1:2525", false),
+            ("10.0.0.1:25", true),
+            ("[fd00::1]:25", true),
+            ("0.0.0.0:2525", true),
+            ("192.0.2.1:2525", true),
+        ] {
+            let with = |more: &str| {
+                let lines = format!("[smtp]\nlisten = [\"{listen}\"]\n{more}");
+                parse(&LEAST.replace("[smtp]", &lines)).unwrap().warnings()
+            };
+            assert_eq!(!with("").is_empty(), warned, "{listen}");
+            let told = with("public_address = \"mx1.holdfast.example:25\"");
+            assert_eq!(told, [""; 0], "{listen}");
+        }
+        assert_eq!(parse(LEAST).unwrap().warnings(), [""; 0]);
     }
 
     #[test]

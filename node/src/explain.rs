@@ -295,7 +295,8 @@ fn primary(sight: &Sight<'_>) -> String {
         "while it is up, mail that arrives here is passed on at once"
     };
     format!(
-        "{state}; it is looked at every {}, and every few seconds while mail is held; {then}.",
+        "{state}; it is looked at every {}, and every few seconds while mail is held and it cannot be \
+         reached; {then}.",
         span(policy.probe)
     )
 }
@@ -337,18 +338,22 @@ fn asking(sight: &Sight<'_>) -> String {
     let who = match sight.askers {
         Askers::Anybody => "Anybody may".to_owned(),
         Askers::Networks(networks) if networks.is_empty() => {
-            "Nobody but an operator may".to_owned()
+            "Nobody but an operator and the domain's people in the portal may".to_owned()
         }
         Askers::Networks(networks) => {
             let list: Vec<_> = networks.iter().map(ToString::to_string).collect();
             format!("Clients in {} may", list.join(", "))
         }
     };
-    let call = match sight.policy.atrn {
+    let is_nobody = matches!(sight.askers, Askers::Networks(networks) if networks.is_empty());
+    let call = match sight.policy.atrn && !is_nobody {
         true => " Whoever logs in from there may have it over their own connection (ATRN).",
         false => "",
     };
-    format!("{who} ask for delivery (ETRN, finger); it goes to the primary, whoever asks.{call}")
+    format!(
+        "{who} ask for delivery (ETRN, finger); it goes to {}, whoever asks.{call}",
+        sight.primary
+    )
 }
 
 fn refusal(sight: &Sight<'_>) -> String {
@@ -457,15 +462,15 @@ mod tests {
                 "A message for a.example is accepted now and delivered to mx.a.example:25; there is \
                  no quota.",
                 "Nobody has looked at the primary yet; it is looked at every 5m, and every few \
-                 seconds while mail is held; while it is up, mail that arrives here is passed on at \
-                 once.",
+                 seconds while mail is held and it cannot be reached; while it is up, mail that arrives \
+                 here is passed on at once.",
                 "Mail for any recipient is taken.",
                 "What cannot be delivered is tried again for 5d after it arrived, and then given \
                  back to its sender.",
                 "What the primary refuses (5xx) is kept now and tried again after 10m: it took none \
                  in the last half hour.",
                 "Senders are not told that their mail is late.",
-                "Anybody may ask for delivery (ETRN, finger); it goes to the primary, whoever asks.",
+                "Anybody may ask for delivery (ETRN, finger); it goes to mx.a.example:25, whoever asks.",
             ]
         );
         let on_plan = ("small".to_owned(), 2);
@@ -558,7 +563,10 @@ mod tests {
             assert!(told.contains(said), "{told}");
         }
         for (list, said) in [
-            (&[][..], "Nobody but an operator may ask"),
+            (
+                &[][..],
+                "Nobody but an operator and the domain's people in the portal may ask",
+            ),
             (
                 &["192.0.2.0/24", "::1"],
                 "Clients in 192.0.2.0/24, ::1/128 may ask",

@@ -13,10 +13,11 @@ use crate::output::Format;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the answer is that something is unhealthy; \
-4 no node answered; 5 refused by a safety check; 6 not found; 7 the node was removed from its cluster.
+4 no node answered, or not in time: it may still be done; 5 refused by a safety check; 6 not found; \
+7 of `serve`: the node was removed from its cluster; 70 of `serve`: it could not go on safely, its log says why.
 
 When something is wrong: `holdfast status` says how the cluster stands, `holdfast events` what is not well, \
-each with its page in /usr/share/doc/holdfast/runbooks.";
+with its page in /usr/share/doc/holdfast/runbooks where there is one (certificates: `holdfast doctor`).";
 
 /// A backup MX that loses nothing: several nodes hold the mail while a primary is down.
 #[derive(Debug, Parser)]
@@ -423,59 +424,59 @@ impl DomainChange {
 #[derive(Args, Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Policy {
     /// How long mail is held, also mail that is held already: 5d, 30d, …; `quota` for without end
-    /// [default: 5d]
+    /// [of a new one: 5d]
     #[arg(long, value_name = "TIME", value_parser = hold)]
     pub(crate) hold: Option<u64>,
-    /// Tell senders after this time that their mail is late: 4h, …; `never` [default: never]
+    /// Tell senders after this time that their mail is late: 4h, …; `never` [of a new one: never]
     #[arg(long, value_name = "TIME", value_parser = delay)]
     pub(crate) delay_notice: Option<u64>,
     /// How long a primary that is back must have taken mail before its refusals (5xx) are believed
     /// and bounced: 10m, …; `none` believes all, `endless` keeps all until you decide
-    /// [default: 10m]
+    /// [of a new one: 10m]
     #[arg(long, value_name = "TIME", value_parser = probation)]
     pub(crate) probation: Option<u64>,
-    /// Most mail that is held at once: 500MB, 10GB, …; `none` for no limit [default: none]
+    /// Most mail that is held at once: 500MB, 10GB, …; `none` for no limit [of a new one: none]
     #[arg(long, value_name = "BYTES", value_parser = octets)]
     pub(crate) quota: Option<u64>,
-    /// Most messages that are held at once; `none` for no limit [default: none]
+    /// Most messages that are held at once; `none` for no limit [of a new one: none]
     #[arg(long, value_name = "N", value_parser = messages)]
     pub(crate) quota_messages: Option<u64>,
     /// What a sender is told when the quota is full: to try again `later` (452), or `never` (552)
-    /// [default: later]
+    /// [of a new one: later]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) when_full: Option<WhenFull>,
     /// Take mail for `any` recipient, or only for those `listed` with `domain recipients`; or
-    /// `verify`: ask the primary, and remember what it says (`domain verdicts`) [default: any]
+    /// `verify`: ask the primary, and remember what it says (`domain verdicts`) [of a new one: any]
     #[arg(long, value_enum, value_name = "WHOSE")]
     pub(crate) recipients: Option<Taken>,
-    /// What parts a listed name from a sub-address, as in joe+lists; `none` [default: +]
+    /// What parts a listed name from a sub-address, as in joe+lists; `none` [of a new one: +]
     #[arg(long, value_name = "CHAR", value_parser = delimiter)]
     pub(crate) delimiter: Option<u32>,
-    /// How long the primary's yes to a recipient is not asked for again [default: 24h]
+    /// How long the primary's yes to a recipient is not asked for again [of a new one: 24h]
     #[arg(long, value_name = "TIME", value_parser = passing)]
     pub(crate) keep_yes: Option<u64>,
-    /// How long its no to a recipient is believed [default: 30m]
+    /// How long its no to a recipient is believed [of a new one: 30m]
     #[arg(long, value_name = "TIME", value_parser = passing)]
     pub(crate) keep_no: Option<u64>,
-    /// How often the primary is looked at while no mail is held [default: 5m]
+    /// How often the primary is looked at while no mail is held [of a new one: 5m]
     #[arg(long, value_name = "TIME", value_parser = passing)]
     pub(crate) probe: Option<u64>,
     /// Ping a primary that cannot be reached, to tell whether its mail server is down, or its machine
-    /// or line; a hint, on which nothing else depends [default: no]
+    /// or line; a hint, on which nothing else depends [of a new one: no]
     #[arg(long, value_enum, value_name = "WHETHER")]
     pub(crate) ping: Option<YesNo>,
     /// Hand out mail by ATRN (RFC 2645) to whoever logs in with an account of the domain, from an
-    /// address that may ask for delivery (`domain askers`) [default: no]
+    /// address that may ask for delivery (`domain askers`) [of a new one: no]
     #[arg(long, value_enum, value_name = "WHETHER")]
     pub(crate) atrn: Option<YesNo>,
     /// While the primary is up: `relay` mail to it at once, or `defer` it (451), so that senders go
     /// there; a sender that comes back again and again is taken for one that cannot
-    /// [default: relay]
+    /// [of a new one: relay]
     #[arg(long, value_enum, value_name = "WHAT")]
     pub(crate) while_up: Option<WhileUp>,
     /// Deliver to the primary `always`; or only while somebody is `signed-in` in the portal, and to
     /// the address they are signed in from; or, with `signed-in-host`, to the primary while they are
-    /// [default: always]
+    /// [of a new one: always]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) deliver: Option<Deliver>,
 }
@@ -594,10 +595,9 @@ pub(crate) struct DrillRun {
     /// The region that fails (region-loss, partition) [default: the smallest, not this node's]
     #[arg(long)]
     pub(crate) region: Option<String>,
-    /// The node that fails (node-loss, disk-full) [default: one that does not lead]. A node elsewhere to
-    /// ask is named before `drill`
-    #[arg(long)]
-    pub(crate) node: Option<String>,
+    /// The node that fails (node-loss, disk-full), by name or id [default: one that does not lead]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) target: Option<String>,
     /// How long it fails, at most 30m
     #[arg(long, value_name = "TIME", value_parser = passing, default_value = "5m")]
     pub(crate) duration: u64,
@@ -710,33 +710,33 @@ pub(crate) enum Plan {
 /// plan.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Offer {
-    /// Mail that may be held at once: 500MB, 10GB, …; `none` for no limit [default: none]
+    /// Mail that may be held at once: 500MB, 10GB, …; `none` for no limit [of a new one: none]
     #[arg(long, value_name = "BYTES", value_parser = octets)]
     pub(crate) quota: Option<u64>,
-    /// Messages that may be held at once; `none` for no limit [default: none]
+    /// Messages that may be held at once; `none` for no limit [of a new one: none]
     #[arg(long, value_name = "N", value_parser = messages)]
     pub(crate) quota_messages: Option<u64>,
-    /// What one step of extra quota adds: 1GB, …; `none`: there are no steps [default: none]
+    /// What one step of extra quota adds: 1GB, …; `none`: there are no steps [of a new one: none]
     #[arg(long, value_name = "BYTES", value_parser = octets)]
     pub(crate) step: Option<u64>,
     /// What a month of one step costs: "2.00 EUR", …
     #[arg(long, value_name = "MONEY", value_parser = money::parse)]
     pub(crate) step_price: Option<Money>,
-    /// How many of our hosts `domain dns` tells to put into the domain's MX records [default: 3]
+    /// How many of our hosts `domain dns` tells to put into the domain's MX records [of a new one: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10))]
     pub(crate) hosts: Option<u32>,
-    /// How long mail is held: 5d, 30d, …; `quota` for without end [default: 5d]
+    /// How long mail is held: 5d, 30d, …; `quota` for without end [of a new one: 5d]
     #[arg(long, value_name = "TIME", value_parser = hold)]
     pub(crate) hold: Option<u64>,
     /// What a sender is told when the quota is full: to try again `later` (452), or `never` (552)
-    /// [default: later]
+    /// [of a new one: later]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) when_full: Option<WhenFull>,
-    /// How often a primary is looked at while no mail is held [default: 5m]
+    /// How often a primary is looked at while no mail is held [of a new one: 5m]
     #[arg(long, value_name = "TIME", value_parser = passing)]
     pub(crate) probe: Option<u64>,
     /// Ping a primary that cannot be reached, to tell whether its mail server is down, or its machine
-    /// or line; a hint, on which nothing else depends [default: no]
+    /// or line; a hint, on which nothing else depends [of a new one: no]
     #[arg(long, value_enum, value_name = "WHETHER")]
     pub(crate) ping: Option<YesNo>,
 }

@@ -50,6 +50,16 @@ fn afar(global: &Global) -> Option<String> {
         .filter(|node| !node.is_empty())
 }
 
+/// The socket that is meant, where this user may not use it: whether a node is behind it cannot be known.
+pub(crate) async fn forbidden(global: &Global) -> Option<PathBuf> {
+    if afar(global).is_some() {
+        return None;
+    }
+    let socket = socket(global).ok()?;
+    let error = tokio::net::UnixStream::connect(&socket).await.err()?;
+    (error.kind() == io::ErrorKind::PermissionDenied).then_some(socket)
+}
+
 fn variable(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }

@@ -22,6 +22,7 @@ pub(crate) fn run(command: cli::Config, output: Output) -> Result<Exit, Failure>
                     Some(fix) => format!("{}; {fix}", error.what),
                     None => error.what.clone(),
                 }),
+                "warnings": checked.as_ref().map_or(Vec::new(), Config::warnings),
             }),
         )?;
         return Ok(if checked.is_ok() {
@@ -33,6 +34,9 @@ pub(crate) fn run(command: cli::Config, output: Output) -> Result<Exit, Failure>
     match checked {
         Ok(config) => {
             output.line(good(&file, &config))?;
+            for warning in config.warnings() {
+                output.line(format!("warning: {warning}"))?;
+            }
             Ok(Exit::Done)
         }
         Err(error) => Err(Failure::new("the file would be refused", error).exit(Exit::Unhealthy)),

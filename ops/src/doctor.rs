@@ -142,16 +142,24 @@ async fn examine(global: &Global, file: &Path) -> Vec<Check> {
     };
     let mut checks = vec![Check::ok("file", config_check::good(file, &config))];
     // A node that does not run is no fault: it may not have been started yet.
-    let standing = match client::connect(global).await {
-        Ok(mut node) => Some(status::ask(&mut node).await),
-        Err(_) => None,
+    let (standing, forbidden) = match client::connect(global).await {
+        Ok(mut node) => (Some(status::ask(&mut node).await), None),
+        Err(_) => (None, client::forbidden(global).await),
+    };
+    let running = match (&standing, &forbidden) {
+        (Some(_), _) => Some(true),
+        (None, Some(_)) => None,
+        (None, None) => Some(false),
     };
     checks.push(clock());
     checks.extend(disk(&config));
-    checks.extend(ports(&config, standing.is_some()));
+    checks.extend(ports(&config, running));
     checks.extend(names(&config).await);
     checks.extend(certificates(&config, time(standing.as_ref())));
-    checks.extend(peers(standing));
+    match forbidden {
+        Some(socket) => checks.push(unasked(&socket)),
+        None => checks.extend(peers(standing)),
+    }
     checks
 }
 
@@ -304,17 +312,21 @@ enum Holder {
     /// systemd, until the node starts.
     Unit,
     Nobody,
+    /// This user may not ask whether the node runs.
+    Unknown,
 }
 
-fn ports(config: &Config, running: bool) -> Vec<Check> {
+/// `running`: `None`, if this user may not ask.
+fn ports(config: &Config, running: Option<bool>) -> Vec<Check> {
     let bound = |at: SocketAddr| TcpListener::bind(at).map(drop);
     let holder = |of: &str| {
         let unit = format!("holdfast-{of}.socket");
         let active = || says("systemctl", &["is-active", &unit]).is_some();
         match running {
-            true => Holder::Node,
-            false if active() => Holder::Unit,
-            false => Holder::Nobody,
+            Some(true) => Holder::Node,
+            None => Holder::Unknown,
+            Some(false) if active() => Holder::Unit,
+            Some(false) => Holder::Nobody,
         }
     };
     listeners(config)
@@ -338,6 +350,10 @@ fn judge_port(of: &str, at: SocketAddr, bound: io::Result<()>, holder: Holder) -
         (Err(io::ErrorKind::AddrInUse), Holder::Unit) => {
             Check::ok("port", format!("{of}: systemd holds {at} for the node"))
         }
+        (Err(io::ErrorKind::AddrInUse), Holder::Unknown) => Check::ok(
+            "port",
+            format!("{of}: {at} is in use, by the node if it runs"),
+        ),
         (Err(io::ErrorKind::AddrInUse), Holder::Nobody) => Check::fault(
             "port",
             format!("{of}: {at} is in use, and the node does not run"),
@@ -530,6 +546,15 @@ fn judge_certificate(of: &str, expires: i64, now: Duration, fix: &str) -> Check 
     }
 }
 
+/// Nothing is known of the node and the others.
+fn unasked(socket: &Path) -> Check {
+    Check::warn(
+        "node",
+        format!("this user may not ask the node at {}", socket.display()),
+        "run this as root, or as a member of group holdfast",
+    )
+}
+
 fn peers(standing: Option<Result<StatusReply, Failure>>) -> Vec<Check> {
     match standing {
         None => vec![Check::warn(
@@ -690,6 +715,7 @@ mod tests {
         assert_eq!(verdict(in_use, Holder::Node), Verdict::Ok);
         assert_eq!(verdict(in_use, Holder::Unit), Verdict::Ok);
         assert_eq!(verdict(in_use, Holder::Nobody), Verdict::Fault);
+        assert_eq!(verdict(in_use, Holder::Unknown), Verdict::Ok);
         let denied = Err(io::ErrorKind::PermissionDenied);
         assert_eq!(verdict(denied, Holder::Nobody), Verdict::Warn);
     }

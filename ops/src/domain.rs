@@ -246,11 +246,22 @@ async fn recipients(client: &mut Client, asked: Recipients, output: Output) -> R
         };
         client::answer(&failed, client.recipients_set(client::request(request))).await?;
         if output.is_json() {
-            let value = json!({"domain": asked.name, "added": added, "removed": removed});
+            let value = json!({
+                "domain": asked.name,
+                "added": added,
+                "removed": removed,
+                "cleared": asked.clear,
+            });
             output.json("recipients/v1", &value)?;
         } else {
+            // Names may be there, or missing, already: what was asked for is so now.
+            let emptied = match (asked.clear, added) {
+                (false, _) => "",
+                (true, 0) => "The list was emptied: while it is empty, mail for anybody is taken. ",
+                (true, _) => "The list was emptied first. ",
+            };
             output.line(format!(
-                "{} added to and {} removed from the recipients of {}.",
+                "{emptied}{} to add and {} to remove: the recipients of {} are as you asked.",
                 output::count(added, "name"),
                 output::count(removed, "name"),
                 asked.name
@@ -313,7 +324,7 @@ async fn verdicts(client: &mut Client, asked: Verdicts, output: Output) -> Resul
             asked.forget.join(", ")
         };
         output.line(format!(
-            "Forgotten what the primary of {domain} said of {whom}; it is asked again."
+            "What the primary of {domain} said of {whom} is not remembered; it is asked when mail comes."
         ))?;
         return Ok(());
     }
@@ -343,7 +354,7 @@ async fn verdicts(client: &mut Client, asked: Verdicts, output: Output) -> Resul
                 let value = json!({
                     "name": if known.name.is_empty() { Value::Null } else { json!(known.name) },
                     "said": said,
-                    "at_ms": known.at_ms,
+                    "at": output::rfc3339(known.at_ms),
                     "node": known.node,
                     "now": known.standing,
                     "reply": known.reply,
@@ -361,7 +372,7 @@ async fn verdicts(client: &mut Client, asked: Verdicts, output: Output) -> Resul
                 now.age(known.at_ms),
                 known.node,
                 known.standing,
-                known.reply,
+                output::plain(&known.reply),
             ]);
         }
     }
@@ -411,19 +422,19 @@ async fn changed(
             .exit(Exit::Usage)
             .fix("see `holdfast domain set --help`"));
     }
-    let mut domain = set(client, &asked, known).await?;
-    if output.is_json() {
-        if !asked.dry_run {
-            // With all that holds for it now.
-            let name = DomainName {
-                name: asked.name.clone(),
-                dry_run: false,
-            };
-            let failed = format!("{} was {done}; how it stands is not known", asked.name);
-            domain = client::answer(&failed, client.domain_get(client::request(name))).await?;
-        }
+    let domain = set(client, &asked, known).await?;
+    if output.is_json() && asked.dry_run {
+        output.json("domain/v1", &would_be(&domain, &asked))?;
+    } else if output.is_json() {
+        // With all that holds for it now.
+        let name = DomainName {
+            name: asked.name.clone(),
+            dry_run: false,
+        };
+        let failed = format!("{} was {done}; how it stands is not known", asked.name);
+        let domain = client::answer(&failed, client.domain_get(client::request(name))).await?;
         let mut value = as_json(&domain);
-        value["dry_run"] = asked.dry_run.into();
+        value["dry_run"] = false.into();
         output.json("domain/v1", &value)?;
     } else if asked.dry_run {
         output.line(format!(
@@ -456,6 +467,28 @@ fn as_table(domains: &[Shown]) -> comfy_table::Table {
     table
 }
 
+/// What was asked for, of which nothing was done: the rest is not known.
+fn would_be(domain: &Shown, asked: &DomainChange) -> Value {
+    let mut value = json!({
+        "name": domain.name,
+        "primary": domain.primary,
+        "dry_run": true,
+    });
+    if asked.policy != cli::Policy::default() {
+        value["policy"] = policy_as_json(&policy(asked.policy));
+    }
+    if let Some(plan) = &asked.subscription.plan {
+        value["plan"] = json!((plan != "none").then_some(plan));
+    }
+    if let Some(steps) = asked.subscription.extra_steps {
+        value["extra_steps"] = steps.into();
+    }
+    if asked.subscription.follow_plan {
+        value["follow_plan"] = true.into();
+    }
+    value
+}
+
 fn as_json(domain: &Shown) -> Value {
     json!({
         "name": domain.name,
@@ -465,45 +498,66 @@ fn as_json(domain: &Shown) -> Value {
         "created_at": output::rfc3339(domain.created_at_ms),
         "refused_messages": domain.refused_messages,
         "policy": domain.policy.as_ref().map(policy_as_json),
+        "route": domain.route.as_ref().map(route::as_json),
         "plan": (!domain.plan.is_empty()).then_some(&domain.plan),
         "extra_steps": domain.extra_steps,
         "says": domain.says,
     })
 }
 
-/// Seconds, and `null` for what has no end or no limit.
+/// What there is of it: seconds, and `null` for what has no end or no limit.
 fn policy_as_json(policy: &Policy) -> Value {
-    let seconds = |ms: Option<u64>| match ms {
-        None | Some(0) => Value::Null,
-        Some(ms) => json!(ms as f64 / 1000.0),
+    let seconds = |ms: u64| match ms {
+        0 => Value::Null,
+        ms => json!(ms as f64 / 1000.0),
     };
-    let limit = |number: Option<u64>| number.filter(|number| *number > 0);
-    json!({
-        "hold_seconds": seconds(policy.hold_ms),
-        "delay_notice_seconds": seconds(policy.delay_ms),
-        "probation": match policy.probation_ms {
-            Some(u64::MAX) => json!("endless"),
-            Some(ms) => json!(ms as f64 / 1000.0),
-            None => Value::Null,
-        },
-        "quota_bytes": limit(policy.quota_bytes),
-        "quota_messages": limit(policy.quota_messages),
-        "recipients": match (policy.verify, policy.listed_only) {
-            (Some(true), _) => "verify",
-            (_, Some(true)) => "listed",
-            _ => "any",
-        },
-        "keep_yes_seconds": seconds(policy.yes_ms),
-        "keep_no_seconds": seconds(policy.no_ms),
-        "probe_seconds": seconds(policy.probe_ms),
-        "ping": policy.ping,
-        "atrn": policy.atrn,
-        "while_up": if policy.defer == Some(true) { "defer" } else { "relay" },
-        "deliver": match (policy.attended, policy.at_host) {
-            (Some(true), Some(true)) => "signed-in-host",
-            (Some(true), _) => "signed-in",
-            _ => "always",
-        },
-        "when_full": if policy.full_for_good == Some(true) { "never" } else { "later" },
-    })
+    let limit = |number: u64| json!((number > 0).then_some(number));
+    let recipients = match (policy.verify, policy.listed_only) {
+        (None, None) => None,
+        (Some(true), _) => Some("verify"),
+        (_, Some(true)) => Some("listed"),
+        _ => Some("any"),
+    };
+    let deliver = match (policy.attended, policy.at_host) {
+        (None, None) => None,
+        (Some(true), Some(true)) => Some("signed-in-host"),
+        (Some(true), _) => Some("signed-in"),
+        _ => Some("always"),
+    };
+    let probation = |ms: u64| match ms {
+        u64::MAX => json!("endless"),
+        ms => json!(ms as f64 / 1000.0),
+    };
+    let delimiter = |code: u32| json!(char::from_u32(code).filter(|c| *c != '\0'));
+    let all = [
+        ("hold_seconds", policy.hold_ms.map(seconds)),
+        ("delay_notice_seconds", policy.delay_ms.map(seconds)),
+        ("probation_seconds", policy.probation_ms.map(probation)),
+        ("quota_bytes", policy.quota_bytes.map(limit)),
+        ("quota_messages", policy.quota_messages.map(limit)),
+        ("recipients", recipients.map(Value::from)),
+        ("delimiter", policy.delimiter.map(delimiter)),
+        ("keep_yes_seconds", policy.yes_ms.map(seconds)),
+        ("keep_no_seconds", policy.no_ms.map(seconds)),
+        ("probe_seconds", policy.probe_ms.map(seconds)),
+        ("ping", policy.ping.map(Value::from)),
+        ("atrn", policy.atrn.map(Value::from)),
+        (
+            "while_up",
+            policy
+                .defer
+                .map(|defer| json!(if defer { "defer" } else { "relay" })),
+        ),
+        ("deliver", deliver.map(Value::from)),
+        (
+            "when_full",
+            policy
+                .full_for_good
+                .map(|never| json!(if never { "never" } else { "later" })),
+        ),
+    ];
+    let there = all.into_iter();
+    there
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
 }

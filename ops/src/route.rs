@@ -45,7 +45,9 @@ pub(crate) async fn route(
     };
     let route = client::answer(&failed, client.route_set(client::request(request))).await?;
     if output.is_json() {
-        output.json("domain-route/v1", &as_json(&asked.name, &route))?;
+        let mut value = as_json(&route);
+        value["name"] = asked.name.into();
+        output.json("domain-route/v1", &value)?;
         return Ok(());
     }
     for line in lines(&route) {
@@ -54,10 +56,9 @@ pub(crate) async fn route(
     Ok(())
 }
 
-fn as_json(name: &str, route: &Route) -> serde_json::Value {
+pub(crate) fn as_json(route: &Route) -> serde_json::Value {
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     json!({
-        "name": name,
         "to": if route.by_mx { "mx" } else { "primary" },
         "protocol": if route.lmtp { "lmtp" } else { "smtp" },
         "tls": route.tls,

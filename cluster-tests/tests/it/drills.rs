@@ -120,7 +120,7 @@ fn a_drill_ends_by_hand_and_by_itself_when_its_conductor_dies_and_never_adds_to_
         let wish = [
             "--kind",
             "node-loss",
-            "--node",
+            "--target",
             lost,
             "--duration",
             duration,
@@ -262,7 +262,7 @@ fn a_node_that_is_killed_while_it_pretends_goes_on_when_it_is_back_and_is_whole_
     let leader = sandbox.leader().expect("a leader");
     let lost = sandbox.names().into_iter().find(|name| *name != leader);
     let lost = lost.expect("three nodes");
-    let run = ["drill", "run", "--kind", "node-loss", "--node", &lost];
+    let run = ["drill", "run", "--kind", "node-loss", "--target", &lost];
     let running = sandbox.begin_asking(&leader, &[&run[..], &["--duration", "10m"]].concat());
     wait_for_the_failure(&sandbox, &leader, 0);
     sandbox.kill(&lost);

@@ -5,6 +5,8 @@
 //! above the cluster's level is refused; `RaiseLevel` goes up once every member knows it, and it never
 //! goes down. Level 1 is that of clusters without a row that says so.
 
+use holdfast_mail::{Address, Envelope, ReversePath};
+
 use crate::account::AccountChange;
 use crate::{Command, Disposal, Undecodable};
 
@@ -36,6 +38,9 @@ pub(crate) const PLANS_WATCH: u32 = 4;
 /// Since which level getting mail (ATRN) is a scope of tokens. Until then `deliver` is enough for it.
 pub const FETCH_SCOPE: u32 = 4;
 
+/// Since which level an address may have a local part that RFC 5321 does not know ([`Address::is_strict`]).
+pub const LOOSE_ADDRESSES: u32 = 4;
+
 /// Since which level sign-ins have a part of the audit of their own, and no account has more than its
 /// share of either: an older version would forget other rows.
 pub(crate) const AUDIT_SHARES: u32 = 4;
@@ -46,9 +51,10 @@ impl Command {
     #[must_use]
     pub fn level(&self) -> u32 {
         match self {
-            Self::Accept { .. }
-            | Self::Submit { .. }
-            | Self::Cancel { .. }
+            Self::Accept { envelope }
+            | Self::Submit { envelope, .. }
+            | Self::Report { envelope, .. } => of_envelope(envelope),
+            Self::Cancel { .. }
             | Self::SetDomain { .. }
             | Self::RemoveDomain { .. }
             | Self::Bootstrap { .. }
@@ -63,7 +69,6 @@ impl Command {
             | Self::Sweep
             | Self::Settle { .. }
             | Self::TakePost { .. }
-            | Self::Report { .. }
             | Self::SettleReports { .. }
             | Self::Review { .. }
             | Self::SetRecipients { .. }
@@ -104,6 +109,19 @@ impl Command {
             Self::RaiseLevel { level, .. } => 2.max(*level),
             Self::By { command, .. } => command.level(),
         }
+    }
+}
+
+/// Who does not know an address cannot read the envelope that it is in.
+fn of_envelope(envelope: &Envelope) -> u32 {
+    let from = match &envelope.reverse_path {
+        ReversePath::Null => None,
+        ReversePath::Mailbox(address) => Some(address),
+    };
+    let to = envelope.recipients.iter().map(|to| &to.address);
+    match from.into_iter().chain(to).all(Address::is_strict) {
+        true => 1,
+        false => LOOSE_ADDRESSES,
     }
 }
 

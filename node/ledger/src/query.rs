@@ -500,6 +500,12 @@ pub fn total(kv: &dyn KvRead) -> Result<Counts, KvError> {
     counts_at(kv, tables::TOTAL)
 }
 
+/// Messages of the domain with anything to deliver.
+pub fn pending(kv: &dyn KvRead, domain: &Domain) -> Result<u64, KvError> {
+    let counts: Option<proto::CountsRow> = row::get(kv, &tables::counts(domain))?;
+    Ok(counts.map_or(0, |counts| counts.pending))
+}
+
 /// Domains with anything to deliver, by name.
 pub fn held_domains(
     kv: &dyn KvRead,

@@ -121,6 +121,53 @@ fn a_level_of_a_later_version_is_not_understood() {
     assert!(Command::decode(&raise(level::NEWEST + 1).encode()).is_err());
 }
 
+/// Versions up to level 3 read addresses more narrowly, and stop at an entry that they cannot read.
+#[test]
+fn an_address_that_older_versions_cannot_read_is_of_the_level_that_brought_it() {
+    let long = format!("bounce+{}@far.example", "a".repeat(64));
+    let from = |text: &str| Envelope {
+        reverse_path: ReversePath::Mailbox(Address::parse(text, false).unwrap()),
+        ..plain_envelope()
+    };
+    let to = |text: &str| Envelope {
+        recipients: vec![recipient("joe@example.org"), recipient(text)],
+        ..plain_envelope()
+    };
+    let all = |envelope: &Envelope| {
+        [
+            Command::Accept {
+                envelope: envelope.clone(),
+            },
+            Command::Submit {
+                account: "ann".to_owned(),
+                envelope: envelope.clone(),
+            },
+            Command::Report {
+                node: NodeId(1),
+                epoch: 1,
+                about: MessageId(1),
+                kind: Kind::Failed,
+                version: 1,
+                envelope: envelope.clone(),
+            },
+        ]
+    };
+    for (envelope, level) in [
+        (plain_envelope(), 1),
+        (full_envelope(), 1),
+        (from("joe@far.example"), 1),
+        (from(&long), level::LOOSE_ADDRESSES),
+        (from("joe.@far.example"), level::LOOSE_ADDRESSES),
+        (to(&long), level::LOOSE_ADDRESSES),
+        (to("a..b@example.org"), level::LOOSE_ADDRESSES),
+    ] {
+        for command in all(&envelope) {
+            assert_eq!(command.level(), level, "{command:?}");
+            assert_eq!(Command::decode(&command.encode()), Ok(command));
+        }
+    }
+}
+
 /// Else a version between would be sent what it does not know.
 #[test]
 fn no_command_is_of_a_level_that_is_still_to_come() {

@@ -40,6 +40,8 @@ pub enum Leaves {
     DeliveredOrFetched,
     /// Only to where somebody is signed in, on whatever address.
     Attended,
+    /// We connect to its server, while somebody is signed in, wherever that is.
+    AttendedAtHost,
 }
 
 /// What the DNS said of a domain, and what a node saw of its primary.
@@ -168,6 +170,18 @@ pub fn judge(evidence: &Evidence) -> Vec<Finding> {
             "mail goes to where somebody is signed in, and waits until then".to_owned(),
             String::new(),
         ),
+        (Ok(()), Leaves::AttendedAtHost) => say(
+            Weight::Good,
+            format!("{primary} answers, and mail goes there while somebody is signed in"),
+            String::new(),
+        ),
+        (Err(why), Leaves::AttendedAtHost) => say(
+            Weight::Good,
+            format!(
+                "{primary} does not answer, so mail waits until it does and somebody is signed in: {why}"
+            ),
+            String::new(),
+        ),
         (Err(why), Leaves::DeliveredOrFetched) => say(
             Weight::Good,
             format!("{primary} does not answer, so mail waits until somebody calls for it: {why}"),
@@ -226,7 +240,7 @@ impl Evidence {
     fn has_no_server(&self) -> bool {
         match self.leaves {
             Leaves::Delivered => false,
-            Leaves::DeliveredOrFetched => self.greeted.is_err(),
+            Leaves::DeliveredOrFetched | Leaves::AttendedAtHost => self.greeted.is_err(),
             Leaves::Attended => true,
         }
     }
@@ -538,6 +552,9 @@ impl Zone<'_> {
             Leaves::DeliveredOrFetched => vec![format!(
                 "; mail for {domain}: to these, until somebody calls for it"
             )],
+            Leaves::AttendedAtHost => vec![format!(
+                "; mail for {domain}: to these, and on to its own server while somebody is signed in"
+            )],
             Leaves::Delivered => vec![format!(
                 "; mail for {domain}: first to its own server, and to these while it is away"
             )],
@@ -564,7 +581,7 @@ impl Zone<'_> {
         match self.leaves {
             Leaves::Attended => {}
             Leaves::Delivered => lines.extend(server),
-            Leaves::DeliveredOrFetched => {
+            Leaves::DeliveredOrFetched | Leaves::AttendedAtHost => {
                 lines.push(
                     "; if everybody can connect to its own server, it comes first:".to_owned(),
                 );
@@ -821,6 +838,7 @@ mod tests {
             (Leaves::Attended, silent()),
             (Leaves::Attended, Ok(())),
             (Leaves::DeliveredOrFetched, silent()),
+            (Leaves::AttendedAtHost, silent()),
         ] {
             let evidence = Evidence {
                 leaves,
@@ -836,12 +854,20 @@ mod tests {
             assert!(faults(&nowhere)[0].contains("no mail comes here"));
         }
         // Who has a server that can be reached names it first.
-        let fetched = Evidence {
-            leaves: Leaves::DeliveredOrFetched,
-            mail: ours,
+        for leaves in [Leaves::DeliveredOrFetched, Leaves::AttendedAtHost] {
+            let fetched = Evidence {
+                leaves,
+                mail: ours.clone(),
+                ..good()
+            };
+            assert!(faults(&fetched)[0].contains("name only our nodes"));
+        }
+        // A server with a name of its own is nobody else's tomorrow.
+        let at_host = Evidence {
+            leaves: Leaves::AttendedAtHost,
             ..good()
         };
-        assert!(faults(&fetched)[0].contains("name only our nodes"));
+        assert_eq!(faults(&at_host), Vec::<String>::new());
         // An address that changes may be somebody else's.
         let attended = Evidence {
             leaves: Leaves::Attended,
@@ -885,7 +911,11 @@ mod tests {
             ]
         );
         // Nobody connects to the servers of those who call.
-        for leaves in [Leaves::Attended, Leaves::DeliveredOrFetched] {
+        for leaves in [
+            Leaves::Attended,
+            Leaves::DeliveredOrFetched,
+            Leaves::AttendedAtHost,
+        ] {
             assert_eq!(
                 records(Zone { leaves, ..zone }),
                 [

@@ -7,8 +7,8 @@ use std::time::Duration;
 /// ORCPT 528), and internationalised paths are longer than their ASCII kin.
 pub const COMMAND_BYTES_MAX: usize = 2048;
 
-// Local part 64, domain 255 and path 256 octets (RFC 5321 sections 4.5.3.1.1 to 4.5.3.1.3) are
-// limits of addresses wherever they occur: `holdfast_mail::address` has them.
+// Domain 255 and path 256 octets (RFC 5321 sections 4.5.3.1.2 and 4.5.3.1.3) are limits of
+// addresses wherever they occur: `holdfast_mail::address` has them.
 //
 // A line of content has no limit here. RFC 5321 section 4.5.3.1.6 promises senders 1000 octets,
 // but longer lines are common, and a server that chops them makes new lines, among them lone
@@ -31,8 +31,9 @@ pub const ERRORS_MAX: usize = 20;
 /// trying.
 pub const REFUSED_RECIPIENTS_MAX: usize = 100;
 
-/// Recipients put off (4xx) in one session. An honest sender whose mail waits for a primary has hundreds, and
-/// comes again; whoever has names looked up that nobody has does not stop by themselves.
+/// Recipients put off (4xx) in one session, those beyond [`RECIPIENTS_MAX`] among them. An honest sender
+/// whose mail waits for a primary has hundreds, and comes again; whoever has names looked up that nobody
+/// has, or does not hear that there are too many, does not stop by themselves.
 pub const PUT_OFF_RECIPIENTS_MAX: usize = 300;
 
 /// Commands that carry no mail (NOOP, RSET, HELO, VRFY, HELP, ETRN …, chunks of nothing, and MAIL

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use holdfast_ledger::drill::DrillVerdict;
+use holdfast_ledger::drill::{self, DrillVerdict};
 use holdfast_ledger::query::{self, DomainRecord};
 use holdfast_mail::Timestamp;
 use holdfast_mail::checkup::Leaves;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
-use super::{Admin, broken, status};
+use super::{Admin, broken, drills, status};
 use crate::reach;
 use crate::replica::{Cluster, now};
 use crate::store::View;
@@ -28,6 +28,9 @@ const SHARE: u32 = 20;
 
 /// Mail that waits longer is held; what is younger may be on its way through.
 const HELD_AFTER: Duration = Duration::from_secs(15);
+
+/// As the alert HoldfastMailHeldLong.
+const HELD_LONG: Duration = Duration::from_secs(3 * 86_400);
 
 /// Free parts in a hundred of a disk below which operators are told: the alerts say the same.
 const DISK_FREE_MIN: u64 = 15;
@@ -50,7 +53,7 @@ struct Sight {
     level: u32,
     next_level: Option<u32>,
     authority: Authority,
-    /// The last of each kind and region, by their ids.
+    /// All that are remembered, by their ids: the newest come last.
     drills: BTreeMap<String, Drill>,
     nodes: BTreeMap<String, Node>,
     domains: BTreeMap<String, Domain>,
@@ -69,6 +72,9 @@ enum Authority {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Drill {
+    kind: String,
+    /// When something was last noted of it.
+    at: Timestamp,
     /// What fails, in words.
     what: String,
     /// How it ended, and why it is said so; `None`: it is under way, or nobody knows.
@@ -96,6 +102,7 @@ struct Node {
 struct Domain {
     /// Since when its oldest mail has waited.
     held: Option<Timestamp>,
+    is_held_long: bool,
     messages: u64,
     /// Why its primary cannot be reached, and since when.
     down: Option<(String, Timestamp)>,
@@ -153,7 +160,7 @@ async fn look(cluster: &Cluster) -> Result<Sight, Status> {
         level: status.level,
         next_level: next_level(&status),
         authority: authority(status.rotation.as_ref()),
-        drills: status.drills.iter().map(of_drill).collect(),
+        drills: remembered(cluster)?,
         nodes: nodes
             .map(|node| (node.name.clone(), of_node(node)))
             .collect(),
@@ -189,13 +196,22 @@ fn authority(rotation: Option<&wire::Rotation>) -> Authority {
     }
 }
 
+fn remembered(cluster: &Cluster) -> Result<BTreeMap<String, Drill>, Status> {
+    let all = drill::drills(&cluster.view()).map_err(broken)?.into_iter();
+    let told = all.map(|drill| drills::told(cluster, drill));
+    Ok(told.map(|drill| of_drill(&drill)).collect())
+}
+
 fn of_drill(drill: &wire::Drill) -> (String, Drill) {
     let whom = match drill.nodes.is_empty() {
         true => String::new(),
         false => format!(" of {}", drill.nodes.join(", ")),
     };
     let report = drill.report.as_ref();
+    let noted_ms = drill.events.last().map_or(0, |event| event.at_ms);
     let known = Drill {
+        kind: drill.kind.clone(),
+        at: Timestamp(drill.began_at_ms.saturating_add(noted_ms)),
         what: format!("{}{whom}", drill.kind),
         ended: report.map(|report| (report.verdict(), report.why.clone())),
         under_way: drill.under_way,
@@ -239,6 +255,7 @@ fn of_domain(
         let oldest = query::held(view, name, None, 1)?.pop();
         let oldest = oldest.map(|held| held.message.at());
         domain.held = oldest.filter(|since| at.since(*since) >= HELD_AFTER);
+        domain.is_held_long = oldest.is_some_and(|since| at.since(since) >= HELD_LONG);
         domain.refuses = !query::refused(view, name, 1)?.is_empty();
         domain.is_full = !policy.has_room(counts.messages, counts.bytes, 1);
     }
@@ -255,8 +272,9 @@ impl Sight {
         };
         let nodes = self.nodes.iter();
         let domains = self.domains.keys();
+        let failed = self.failed_last();
         let mut drills = self.drills.clone();
-        drills.retain(|_, drill| !drill.under_way);
+        drills.retain(|id, drill| !drill.under_way && !failed.contains(&id.as_str()));
         Self {
             quorum: true,
             drills,
@@ -269,6 +287,22 @@ impl Sight {
                 .collect(),
             ..self.clone()
         }
+    }
+
+    /// The drills that failed, where none of their kind has run to its end since: as the alert
+    /// HoldfastDrillFailed.
+    fn failed_last(&self) -> Vec<&str> {
+        let mut last: BTreeMap<&str, (&str, bool)> = BTreeMap::new();
+        for (id, drill) in &self.drills {
+            let failed = match drill.ended {
+                Some((DrillVerdict::Failed, _)) => true,
+                Some((DrillVerdict::Passed, _)) => false,
+                _ => continue,
+            };
+            last.insert(drill.kind.as_str(), (id.as_str(), failed));
+        }
+        let failed = last.into_values().filter(|(_, failed)| *failed);
+        failed.map(|(id, _)| id).collect()
     }
 }
 
@@ -432,9 +466,19 @@ impl Telling {
             (None, Some(since)) => say(
                 "mail_held",
                 false,
-                "",
+                match is.is_held_long {
+                    true => "HoldfastMailHeldLong",
+                    false => "",
+                },
                 Some(since),
                 format!("mail of {name} is held: {} so far", is.messages),
+            ),
+            (Some(_), Some(_)) if is.is_held_long && !was.is_held_long => say(
+                "mail_held_long",
+                false,
+                "HoldfastMailHeldLong",
+                None,
+                format!("mail of {name} has been held for three days"),
             ),
             (Some(_), None) => say(
                 "mail_drained",
@@ -500,7 +544,11 @@ impl Telling {
             DrillVerdict::Unknown | DrillVerdict::Unspecified => ("came to no end", false, ""),
         };
         let text = format!("the drill is over; {what} {word}: {why}");
-        self.tell("drill_ended", good, text).alert = alert.into();
+        let event = self.tell("drill_ended", good, text);
+        event.alert = alert.into();
+        if was.is_none() {
+            event.at_ms = is.at.0;
+        }
     }
 
     /// The feature level and the certificate authority.
@@ -736,6 +784,17 @@ mod tests {
         let domain = held.domains.get_mut("example.org").unwrap();
         (domain.held, domain.messages, domain.is_full) = (Some(Timestamp(500)), 3, true);
         assert_eq!(kinds(&down, &held), ["mail_held", "quota_full"]);
+        let mut long = held.clone();
+        long.domains.get_mut("example.org").unwrap().is_held_long = true;
+        let alerts = |before: &Sight| -> Vec<(String, String)> {
+            let told = differences(before, &long).into_iter();
+            let held = told.filter(|event| event.kind.starts_with("mail_held"));
+            held.map(|event| (event.kind, event.alert)).collect()
+        };
+        let with = |kind: &str| vec![(kind.to_owned(), "HoldfastMailHeldLong".to_owned())];
+        assert_eq!(alerts(&held), with("mail_held_long"));
+        assert_eq!(alerts(&long.if_all_were_well()), with("mail_held"));
+        assert!(alerts(&long).is_empty());
         let mut refused = sight();
         refused.domains.get_mut("example.org").unwrap().refuses = true;
         assert_eq!(
@@ -796,6 +855,8 @@ mod tests {
     fn a_drill_is_told_when_it_begins_and_what_it_came_to() {
         let with = |verdict: Option<DrillVerdict>| {
             let drill = Drill {
+                kind: "node-loss".into(),
+                at: Timestamp(700),
                 what: "node-loss of n2".into(),
                 ended: verdict.map(|verdict| (verdict, "every canary arrived, once".into())),
                 under_way: verdict.is_none(),
@@ -820,8 +881,22 @@ mod tests {
             assert_eq!(told[0].kind, "drill_ended");
             assert_eq!((told[0].alert.as_str(), told[0].good), (alert, good));
             assert!(kinds(&over, &over).is_empty());
-            assert!(kinds(&over.if_all_were_well(), &over).is_empty());
+            // One that failed is told to whoever looks only now, too, until its kind passes.
+            let told = differences(&over.if_all_were_well(), &over);
+            let told: Vec<_> = told.iter().map(|it| (it.kind.as_str(), it.at_ms)).collect();
+            match good {
+                true => assert!(told.is_empty()),
+                false => assert_eq!(told, [("drill_ended", 700)]),
+            }
         }
+        let mut again = with(Some(DrillVerdict::Failed));
+        let after = |verdict| with(Some(verdict)).drills["01J"].clone();
+        let stopped = after(DrillVerdict::Stopped);
+        again.drills.insert("01K".into(), stopped);
+        assert_eq!(kinds(&again.if_all_were_well(), &again), ["drill_ended"]);
+        let passed = after(DrillVerdict::Passed);
+        again.drills.insert("01L".into(), passed);
+        assert!(kinds(&again.if_all_were_well(), &again).is_empty());
     }
 
     #[test]

@@ -112,9 +112,9 @@ fn states_of(how: Disposal, held: bool) -> &'static [State] {
     match how {
         Disposal::Requeue => &[State::Refused],
         Disposal::Discard | Disposal::Bounce if !held => &[State::Refused],
-        Disposal::Discard | Disposal::Bounce => {
-            &[State::Held, State::Refused, State::Aside, State::Deleted]
-        }
+        Disposal::Discard => &[State::Held, State::Refused, State::Aside, State::Deleted],
+        // Whoever deleted it wants its sender to hear nothing: of most of it he is made up.
+        Disposal::Bounce => &[State::Held, State::Refused, State::Aside],
         Disposal::Hold => &[State::Held, State::Refused],
         Disposal::Delete => &[State::Held, State::Refused, State::Aside],
         Disposal::Release => &[State::Aside],
@@ -248,8 +248,15 @@ pub(super) async fn deliver(
     if !request.domain.is_empty() {
         domains.insert(domains::parse(&request.domain)?);
     } else if !request.ids.is_empty() {
-        let held = named(&cluster, &request.ids)?;
-        domains.extend(held.into_iter().map(|(domain, _)| domain));
+        let found = named(&cluster, &request.ids)?.into_iter();
+        let held = found.filter(|(_, mail)| mail.state == State::Held);
+        domains.extend(held.map(|(domain, _)| domain));
+        if domains.is_empty() {
+            return Err(Status::not_found(
+                "none of it waits for delivery\nfix: `holdfast mail release` for what is kept back, `holdfast mail \
+                 requeue` for what was refused, `holdfast mail undelete` for what was deleted",
+            ));
+        }
     } else {
         let which = request.which.unwrap_or_default();
         let (wanted, only) = chosen(&cluster, &which)?;
@@ -268,9 +275,7 @@ pub(super) async fn deliver(
     for domain in domains {
         reply.domains.push(domain.to_string());
         if request.dry_run {
-            reply.messages += query::counts(&cluster.view(), &domain)
-                .map_err(broken)?
-                .messages;
+            reply.messages += query::pending(&cluster.view(), &domain).map_err(broken)?;
             continue;
         }
         let flush = Command::Flush {

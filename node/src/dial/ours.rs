@@ -7,7 +7,7 @@ use futures::future::join_all;
 use holdfast_ledger::Member;
 use holdfast_mail::NodeId;
 
-use super::{is_public, literal, split};
+use super::{SMTP_PORT, is_public, literal, split};
 use crate::net::dns::Resolver;
 use crate::replica::Cluster;
 
@@ -44,8 +44,10 @@ impl Ours {
     /// Those at `port`.
     pub(crate) async fn at(cluster: &Cluster, resolver: &Resolver, port: u16) -> Self {
         let members = cluster.members();
-        let at_port = |member: &&Member| split(&member.smtp_address).is_some_and(|it| it.1 == port);
-        let doors = members.iter().filter(at_port).map(|it| door(it, resolver));
+        let signs = members
+            .iter()
+            .filter_map(|it| Some((it.id, sign(it, port)?)));
+        let doors = signs.map(|(node, sign)| door(node, sign, resolver));
         Self {
             me: cluster.me().id,
             doors: join_all(doors).await,
@@ -88,7 +90,7 @@ fn names(member: &Member) -> Vec<String> {
     let hosts = hosts.iter().filter_map(|address| split(address));
     let names = hosts.map(|(host, _)| host).chain([&*member.smtp_name]);
     let mut names: Vec<String> = names
-        .filter(|name| !name.is_empty() && literal(name).is_none())
+        .filter(|name| is_name(name))
         .map(str::to_owned)
         .collect();
     names.sort_unstable();
@@ -96,40 +98,77 @@ fn names(member: &Member) -> Vec<String> {
     names
 }
 
-async fn door(member: &Member, resolver: &Resolver) -> Door {
-    let names = names(member);
-    let host = |address| split(address).map_or("", |(host, _)| host);
-    let (listener, inside) = (host(&member.smtp_address), host(&member.cluster_address));
+fn is_name(host: &str) -> bool {
+    !host.is_empty() && literal(host).is_none()
+}
+
+/// What a door is known by before the DNS is asked.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sign {
+    names: Vec<String>,
+    addresses: Vec<IpAddr>,
+    /// Of the names, those that lead to it.
+    asked: Vec<String>,
+    /// Of these, the one without which nobody knows where it is.
+    needed: Option<String>,
+    is_everywhere: bool,
+}
+
+/// Of the node's door at `port`, if it may have one there. Senders come to port 25 of its name, whatever
+/// it listens on: a router or a proxy before it is known by that name alone.
+fn sign(member: &Member, port: u16) -> Option<Sign> {
+    let outside = Some(member.smtp_name.clone()).filter(|name| is_name(name));
+    let (listener, its_port) = split(&member.smtp_address).unwrap_or_default();
+    if its_port != port {
+        let asked: Vec<String> = outside.filter(|_| port == SMTP_PORT).into_iter().collect();
+        return (!asked.is_empty()).then(|| Sign {
+            names: asked.clone(),
+            asked,
+            ..Sign::default()
+        });
+    }
+    let inside = split(&member.cluster_address).map_or("", |(host, _)| host);
     let listens = literal(listener);
     let literals = [listens, literal(inside)].into_iter().flatten();
-    let mut addresses: Vec<IpAddr> = literals.filter(|ip| !ip.is_unspecified()).collect();
-    let mut unknown = None;
-    // Where only its own network knows a node, it may have a name that nobody looks up.
+    let names = names(member);
+    // Where only its own network knows a node, its other names may be ones that nobody looks up.
     let is_known_outside = listens.is_none_or(|ip| ip.is_unspecified() || is_public(ip));
-    let looks = names
-        .iter()
-        .filter(|_| is_known_outside)
-        .map(|name| async move {
-            let looking = tokio::time::timeout(LOOK_UP_TIME_MAX, resolver.addresses_or_none(name));
-            let found = match looking.await {
-                Ok(found) => found.map_err(|error| error.to_string()),
-                Err(_) => Err("no answer in time".to_owned()),
-            };
-            (name, found)
-        });
+    let leads = |name: &&String| is_known_outside || outside.as_ref() == Some(*name);
+    Some(Sign {
+        addresses: literals.filter(|ip| !ip.is_unspecified()).collect(),
+        asked: names.iter().filter(leads).cloned().collect(),
+        names,
+        needed: Some(listener.to_owned()).filter(|name| is_name(name)),
+        is_everywhere: listens.is_some_and(|ip| ip.is_unspecified()),
+    })
+}
+
+async fn door(node: NodeId, sign: Sign, resolver: &Resolver) -> Door {
+    let looks = sign.asked.iter().map(|name| async move {
+        let looking = tokio::time::timeout(LOOK_UP_TIME_MAX, resolver.addresses_or_none(name));
+        let found = match looking.await {
+            Ok(found) => found.map_err(|error| error.to_string()),
+            Err(_) => Err("no answer in time".to_owned()),
+        };
+        (name, found)
+    });
+    let mut addresses = sign.addresses;
+    let mut unknown = None;
     for (name, found) in join_all(looks).await {
         match found {
             Ok(found) => addresses.extend(found),
+            Err(why) if sign.needed.as_ref() == Some(name) => {
+                unknown = Some(format!("{name}: {why}"));
+            }
             // Its other names may be none of the DNS's.
-            Err(why) if name == listener => unknown = Some(format!("{name}: {why}")),
             Err(_) => {}
         }
     }
     Door {
-        node: member.id,
-        names,
+        node,
+        names: sign.names,
         addresses: addresses.iter().map(IpAddr::to_canonical).collect(),
-        is_everywhere: listens.is_some_and(|ip| ip.is_unspecified()),
+        is_everywhere: sign.is_everywhere,
         unknown,
     }
 }
@@ -160,6 +199,39 @@ mod tests {
         }
         let literal = [member("192.0.2.1:25", "[2001:db8::1]:7400")];
         assert_eq!(names(&literal[0]), ["MX1.ours.example"]);
+    }
+
+    /// Behind a router that hands port 25 on, a node listens on an address that no sender knows.
+    #[test]
+    fn where_senders_find_a_node_is_looked_up_whatever_it_listens_on() {
+        let inside = "oslo.ours.example:7400";
+        let outside = "MX1.ours.example".to_owned();
+        let at = |smtp: &str, port| sign(&member(smtp, inside), port);
+        let by_name = Some(Sign {
+            names: vec![outside.clone()],
+            asked: vec![outside.clone()],
+            ..Sign::default()
+        });
+        for smtp in ["10.0.0.1:2525", "0.0.0.0:2525", "192.0.2.1:2525", ""] {
+            assert_eq!(at(smtp, 25), by_name, "{smtp}");
+            assert_eq!(at(smtp, 24), None, "{smtp}");
+        }
+        for (smtp, port) in [("10.0.0.1:25", 25), ("10.0.0.1:2525", 2525)] {
+            let sign = at(smtp, port).unwrap();
+            assert_eq!(sign.asked, [&*outside], "{smtp}");
+            assert_eq!(sign.names, [&*outside, "oslo.ours.example"], "{smtp}");
+            assert_eq!(sign.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+            // That it leads nowhere now, does not hold up mail.
+            assert_eq!(sign.needed, None);
+        }
+        for smtp in ["0.0.0.0:25", "192.0.2.1:25", "smtp.ours.example:25"] {
+            let sign = at(smtp, 25).unwrap();
+            assert_eq!(sign.asked, sign.names, "{smtp}");
+            let needed = smtp
+                .starts_with("smtp")
+                .then(|| "smtp.ours.example".to_owned());
+            assert_eq!(sign.needed, needed, "{smtp}");
+        }
     }
 
     #[test]

@@ -3,6 +3,10 @@
 //! Strangers choose whom to ask about, and each question costs the primary a connection. So one
 //! name is asked about once at a time, a domain a few times at once, and a primary that does not
 //! answer is left alone for a moment.
+//!
+//! They also choose how a name is written. What the cluster knows is kept for all its spellings, and
+//! U+212A KELVIN SIGN is a spelling of `k`: a no to `\u{212A}arl` is none to `karl`. So only a no to the
+//! name as it is kept is told to the cluster, and only the same spelling shares an answer.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_ledger::{Command, Doubt, KvError, PROOF_KEPT, Standing, doubt, query};
+use holdfast_mail::address::LOCAL_PART_OCTETS_MAX;
 use holdfast_mail::network::circles;
 use holdfast_mail::{
     Address, BodyRef, BodyType, Domain, Envelope, MessageId, Network, Recipient, ReversePath,
@@ -76,6 +81,7 @@ pub(super) struct Inquiry {
 
 #[derive(Default)]
 struct Questions {
+    /// By the local part as it was written.
     open: HashMap<String, Question>,
     /// When the primary last failed to answer.
     silent: Option<Instant>,
@@ -122,7 +128,7 @@ impl Inquiry {
         domain: &Domain,
         client: IpAddr,
     ) -> Result<watch::Receiver<Option<Answer>>, &'static str> {
-        let name = address.local().to_lowercase();
+        let name = address.local().to_owned();
         let mut domains = self.domains();
         if domains.len() >= DOMAINS_MAX {
             domains.retain(|_, questions| !questions.is_over());
@@ -233,7 +239,9 @@ impl Inquiry {
                 "it is not believed yet that a known recipient is gone: {reply}"
             )),
             Fate::Refused => {
-                self.learn(domain, address.local(), false, reply).await;
+                if is_as_kept(address.local()) {
+                    self.learn(domain, address.local(), false, reply).await;
+                }
                 Answer::Refused(reply.clone())
             }
             Fate::Delivered | Fate::Deferred => Answer::Silent(reply.clone()),
@@ -263,6 +271,10 @@ impl Inquiry {
     }
 
     async fn learn(&self, domain: &Domain, name: &str, takes: bool, reply: &str) {
+        // The ledger keeps no longer name.
+        if name.len() > LOCAL_PART_OCTETS_MAX {
+            return;
+        }
         let command = Command::Learn {
             domain: domain.clone(),
             name: name.to_owned(),
@@ -285,6 +297,11 @@ impl Inquiry {
     fn domains(&self) -> MutexGuard<'_, HashMap<Domain, Questions>> {
         self.domains.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the cluster keeps what it knows of the name under this very spelling.
+fn is_as_kept(name: &str) -> bool {
+    name.to_lowercase() == name
 }
 
 impl Questions {
@@ -350,6 +367,17 @@ fn question(asked: Vec<Address>) -> Envelope {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_no_is_learnt_of_the_spelling_that_it_was_said_of() {
+        for name in ["karl", "j\u{fc}rgen", "\"a b\"", "joe+x"] {
+            assert!(is_as_kept(name), "{name}");
+        }
+        // The last are KELVIN SIGN and a letter that grows.
+        for name in ["Karl", "J\u{dc}RGEN", "\u{212a}arl", "\u{130}"] {
+            assert!(!is_as_kept(name), "{name}");
+        }
+    }
 
     #[test]
     fn who_makes_names_up_leaves_room_for_the_questions_of_others() {

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use holdfast_ledger::{Askers, Command, Member, Primary, Reply as LedgerReply, query};
-use holdfast_mail::{Domain, Network, NodeId};
+use holdfast_ledger::{Askers, Command, Member, Primary, Reply as LedgerReply, level, query};
+use holdfast_mail::{BodyType, Domain, Envelope, Network, NodeId};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -28,6 +28,11 @@ fn any_port() -> Listener {
 
 impl House {
     async fn open() -> Self {
+        Self::open_at(level::NEWEST).await
+    }
+
+    /// In a cluster that an older version began.
+    async fn open_at(feature_level: u32) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let dir = tempfile::tempdir().unwrap();
         let cluster_listener = any_port();
@@ -48,7 +53,10 @@ impl House {
             fatal: Arc::new(|why| panic!("{why}")),
             flush_times: crate::store::FlushTimes::default(),
         };
-        let (identity, bootstrap) = replica::found(&options.member).unwrap();
+        let (identity, mut bootstrap) = replica::found(&options.member).unwrap();
+        if let Command::Bootstrap { level, .. } = &mut bootstrap {
+            *level = feature_level;
+        }
         let stores = replica::create(&options, identity).await.unwrap();
         let cluster = replica::start(options, stores, cluster_listener, Some(bootstrap))
             .await
@@ -126,6 +134,12 @@ impl House {
             100,
         )
         .unwrap()
+    }
+
+    /// Of the message that the reply was given for.
+    fn envelope(&self, reply: &str) -> Envelope {
+        let id = reply.split(' ').nth(3).unwrap().parse().unwrap();
+        query::envelope(&self.cluster.view(), id).unwrap().unwrap()
     }
 
     async fn guest(&self) -> Client {
@@ -516,6 +530,84 @@ async fn a_primary_with_held_mail_is_known_by_its_address() {
     house.close().await;
 }
 
+/// A primary without 8BITMIME or SMTPUTF8 never gets what needs them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_announced_and_did_not_come_is_not_kept() {
+    let house = House::open().await;
+    let mut client = house.guest().await;
+    let both = "BODY=8BITMIME SMTPUTF8";
+    for (parameters, to, content, expected) in [
+        (both, "a", "x", (BodyType::SevenBit, false)),
+        (both, "a", "\u{fc}", (BodyType::EightBitMime, true)),
+        ("BODY=8BITMIME", "a", "x", (BodyType::SevenBit, false)),
+        (
+            "BODY=8BITMIME",
+            "a",
+            "\u{fc}",
+            (BodyType::EightBitMime, false),
+        ),
+        // It is in our trace line, too.
+        (both, "\u{fc}", "x", (BodyType::EightBitMime, true)),
+        // What was not announced, is not added.
+        ("", "a", "\u{fc}", (BodyType::SevenBit, false)),
+    ] {
+        let what = format!("{parameters} {to} {content}");
+        let mail = format!("MAIL FROM:<joe@sender.example> {parameters}");
+        assert_eq!(client.ask(mail.trim_end()).await, "250 2.1.0 Ok", "{what}");
+        let orcpt = match parameters == both {
+            true => " ORCPT=utf-8;\u{fc}@foo.example",
+            false => "",
+        };
+        let rcpt = format!("RCPT TO:<{to}@foo.example>{orcpt}");
+        assert_eq!(client.ask(&rcpt).await, "250 2.1.5 Ok", "{what}");
+        assert!(client.ask("DATA").await.starts_with("354"), "{what}");
+        let reply = client
+            .ask(&format!("Subject: x\r\n\r\n{content}\r\n."))
+            .await;
+        assert!(reply.starts_with("250 "), "{what}: {reply}");
+        let envelope = house.envelope(&reply);
+        assert_eq!((envelope.body_type, envelope.smtputf8), expected, "{what}");
+        assert_eq!(envelope.recipients[0].orcpt.is_some(), parameters == both);
+    }
+    house.close().await;
+}
+
+/// VERP and SRS, and dots where RFC 5321 has none: versions before read them nowhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_that_older_nodes_cannot_read_wait_until_there_are_none() {
+    let house = House::open_at(level::LOOSE_ADDRESSES - 1).await;
+    let mut client = house.guest().await;
+    let long = format!("bounce+{}@sender.example", "a".repeat(64));
+    let wait = "451 4.3.0 our servers are being upgraded and cannot take this address yet; please try again later";
+    let mut ask = async |command: String| client.ask(&command).await;
+    for from in [&*long, "joe.@sender.example"] {
+        assert_eq!(ask(format!("MAIL FROM:<{from}>")).await, wait);
+    }
+    let strict = ask("MAIL FROM:<joe@sender.example>".to_owned()).await;
+    assert_eq!(strict, "250 2.1.0 Ok");
+    assert_eq!(ask("RCPT TO:<a..b@foo.example>".to_owned()).await, wait);
+
+    house
+        .propose(Command::RaiseLevel {
+            level: level::LOOSE_ADDRESSES,
+            members: vec![NodeId(1)],
+        })
+        .await;
+    let rcpt = ask("RCPT TO:<a..b@foo.example>".to_owned()).await;
+    assert_eq!(rcpt, "250 2.1.5 Ok");
+    ask("RSET".to_owned()).await;
+    assert_eq!(ask(format!("MAIL FROM:<{long}>")).await, "250 2.1.0 Ok");
+    let rcpt = ask("RCPT TO:<a..b@foo.example>".to_owned()).await;
+    assert_eq!(rcpt, "250 2.1.5 Ok");
+    assert!(ask("DATA".to_owned()).await.starts_with("354"));
+    let reply = ask("x\r\n.".to_owned()).await;
+    assert!(reply.starts_with("250 "), "{reply}");
+    let envelope = house.envelope(&reply);
+    assert_eq!(envelope.reverse_path.as_str(), long);
+    assert_eq!(envelope.recipients[0].address.as_str(), "a..b@foo.example");
+    house.close().await;
+}
+
 /// Answers RCPT by what is in the table; a name that is not there gets 550. Counts the questions.
 async fn scripted_primary(
     answers: &'static [(&'static str, &'static str)],
@@ -537,7 +629,9 @@ async fn scripted_primary(
                 && session.read_line(&mut line).await.is_ok_and(|len| len > 0)
             {
                 answer = "250 ok";
-                if line.starts_with("RCPT") {
+                if line.starts_with("EHLO") {
+                    answer = "250-primary.example\r\n250 SMTPUTF8";
+                } else if line.starts_with("RCPT") {
                     count.fetch_add(1, Ordering::Relaxed);
                     let found = answers.iter().find(|(name, _)| line.contains(name));
                     answer = found.map_or("550 5.1.1 no such user", |(_, answer)| answer);
@@ -612,6 +706,51 @@ async fn a_primary_is_asked_once_about_a_recipient_and_known_ones_are_taken_when
         let reply = client.ask(&format!("RCPT TO:<{name}@foo.example>")).await;
         assert!(reply.starts_with(answer), "{name}: {reply}");
     }
+    house.close().await;
+}
+
+/// A stranger who writes a recipient's name as only they do could have its mail refused everywhere.
+#[tokio::test]
+async fn what_a_primary_says_of_one_spelling_is_no_word_about_another() {
+    let house = House::open().await;
+    let (port, _) = scripted_primary(&[("<karl@", "250 ok")]).await;
+    let domain = Domain::parse("foo.example").unwrap();
+    let commands = [
+        Command::SetDomain {
+            domain: domain.clone(),
+            primary: Primary {
+                host: "127.0.0.1".into(),
+                port,
+            },
+            must_be_new: false,
+            must_exist: true,
+        },
+        Command::SetPolicy {
+            domain: domain.clone(),
+            change: holdfast_ledger::PolicyChange {
+                verify: Some(true),
+                ..holdfast_ledger::PolicyChange::default()
+            },
+        },
+    ];
+    for command in commands {
+        house.propose(command).await;
+    }
+    let mut client = house.guest().await;
+    let reply = client.ask("MAIL FROM:<a@b.example> SMTPUTF8").await;
+    assert!(reply.starts_with("250"), "{reply}");
+    // With KELVIN SIGN, which is a `k` in lower case.
+    for (name, answer) in [
+        ("\u{212a}arl", "550 5.1.1"),
+        ("KARL", "550 5.1.1"),
+        ("karl", "250"),
+    ] {
+        let reply = client.ask(&format!("RCPT TO:<{name}@foo.example>")).await;
+        assert!(reply.starts_with(answer), "{name}: {reply}");
+    }
+    let known = query::knowns(&house.cluster.view(), &domain, None, 10).unwrap();
+    let known: Vec<_> = known.iter().map(|(n, k)| (n.as_str(), k.takes)).collect();
+    assert_eq!(known, [("karl", true)]);
     house.close().await;
 }
 

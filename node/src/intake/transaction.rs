@@ -7,9 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_ledger::account::{Account, Scopes};
 use holdfast_ledger::query::DomainRecord;
-use holdfast_ledger::{Command, Refusal, Reply as LedgerReply, Standing, query};
+use holdfast_ledger::{Command, Refusal, Reply as LedgerReply, Standing, level, query};
 use holdfast_mail::trace::{Arrival, hops, received};
-use holdfast_mail::{Address, Domain, Envelope, MessageId, Recipient, ReversePath, mutant};
+use holdfast_mail::{
+    Address, BodyType, Domain, Envelope, MessageId, Recipient, ReversePath, mutant,
+};
 use holdfast_proto::cluster::Happening;
 use holdfast_smtp::login::Login;
 use holdfast_smtp::reply::Reply;
@@ -107,6 +109,8 @@ struct Content {
     /// The header section so far, until it is whole.
     header: Vec<u8>,
     header_whole: bool,
+    /// An octet above 127 has come, or is in our trace line.
+    eight_bit: bool,
     failed: Option<std::io::Error>,
 }
 
@@ -160,6 +164,11 @@ impl<'a> Transaction<'a> {
         if let Some(refusal) = self.look_again() {
             return refusal;
         }
+        if let ReversePath::Mailbox(address) = &mail.reverse_path
+            && let Some(refusal) = self.unreadable(address)
+        {
+            return refusal;
+        }
         if let Some(account) = &self.account
             && !is_theirs(account, &mail.reverse_path)
         {
@@ -174,6 +183,16 @@ impl<'a> Transaction<'a> {
         }
         self.mail = Some(mail);
         Reply::new(250, 1, 0, "Ok")
+    }
+
+    /// What to answer while there may be nodes that cannot read such an address, and would stop at it. Not for
+    /// good: the sender comes again, perhaps after the upgrade, or finds the primary up.
+    fn unreadable(&mut self, address: &Address) -> Option<Reply> {
+        if address.is_strict() || self.shared.cluster.level() >= level::LOOSE_ADDRESSES {
+            return None;
+        }
+        let text = "our servers are being upgraded and cannot take this address yet; please try again later";
+        Some(self.refuse("state", Reply::new(451, 3, 0, text)))
     }
 
     /// Whether a message of that size is none that anybody could get through here, or that the account
@@ -312,9 +331,11 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// A list that cannot be read shuts nobody out: the primary decides then.
     /// One more recipient, if the envelope has room for it.
     fn take(&mut self, recipient: Recipient) -> Reply {
+        if let Some(refusal) = self.unreadable(&recipient.address) {
+            return refusal;
+        }
         let octets = |to: &Recipient| {
             to.address.to_string().len() + to.orcpt.as_ref().map_or(0, String::len)
         };
@@ -327,6 +348,7 @@ impl<'a> Transaction<'a> {
         Reply::new(250, 1, 5, "Ok")
     }
 
+    /// A list that cannot be read shuts nobody out: the primary decides then.
     fn takes_mail_for(&self, address: &Address, domain: &Domain) -> bool {
         let view = self.shared.cluster.view();
         query::takes_mail_for(&view, domain, address.local()).unwrap_or(true)
@@ -427,6 +449,7 @@ impl<'a> Transaction<'a> {
             writer: self.shared.cluster.bodies().begin(id),
             header: Vec::new(),
             header_whole: false,
+            eight_bit: !line.is_ascii(),
             failed: None,
         };
         content.failed = content.writer.write(Bytes::from(line)).await.err();
@@ -458,14 +481,22 @@ impl<'a> Transaction<'a> {
         };
         failpoint::reach("body-stored");
         let bytes = body.len;
+        let recipients = std::mem::take(&mut self.recipients);
+        let has_addresses_in_utf8 = !mail.reverse_path.as_str().is_ascii()
+            || recipients.iter().any(|to| !to.address.as_str().is_ascii());
         let envelope = Envelope {
             id,
             reverse_path: mail.reverse_path,
-            recipients: std::mem::take(&mut self.recipients),
+            recipients,
             body,
             received_at: now(),
-            body_type: mail.body_type,
-            smtputf8: mail.smtputf8,
+            // Many clients announce what their message could have had. A primary without the extension can be
+            // given what needs none, and would never get it otherwise (RFC 6152 section 3, RFC 6531 section 3.1).
+            body_type: match content.eight_bit {
+                true => mail.body_type,
+                false => BodyType::SevenBit,
+            },
+            smtputf8: mail.smtputf8 && (content.eight_bit || has_addresses_in_utf8),
             ret: mail.ret,
             envid: mail.envid,
             helo: session.helo().to_owned(),
@@ -761,6 +792,7 @@ impl Desk for Transaction<'_> {
         if content.failed.is_some() {
             return;
         }
+        content.eight_bit |= !bytes.is_ascii();
         if !content.header_whole {
             let room = HEADER_BYTES_MAX - content.header.len();
             let seam = content.header.len().saturating_sub(3);

@@ -22,7 +22,7 @@ mod sign_in;
 mod upload;
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -33,7 +33,7 @@ use axum::http::{HeaderName, HeaderValue, Request, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use holdfast_ledger::query;
+use holdfast_ledger::{KvError, KvRead, query};
 use holdfast_mail::Domain;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -107,7 +107,6 @@ struct Portal {
     cluster: Cluster,
     doorkeeper: Arc<Doorkeeper>,
     release: Arc<Desk>,
-    seal: OnceLock<Seal>,
     copies: Copies,
     /// Accounts that changed something a moment ago.
     changes: Mutex<Recent<String>>,
@@ -140,7 +139,6 @@ pub async fn run(options: Options, cluster: Cluster, mut stop: watch::Receiver<b
         cluster,
         doorkeeper: options.doorkeeper,
         release: options.release,
-        seal: OnceLock::new(),
         copies,
         changes: Mutex::default(),
         checks: Mutex::default(),
@@ -211,16 +209,19 @@ impl Portal {
     }
 
     /// The key of sessions; a node that has just joined does not know it yet.
-    fn seal(&self) -> Result<&Seal, Problem> {
-        if let Some(seal) = self.seal.get() {
-            return Ok(seal);
-        }
-        let known = query::cluster(&self.cluster.view())?;
-        let known = known.ok_or_else(|| {
+    fn seal(&self) -> Result<Seal, Problem> {
+        let seal = seal(&self.cluster.view())?;
+        seal.ok_or_else(|| {
             Problem::Unable("this node has just joined and is still catching up".to_owned())
-        })?;
-        Ok(self.seal.get_or_init(|| Seal::new(&known.ca_key)))
+        })
     }
+}
+
+/// Made anew each time: once the cluster has another authority, whoever has the key of the old one, from
+/// a disk that was thrown away perhaps, must not be able to make sessions.
+fn seal(view: &dyn KvRead) -> Result<Option<Seal>, KvError> {
+    let known = query::cluster(view)?;
+    Ok(known.map(|known| Seal::new(&known.ca_key)))
 }
 
 async fn converse<S>(stream: S, router: Router, client: IpAddr, mut stop: watch::Receiver<bool>)
@@ -327,11 +328,80 @@ async fn with_headers(response: Response) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_ledger::account::{Account, SendLimits};
+    use holdfast_ledger::{Batch, Command, Member, MemoryKv, Reply, apply_batch, level};
+    use holdfast_mail::{NodeId, Timestamp};
     use tokio::io::AsyncReadExt;
 
     use super::*;
     use crate::net::connect;
     use crate::net::tls::{Identity, web_server};
+
+    fn account() -> Account {
+        Account {
+            name: "ann".to_owned(),
+            password: String::new(),
+            second_factor: None,
+            domains: vec![],
+            created_at: Timestamp(1),
+            epoch: 7,
+            locked_until: None,
+            places: vec![],
+            signed_in_at: None,
+            signed_in_from: String::new(),
+            tokens: vec![],
+            send_limits: SendLimits::default(),
+        }
+    }
+
+    #[test]
+    fn sessions_are_sealed_with_the_key_of_the_authority_that_there_is_now() {
+        let mut kv = MemoryKv::new();
+        assert!(seal(&kv).unwrap().is_none(), "it has just joined");
+        let bootstrap = Command::Bootstrap {
+            cluster_id: [1; 16],
+            ca_certificate: vec![1],
+            ca_key: b"old".to_vec(),
+            first: Member {
+                id: NodeId(1),
+                name: "oslo".to_owned(),
+                region: "north".to_owned(),
+                cluster_address: "192.0.2.1:7100".to_owned(),
+                smtp_name: "mx1.holdfast.example".to_owned(),
+                smtp_address: "192.0.2.1:25".to_owned(),
+            },
+            level: level::NEWEST,
+        };
+        let trust = |used| Command::TrustAuthority {
+            node: NodeId(1),
+            authority: [2; 32],
+            used,
+        };
+        let rotation = [
+            Command::OfferAuthority {
+                authority: [2; 32],
+                certificate: vec![2],
+                key: b"new".to_vec(),
+                cross: vec![3],
+            },
+            trust(false),
+            trust(true),
+            Command::RetireAuthority { authority: [2; 32] },
+        ];
+        let text = |seal: &Seal| seal.begin(&account(), Timestamp(5));
+        for (index, command) in (1..).zip([bootstrap].into_iter().chain(rotation)) {
+            let is_last = matches!(command, Command::RetireAuthority { .. });
+            let batch = Batch {
+                at: Timestamp(1_800_000_000_000),
+                commands: vec![command],
+            };
+            let replies = apply_batch(&mut kv, index, &batch, &mut Vec::new()).unwrap();
+            assert!(!matches!(replies[..], [Reply::Refused(_)]), "{replies:?}");
+            let key: &[u8] = if is_last { b"new" } else { b"old" };
+            let now = seal(&kv).unwrap().unwrap();
+            assert_eq!(text(&now), text(&Seal::new(key)), "after command {index}");
+        }
+    }
 
     #[tokio::test]
     async fn one_client_does_not_take_all_places() {

@@ -102,11 +102,8 @@ pub(super) fn picture(portal: &Portal, record: &DomainRecord) -> Result<Picture,
                 String::new()
             };
             let then = if !policy.attended {
-                let next = until_next(portal, domain);
-                format!(
-                    "{primary} is tried again every few seconds, next {next}, and all of it is \
-                     delivered, in order, as soon as it answers."
-                )
+                let by_mx = query::route(&view, domain)?.by_mx;
+                again(&policy, &primary, by_mx, &until_next(portal, domain))
             } else if let Some(here) = query::attended(&view, domain)?.filter(|a| now < a.until) {
                 match policy.at_host {
                     true => format!("It is delivered to {primary} now."),
@@ -152,6 +149,24 @@ pub(super) fn picture(portal: &Portal, record: &DomainRecord) -> Result<Picture,
         room: room(&policy, all),
         last_reply,
     })
+}
+
+/// When what waits is tried again, and what ends its waiting.
+fn again(policy: &Policy, primary: &str, by_mx: bool, next: &str) -> String {
+    let (tried, taken) = match by_mx {
+        true => (
+            "The mail exchangers that your MX records name before us are".to_owned(),
+            "one of them takes mail",
+        ),
+        false => (format!("{primary} is"), "it takes mail"),
+    };
+    let call = match policy.atrn {
+        true => " or you call for it (ATRN)",
+        false => "",
+    };
+    format!(
+        "{tried} tried again {next}, and all of it is delivered, in order, as soon as {taken}{call}."
+    )
 }
 
 /// `in 23 s`, until the domain's primary is tried again.
@@ -405,6 +420,29 @@ mod tests {
             assert!(text.contains(said), "{said}: {text}");
             assert_eq!(headline == "All delivered", tone == Tone::Good);
         }
+    }
+
+    #[test]
+    fn what_waits_goes_as_soon_as_it_is_taken_or_called_for() {
+        let policy = Policy::default();
+        assert_eq!(
+            again(&policy, "mx:25", false, "in 9 min"),
+            "mx:25 is tried again in 9 min, and all of it is delivered, in order, as soon as it takes mail."
+        );
+        let atrn = Policy {
+            atrn: true,
+            ..policy
+        };
+        let told = again(&atrn, "mx:25", false, "in 9 min");
+        assert!(
+            told.ends_with("as soon as it takes mail or you call for it (ATRN)."),
+            "{told}"
+        );
+        let told = again(&policy, "", true, "at any moment");
+        assert!(
+            told.starts_with("The mail exchangers that your MX records name before us are tried again at any moment,"),
+            "{told}"
+        );
     }
 
     #[test]

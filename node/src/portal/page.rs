@@ -98,7 +98,12 @@ impl From<NotSignedIn> for Problem {
     fn from(error: NotSignedIn) -> Self {
         match error {
             NotSignedIn::Unable(why) => Self::Unable(why),
-            other => Self::Wrong(other.to_string()),
+            NotSignedIn::TooOften => Self::TooOften,
+            // They are signed in: what they were asked for besides is wrong.
+            NotSignedIn::Wrong => Self::Wrong(
+                "the current password or code is wrong, or there were too many tries: then wait a quarter of an hour"
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -126,7 +131,11 @@ impl Problem {
                 "Nothing was changed: that is too much at once. Wait a minute and try again."
                     .to_owned()
             }
-            Self::Wrong(why) => format!("Nothing was changed: {why}."),
+            // Refusals say so too.
+            Self::Wrong(why) => {
+                let why = why.replacen("; nothing was changed", "", 1);
+                format!("Nothing was changed: {why}.")
+            }
             Self::Unable(why) => {
                 format!("This cannot be done now: {why}. Held mail is safe. Try again in a moment.")
             }
@@ -237,6 +246,29 @@ pub(super) fn span(span: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn that_nothing_was_changed_is_said_once() {
+        for (problem, text) in [
+            (
+                Problem::from(NotSignedIn::Wrong),
+                "Nothing was changed: the current password or code is wrong, or there were too many tries: then wait a \
+                 quarter of an hour.",
+            ),
+            (
+                Problem::from(NotSignedIn::TooOften),
+                "Nothing was changed: that is too much at once. Wait a minute and try again.",
+            ),
+            (
+                Problem::Wrong(
+                    "there is no such plan; nothing was changed; see `plan list`".into(),
+                ),
+                "Nothing was changed: there is no such plan; see `plan list`.",
+            ),
+        ] {
+            assert_eq!(problem.text(), text);
+        }
+    }
 
     #[test]
     fn numbers_read_as_people_write_them() {

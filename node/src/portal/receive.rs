@@ -123,7 +123,7 @@ impl On {
         let session = portal
             .seal()
             .ok()
-            .and_then(|seal| read(seal).ok().flatten());
+            .and_then(|seal| read(&seal).ok().flatten());
         session.is_some_and(|session| session.account.domains.contains(&self.session.domain))
     }
 

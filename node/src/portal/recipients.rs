@@ -52,6 +52,7 @@ pub(super) async fn show(
         names,
         said: match said.done.as_str() {
             "list" => "The list was changed. It holds on every node from now on.",
+            "nothing" => "Nothing was changed: no name was added or removed.",
             "mode" => "Changed. It holds on every node from now on.",
             _ => "",
         },
@@ -108,10 +109,18 @@ pub(super) async fn change(
     };
     let (mut add, remove) = (names("add")?, names("remove")?);
     add.extend(names("file")?);
-    let clear = fields.get("replace") == "yes" && !add.is_empty();
-    let view = portal.cluster.view();
-    for command in recipients::commands(&view, &domain, add, remove, clear)? {
+    let clear = fields.get("replace") == "yes";
+    if clear && add.is_empty() {
+        let why = "name those who are to be on the list; an empty list would refuse nobody";
+        return Err(Problem::Wrong(why.to_owned()));
+    }
+    let commands = recipients::commands(&portal.cluster.view(), &domain, add, remove, clear)?;
+    let done = match commands.is_empty() {
+        true => "nothing",
+        false => "list",
+    };
+    for command in commands {
         portal.change(&person, command).await?;
     }
-    Ok(Redirect::to(&format!("/d/{name}/recipients?done=list")).into_response())
+    Ok(Redirect::to(&format!("/d/{name}/recipients?done={done}")).into_response())
 }

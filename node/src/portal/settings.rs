@@ -42,7 +42,8 @@ struct Choice {
 #[template(path = "settings.html")]
 struct Page {
     frame: Frame,
-    primary: String,
+    /// Where mail goes, in words.
+    whither: String,
     hold: Vec<Choice>,
     delay: Vec<Choice>,
     probation: Vec<Choice>,
@@ -88,7 +89,7 @@ pub(super) async fn show(
     let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
     render(&Page {
         frame: Frame::of(&who, record.name.as_str(), "settings"),
-        primary: explain::primary_of(&view, &record)?,
+        whither: explain::whither(&view, &record)?,
         hold: choices(
             &offered,
             chosen.hold,

@@ -54,7 +54,7 @@ async fn begin(client: &mut Client, wish: DrillRun, output: Output) -> Result<Ex
     let request = DrillRunRequest {
         kind: wish.kind.name(),
         region: wish.region.unwrap_or_default(),
-        node: wish.node.unwrap_or_default(),
+        node: wish.target.unwrap_or_default(),
         duration_ms: wish.duration,
         rate: wish.rate,
         dry_run: wish.dry_run,

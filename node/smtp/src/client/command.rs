@@ -13,7 +13,7 @@ pub(super) fn mail(envelope: &Envelope, offered: &Extensions, out: &mut Vec<u8>)
     if envelope.body_type == BodyType::EightBitMime && offered.eight_bit_mime {
         write(out, &[" BODY=8BITMIME"]);
     }
-    if needs_smtputf8(envelope) && offered.smtputf8 {
+    if offered.smtputf8 && (needs_smtputf8(envelope) || offered.dsn && has_utf8_orcpt(envelope)) {
         write(out, &[" SMTPUTF8"]);
     }
     if offered.dsn {
@@ -37,7 +37,10 @@ pub(super) fn rcpt(recipient: &Recipient, offered: &Extensions, out: &mut Vec<u8
             write(out, &[" NOTIFY="]);
             write_notify(notify, out);
         }
-        if let Some(orcpt) = recipient.orcpt.as_deref().filter(|text| is_word(text)) {
+        // RFC 6533 section 3: as it is, an address in UTF-8 goes only to who has SMTPUTF8. Without ORCPT a
+        // notification names the recipient alone; with one that is refused, no mail would come at all.
+        let goes = |text: &&str| is_word(text) && (offered.smtputf8 || text.is_ascii());
+        if let Some(orcpt) = recipient.orcpt.as_deref().filter(goes) {
             write(out, &[" ORCPT=", orcpt]);
         }
     }
@@ -52,6 +55,15 @@ pub(super) fn needs_smtputf8(envelope: &Envelope) -> bool {
             .recipients
             .iter()
             .any(|recipient| !recipient.address.as_str().is_ascii())
+}
+
+/// Whether a parameter of RCPT is one that only a primary with SMTPUTF8, told of it at MAIL, can read.
+fn has_utf8_orcpt(envelope: &Envelope) -> bool {
+    let mut orcpts = envelope
+        .recipients
+        .iter()
+        .filter_map(|to| to.orcpt.as_ref());
+    orcpts.any(|orcpt| !orcpt.is_ascii())
 }
 
 fn write_notify(notify: Notify, out: &mut Vec<u8>) {

@@ -295,13 +295,10 @@ impl Session {
         } else if self.transaction.content {
             self.error(sequence("content has begun"));
         } else if self.transaction.recipients >= RECIPIENTS_MAX {
-            // RFC 5321 section 4.5.3.1.10: 452, and the client sends the rest in another.
-            self.say(Reply::new(
-                452,
-                5,
-                3,
-                "too many recipients, send the others separately",
-            ));
+            // RFC 5321 section 4.5.3.1.10: 452, and the client sends the rest in another. Whoever goes on for
+            // all that, has a place that others wait for.
+            let text = "too many recipients, send the others separately";
+            self.answer_rcpt(Reply::new(452, 5, 3, text));
         } else if !self.transaction.smtputf8 && !is_ascii(&recipient) {
             self.answer_rcpt(Reply::new(553, 6, 7, "the address needs SMTPUTF8 at MAIL"));
         } else {
