@@ -67,6 +67,10 @@ impl Letter {
             attempt.0, self.number, self.number
         )
         .into_bytes();
+        if !self.parameters.is_empty() {
+            // Nobody need go on saying that there are eight bits where there are none.
+            text.extend_from_slice("Grüße\r\n".as_bytes());
+        }
         let mut random = Random::new(self.seed ^ self.number);
         while text.len() < self.size {
             // What transports have damaged before.

@@ -706,11 +706,12 @@ fn is_at_rest(status: &Value) -> bool {
         .as_array()
         .map(Vec::as_slice)
         .unwrap_or_default();
-    status["healthy"] == true
+    // Disks may be full on purpose, which is not healthy.
+    status["quorum"] == true
         && status["held_messages"] == 0
-        && nodes
-            .iter()
-            .all(|node| node["lag"] == 0 && node["bodies_missing"] == 0)
+        && nodes.iter().all(|node| {
+            node["reachable"] == true && node["lag"] == 0 && node["bodies_missing"] == 0
+        })
 }
 
 impl Drop for Run {
