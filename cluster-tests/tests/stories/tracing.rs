@@ -182,6 +182,8 @@ fn a_heap_of_mail_is_disposed_of_at_once_and_no_other_mail_with_it() {
     let mut subjects = crate::subjects(&received);
     subjects.sort_unstable();
     assert_eq!(subjects, ["mine", "spam"]);
+    // What the server took is recorded a moment later.
+    wait_until_held(&sandbox, "n1", 0);
     let discard = ["mail", "discard", "--from", "@bad.test", "--held", "--yes"];
     assert_eq!(sandbox.must("n1", &discard)["messages"], spam - 1);
     assert_eq!(held(&sandbox, "n1"), 0);
