@@ -14,7 +14,7 @@ use holdfast_cluster_tests::harness::{Quality, Run, in_its_own_world, node_binar
 use holdfast_cluster_tests::history::{Event, Fault, Recorder};
 use holdfast_cluster_tests::partition::SHAPES;
 
-use crate::{ALWAYS_TRIED, alone};
+use crate::{ALWAYS_TRIED, alone, is_left_to_soak};
 
 const RECOVERY_TIME_MAX: Duration = Duration::from_secs(60);
 
@@ -193,6 +193,9 @@ fn drill(run: &Run, kind: &str) {
 
 #[test]
 fn a_game_day_loses_no_mail() {
+    if is_left_to_soak(3) {
+        return;
+    }
     let _alone = alone();
     in_its_own_world(|| {
         let mut run = Run::over_relays_of_level(3, "regional", LEVEL_BEFORE);

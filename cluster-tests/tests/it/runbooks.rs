@@ -20,7 +20,7 @@ use holdfast_cluster_tests::harness::{Sandbox, node_binary, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, pass, send};
 use serde_json::Value;
 
-use crate::alone;
+use crate::{alone, is_left_to_soak};
 
 const DOMAIN: &str = "example.test";
 const JOE: &str = "joe@example.test";
@@ -240,6 +240,9 @@ fn pages() -> PathBuf {
 
 #[test]
 fn every_page_ends_what_it_is_about() {
+    if is_left_to_soak(3) {
+        return;
+    }
     let _alone = alone();
     let there: BTreeSet<String> = fs::read_dir(pages())
         .expect("the pages")
