@@ -31,10 +31,15 @@ pub const ERRORS_MAX: usize = 20;
 /// trying.
 pub const REFUSED_RECIPIENTS_MAX: usize = 100;
 
-/// Recipients put off (4xx) in one session, those beyond [`RECIPIENTS_MAX`] among them. An honest sender
+/// Recipients put off (4xx) in one session, but for those beyond [`RECIPIENTS_MAX`]. An honest sender
 /// whose mail waits for a primary has hundreds, and comes again; whoever has names looked up that nobody
-/// has, or does not hear that there are too many, does not stop by themselves.
+/// has, does not stop by themselves.
 pub const PUT_OFF_RECIPIENTS_MAX: usize = 300;
+
+/// Recipients beyond [`RECIPIENTS_MAX`] in one session. An exploder that sends all that it has at once gets
+/// those through that were taken before (RFC 5321 section 4.5.3.1.10); whoever does not hear that there are
+/// too many would go on for ever.
+pub const SURPLUS_RECIPIENTS_MAX: usize = 10_000;
 
 /// Commands that carry no mail (NOOP, RSET, HELO, VRFY, HELP, ETRN …, chunks of nothing, and MAIL
 /// or content that was refused), between one message and the next. Each costs little; a connection that lives on them takes another sender's place.

@@ -14,6 +14,9 @@ use crate::replica::Cluster;
 /// How long our own names may take to lead somewhere.
 const LOOK_UP_TIME_MAX: Duration = Duration::from_secs(3);
 
+/// The same of names without which it is known where a node is, most often: each delivery waits for it.
+const OTHERS_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// Where the nodes of this cluster take mail, as far as it is known now.
 pub(crate) struct Ours {
     me: NodeId,
@@ -144,8 +147,13 @@ fn sign(member: &Member, port: u16) -> Option<Sign> {
 }
 
 async fn door(node: NodeId, sign: Sign, resolver: &Resolver) -> Door {
+    let needed = sign.needed.as_ref();
     let looks = sign.asked.iter().map(|name| async move {
-        let looking = tokio::time::timeout(LOOK_UP_TIME_MAX, resolver.addresses_or_none(name));
+        let limit = match needed == Some(name) {
+            true => LOOK_UP_TIME_MAX,
+            false => OTHERS_TIME_MAX,
+        };
+        let looking = tokio::time::timeout(limit, resolver.addresses_or_none(name));
         let found = match looking.await {
             Ok(found) => found.map_err(|error| error.to_string()),
             Err(_) => Err("no answer in time".to_owned()),
@@ -157,7 +165,7 @@ async fn door(node: NodeId, sign: Sign, resolver: &Resolver) -> Door {
     for (name, found) in join_all(looks).await {
         match found {
             Ok(found) => addresses.extend(found),
-            Err(why) if sign.needed.as_ref() == Some(name) => {
+            Err(why) if needed == Some(name) => {
                 unknown = Some(format!("{name}: {why}"));
             }
             // Its other names may be none of the DNS's.

@@ -40,7 +40,7 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// The same where it counts the bodies that it lacks: one look for each held message, and somebody else's
 /// count may have to end first.
-const COUNT_TIME_MAX: Duration = Duration::from_secs(60);
+const COUNT_TIME_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// Why a proposal has no reply.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -19,7 +19,7 @@ const KNOWN_FOR: Duration = Duration::from_secs(10);
 /// How long they wait for it: a count of few is there at once.
 const QUICK: Duration = Duration::from_millis(250);
 
-/// Told while nothing was counted. Never none: a leader of a version that cannot ask for a count lets a node
+/// Told while nobody has just counted. Never none: a leader of a version that cannot ask for a count lets a node
 /// vote that says so.
 const UNKNOWN: u64 = 1;
 
@@ -93,7 +93,9 @@ impl Lacking {
                 Err(_) => {}
             }
         }
-        self.last().map_or(UNKNOWN, |count| count.missing)
+        // None that was found may be so no more: a snapshot may have come since.
+        let known = self.last().map_or(UNKNOWN, |count| count.missing);
+        known.max(UNKNOWN)
     }
 
     fn last(&self) -> Option<Count> {
@@ -140,7 +142,11 @@ mod tests {
             assert_eq!(other.await.unwrap().unwrap(), 0);
         }
         assert_eq!(counts.load(Ordering::Relaxed), 2);
-        assert_eq!(lacking.about(|| Ok(7)).await, 0, "counted a moment ago");
+        assert_eq!(
+            lacking.about(|| Ok(7)).await,
+            UNKNOWN,
+            "it may lack some since"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -631,13 +631,17 @@ pub(crate) async fn may_go(cluster: &Cluster, node: NodeId) -> Result<(), String
     let standings = cluster.standings().await;
     let newest = newest(&standings);
     let votes = voters(cluster).contains(&node.0);
+    // One that could not be counted on itself is no loss, whoever else cannot.
+    let is_sound = standings.iter().any(|(place, standing, ..)| {
+        place.id == node && Trouble::of(&place.name, standing, newest).is_none()
+    });
     let left = standings
         .iter()
         .filter(|(place, ..)| place.voter && place.id != node);
     let left: Vec<Option<Trouble>> = left
         .map(|(place, standing, ..)| {
             // One that does not vote leaves as many as there were, be they slow.
-            let matters = votes || standing.is_err();
+            let matters = votes && is_sound || standing.is_err();
             Trouble::of(&place.name, standing, newest).filter(|_| matters)
         })
         .collect();

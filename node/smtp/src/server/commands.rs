@@ -6,7 +6,7 @@ use super::content::too_large;
 use super::{AfterData, Question, Service, Session, State};
 use crate::limits::{
     ERRORS_MAX, IDLE_COMMANDS_MAX, MESSAGES_MAX, PUT_OFF_RECIPIENTS_MAX, RECIPIENTS_MAX,
-    REFUSED_RECIPIENTS_MAX,
+    REFUSED_RECIPIENTS_MAX, SURPLUS_RECIPIENTS_MAX,
 };
 use crate::line::Line;
 use crate::reply::Reply;
@@ -297,8 +297,14 @@ impl Session {
         } else if self.transaction.recipients >= RECIPIENTS_MAX {
             // RFC 5321 section 4.5.3.1.10: 452, and the client sends the rest in another. Whoever goes on for
             // all that, has a place that others wait for.
-            let text = "too many recipients, send the others separately";
-            self.answer_rcpt(Reply::new(452, 5, 3, text));
+            self.surplus_recipients += 1;
+            if self.surplus_recipients > SURPLUS_RECIPIENTS_MAX {
+                let text = "far too many recipients, closing; send them in several messages";
+                self.say(Reply::new(421, 7, 0, text));
+            } else {
+                let text = "too many recipients, send the others separately";
+                self.say(Reply::new(452, 5, 3, text));
+            }
         } else if !self.transaction.smtputf8 && !is_ascii(&recipient) {
             self.answer_rcpt(Reply::new(553, 6, 7, "the address needs SMTPUTF8 at MAIL"));
         } else {

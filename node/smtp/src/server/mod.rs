@@ -204,6 +204,7 @@ pub struct Session {
     errors: usize,
     refused_recipients: usize,
     put_off_recipients: usize,
+    surplus_recipients: usize,
     /// Commands without mail since the last message.
     idle_commands: usize,
     turn: u64,
@@ -234,6 +235,7 @@ impl Session {
             errors: 0,
             refused_recipients: 0,
             put_off_recipients: 0,
+            surplus_recipients: 0,
             idle_commands: 0,
             turn: 0,
             in_turn: 0,

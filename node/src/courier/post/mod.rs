@@ -324,7 +324,11 @@ impl Post {
                     "the sender will be told"
                 );
             }
-            Ok(reply) => tracing::debug!(msg = %owed.about, ?reply, "not told"),
+            Ok(reply) => {
+                // Nothing is changed, so that no view will show it: it is looked at again.
+                tracing::debug!(msg = %owed.about, ?reply, "not told");
+                return;
+            }
             Err(why) => tracing::info!(msg = %owed.about, %why, "a notification is tried again"),
         }
         let is_shown = self
