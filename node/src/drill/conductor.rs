@@ -318,6 +318,9 @@ impl Conductor {
     /// Waits until no canary is held, for so long.
     async fn drain(&mut self, patience: Duration) {
         let deadline = Instant::now() + patience;
+        // A canary that was acknowledged a moment ago may not be held in this node's view yet: it would
+        // count as lost.
+        self.cluster.see_what_is_committed().await;
         while self.count_held() > 0 && Instant::now() < deadline {
             sleep(LOOK_EVERY).await;
         }
