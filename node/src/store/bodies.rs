@@ -263,7 +263,11 @@ impl BodyStore {
             return Ok(());
         }
         let db = &self.0.db;
-        db.flush().map_err(broken)?;
+        db.flush().map_err(|error| {
+            // What was deleted is there still, for the next time.
+            self.0.deleted.store(true, Ordering::Relaxed);
+            broken(error)
+        })?;
         let cut_off = |age: f64| {
             let age = age.to_string();
             let options = [("blob_garbage_collection_age_cutoff", age.as_str())];
