@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 
 use holdfast_ledger::level::NEWEST;
 use holdfast_mail::Address;
+use holdfast_smtp::PORT;
 use serde::{Deserialize, Serialize};
 
-use crate::dial::{SMTP_PORT, is_public};
+use crate::public::is_public;
 
 /// One node's settings. Relative paths have been resolved against the file's directory.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -276,7 +277,7 @@ impl LogLevel {
 fn is_inside(listen: SocketAddr) -> bool {
     let ip = listen.ip();
     let is_private = !ip.is_unspecified() && !is_public(ip);
-    !ip.is_loopback() && (is_private || listen.port() != SMTP_PORT)
+    !ip.is_loopback() && (is_private || listen.port() != PORT)
 }
 
 /// Every IPv4 address of the machine; IPv6 is asked for by name, since not every machine has it.
@@ -344,7 +345,7 @@ impl Config {
             format!(
                 "senders do not come to {at}, where this node listens, and smtp.public_address is missing: customers \
                  are told a wrong address, and mail for one whose MX records lead here may come back to us; set it \
-                 to where senders come to, such as {}:{SMTP_PORT}",
+                 to where senders come to, such as {}:{PORT}",
                 self.smtp.name
             )
         };

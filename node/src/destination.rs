@@ -7,10 +7,11 @@ use std::time::Duration;
 use holdfast_ledger::drill::DRILL_DOMAIN;
 use holdfast_ledger::{KvError, Route, RouteTls, query};
 use holdfast_mail::Domain;
+use holdfast_smtp::PORT;
 use holdfast_smtp::client::Protocol;
 use holdfast_smtp::login::Login;
 
-use crate::dial::{self, CONNECT_TIMEOUT, NoSession, SMTP_PORT, Way, literal};
+use crate::dial::{self, CONNECT_TIMEOUT, NoSession, Way, literal};
 use crate::net::dns::Resolver;
 use crate::net::tls::Trust;
 use crate::replica::{Cluster, random_id};
@@ -141,14 +142,14 @@ impl Destination {
             },
             Place::Machine => Way {
                 hosts: dial::machine(cluster, resolver, &self.domain, random_id() as u32).await?,
-                port: SMTP_PORT,
+                port: PORT,
                 private: route.private,
                 ranked: true,
             },
             Place::Exchangers => Way {
                 hosts: dial::exchangers(cluster, resolver, &self.domain, random_id() as u32)
                     .await?,
-                port: SMTP_PORT,
+                port: PORT,
                 private: route.private,
                 ranked: true,
             },

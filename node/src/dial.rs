@@ -5,7 +5,6 @@
 //! private one, where an intruder would have us knock at doors that he cannot reach.
 
 mod ours;
-mod public;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,14 +12,15 @@ use std::time::Duration;
 
 use holdfast_mail::Domain;
 use holdfast_mail::route::{self, NoRoute};
+use holdfast_smtp::PORT;
 use holdfast_smtp::client::Closed;
 
 use crate::net::dns::{Exchangers, Resolver};
+use crate::public::is_public;
 use crate::replica::Cluster;
 use crate::talk::deliver::{self, Connection, Dialing, Unavailable};
 
 use ours::{Ours, Whose};
-pub(crate) use public::is_public;
 
 /// How long one TCP connect may take. The kernel repeats a lost SYN after one and three
 /// seconds, so a primary that comes back in the middle of an attempt is still met by it.
@@ -28,9 +28,6 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Addresses tried in a row (RFC 5321 section 5.1: "SHOULD try at least two").
 const ADDRESSES_MAX: usize = 8;
-
-/// Where mail for other people's domains goes (RFC 5321 section 2.3.10 and IANA's list).
-pub(crate) const SMTP_PORT: u16 = 25;
 
 /// Hosts to try, in order.
 #[derive(Clone, Debug)]
@@ -237,7 +234,7 @@ pub(crate) async fn exchangers_lead_to_us(
     match exchangers(cluster, resolver, domain, 0).await {
         Err(why) => matches!(why, NoSession::Loop),
         Ok(hosts) => match hosts.first() {
-            Some(best) => leads_to_us(cluster, resolver, best, SMTP_PORT).await,
+            Some(best) => leads_to_us(cluster, resolver, best, PORT).await,
             None => false,
         },
     }

@@ -9,8 +9,8 @@ use holdfast_ledger::{Askers, Command, PlanChange, PolicyChange, Reply};
 use tokio::time::Instant;
 
 use crate::cast;
-use crate::explain::span;
 use crate::replica::{Cluster, ProposeError};
+use crate::span::span;
 
 /// Octets of what the audit tells of one command: the ledger refuses a command that says more
 /// (`TEXT_OCTETS_MAX` in `ledger/src/apply/audit.rs`), and no list of networks is worth that.

@@ -15,10 +15,10 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::dial::is_public;
 use crate::net::connect;
 use crate::net::dns::Resolver;
 use crate::net::tls::{self, Trust};
+use crate::public::is_public;
 
 const PORT: u16 = 443;
 

@@ -12,3 +12,6 @@ pub mod login;
 pub mod reply;
 pub mod request;
 pub mod server;
+
+/// Where mail for other people's domains goes (RFC 5321 section 2.3.10 and IANA's list).
+pub const PORT: u16 = 25;

@@ -8,6 +8,7 @@ use holdfast_ledger::{
 };
 use holdfast_mail::{Domain, Network};
 use holdfast_proto::admin as wire;
+use holdfast_smtp::PORT;
 use tonic::Status;
 
 use super::{Admin, broken, plans, refused, route};
@@ -170,7 +171,7 @@ pub(super) async fn set(
     let by_mx = request.primary == BY_MX;
     let primary = if by_mx {
         let host = domain.to_string();
-        Primary { host, port: 25 }
+        Primary { host, port: PORT }
     } else {
         parse_primary(&request.primary)?
     };

@@ -2,12 +2,10 @@
 
 use holdfast_ledger::{Command, LOGIN_OCTETS_MAX, Refusal, Route, RouteTls, query};
 use holdfast_proto::admin as wire;
+use holdfast_smtp::PORT;
 use tonic::Status;
 
 use super::{Admin, broken, domains, refused};
-
-/// RFC 2033 section 5: LMTP "MUST NOT be used on TCP port 25".
-const SMTP_PORT: u16 = 25;
 
 /// Changes what the request names, and tells what holds then.
 pub(super) async fn set(
@@ -20,7 +18,8 @@ pub(super) async fn set(
     let record = record.ok_or_else(|| refused(&Refusal::UnknownDomain))?;
     let old = query::route(&view, &domain).map_err(broken)?;
     let new = changed(old.clone(), &request)?;
-    if new.lmtp && record.primary.port == SMTP_PORT {
+    // RFC 2033 section 5: LMTP "MUST NOT be used on TCP port 25".
+    if new.lmtp && record.primary.port == PORT {
         return Err(Status::invalid_argument(format!(
             "{} is the port of SMTP, and LMTP never goes there (RFC 2033); name the primary's LMTP port",
             record.primary.port

@@ -6,9 +6,11 @@ use std::time::Duration;
 use futures::future::join_all;
 use holdfast_ledger::Member;
 use holdfast_mail::NodeId;
+use holdfast_smtp::PORT;
 
-use super::{SMTP_PORT, is_public, literal, split};
+use super::{literal, split};
 use crate::net::dns::Resolver;
+use crate::public::is_public;
 use crate::replica::Cluster;
 
 /// How long our own names may take to lead somewhere.
@@ -123,7 +125,7 @@ fn sign(member: &Member, port: u16) -> Option<Sign> {
     let outside = Some(member.smtp_name.clone()).filter(|name| is_name(name));
     let (listener, its_port) = split(&member.smtp_address).unwrap_or_default();
     if its_port != port {
-        let asked: Vec<String> = outside.filter(|_| port == SMTP_PORT).into_iter().collect();
+        let asked: Vec<String> = outside.filter(|_| port == PORT).into_iter().collect();
         return (!asked.is_empty()).then(|| Sign {
             names: asked.clone(),
             asked,

@@ -24,8 +24,8 @@ use super::page::{Frame, Problem, count};
 use super::{Portal, overview, told};
 use crate::accounts::Seal;
 use crate::attendance::{Attendance, NotThere, RENEW_EVERY};
-use crate::dial::is_public;
 use crate::explain;
+use crate::public::is_public;
 use crate::replica::{Served, now};
 
 /// How often the page says how many wait, if that changed.

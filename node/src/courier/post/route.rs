@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use holdfast_mail::Domain;
+use holdfast_smtp::PORT;
 
 use super::super::desk::jitter;
 use super::Desk;
-use crate::dial::{self, CONNECT_TIMEOUT, NoSession, SMTP_PORT, Way};
+use crate::dial::{self, CONNECT_TIMEOUT, NoSession, Way};
 use crate::talk::deliver::{Connection, Dialing};
 
 /// A session with a host that takes the domain's mail.
@@ -22,7 +23,7 @@ pub(super) async fn open(desk: &Desk, domain: &Domain) -> Result<Connection, NoS
         },
         None => Way {
             hosts: dial::exchangers(&desk.cluster, &desk.resolver, domain, jitter()).await?,
-            port: SMTP_PORT,
+            port: PORT,
             private: false,
             ranked: true,
         },
