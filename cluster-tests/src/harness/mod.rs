@@ -14,6 +14,7 @@ mod relay;
 mod run;
 mod sandbox;
 mod sender;
+mod turn;
 mod watch;
 mod wire;
 mod world;
@@ -31,6 +32,7 @@ pub use relay::Quality;
 pub use run::{DOMAINS, Run};
 pub use sandbox::{Node, Sandbox, binary as node_binary};
 pub use sender::{Load, Session, Unfinished};
+pub use turn::{alone, beside_others};
 pub use world::{
     apart, enter, have_address, in_a_new_world, in_its_own_world, is_inside, obstacle,
 };

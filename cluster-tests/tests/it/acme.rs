@@ -11,7 +11,7 @@ use holdfast_cluster_tests::harness::{Sandbox, apart, free_port, wait_for};
 use holdfast_cluster_tests::story::{Zone, pass};
 use serde_json::Value;
 
-use crate::alone;
+use crate::beside_others;
 
 const TIME_MAX: Duration = Duration::from_secs(90);
 
@@ -180,7 +180,7 @@ fn lead(zone: &Zone, machine: impl Fn(usize) -> usize) {
 
 #[test]
 fn one_certificate_is_ordered_for_all_nodes_and_any_of_them_answers_the_authority() {
-    let _alone = alone();
+    let _turn = beside_others();
     apart(|| {
         let primary = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let zone = Zone::new(Duration::ZERO);

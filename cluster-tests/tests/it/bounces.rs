@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_cluster_tests::harness::{DISK_BYTES, DOMAINS, Run, in_its_own_world, wait_for};
 
-use crate::{ALWAYS_TRIED, alone, is_left_to_soak};
+use crate::{ALWAYS_TRIED, beside_others, is_left_to_soak};
 
 const HOLD_MINUTES: u32 = 1;
 /// The leader dies so long before the first message's time is over, and is back after it.
@@ -17,7 +17,7 @@ const TELL_TIME_MAX: Duration = Duration::from_secs(13 * 60);
 
 #[test]
 fn senders_are_told_when_the_time_is_over_and_not_before() {
-    let _alone = alone();
+    let _turn = beside_others();
     if is_left_to_soak(12) {
         return;
     }

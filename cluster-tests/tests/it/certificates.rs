@@ -10,7 +10,7 @@ use std::time::Duration;
 use holdfast_cluster_tests::harness::{Run, apart, free_port, node_binary, wait_for};
 use holdfast_cluster_tests::history::Fault;
 
-use crate::{ALWAYS_TRIED, alone};
+use crate::{ALWAYS_TRIED, beside_others};
 
 const TIME_MAX: Duration = Duration::from_secs(60);
 
@@ -59,7 +59,7 @@ fn errors(ran: &Output) -> String {
 
 #[test]
 fn the_authority_is_replaced_under_load_while_the_leader_dies_and_then_certificates_end() {
-    let _alone = alone();
+    let _turn = beside_others();
     apart(|| {
         let mut run = Run::start();
         configure(&mut run, |_| {
@@ -125,7 +125,7 @@ fn the_authority_is_replaced_under_load_while_the_leader_dies_and_then_certifica
 
 #[test]
 fn people_elsewhere_may_do_what_their_role_says_until_they_are_revoked() {
-    let _alone = alone();
+    let _turn = beside_others();
     apart(|| {
         let mut run = Run::start();
         let mut ports = BTreeMap::new();

@@ -6,7 +6,7 @@ use holdfast_cluster_tests::harness::{DISK_BYTES, Run, in_its_own_world};
 use holdfast_cluster_tests::history::Fault;
 use holdfast_cluster_tests::random::Random;
 
-use crate::{ALWAYS_TRIED, alone, is_soak};
+use crate::{ALWAYS_TRIED, beside_others, is_soak};
 
 const HOUR_MS: i64 = 3_600_000;
 const YEAR_MS: i64 = 365 * 24 * HOUR_MS;
@@ -16,7 +16,7 @@ const HEAL_TIME_MAX: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_clock_that_jumps_ends_no_mail_early() {
-    let _alone = alone();
+    let _turn = beside_others();
     in_its_own_world(|| {
         let mut run = Run::on_machines(3, DISK_BYTES);
         let mut random = Random::new(run.seed);

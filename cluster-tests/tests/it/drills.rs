@@ -8,7 +8,7 @@ use holdfast_cluster_tests::harness::{Sandbox, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, pass, send};
 use serde_json::Value;
 
-use crate::alone;
+use crate::beside_others;
 
 const DOMAIN: &str = "example.test";
 const JOE: &str = "joe@example.test";
@@ -50,7 +50,7 @@ fn wait_for_the_failure(sandbox: &Sandbox, node: &str, before: usize) {
 
 #[test]
 fn every_kind_of_failure_can_be_rehearsed_and_costs_no_mail() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     mailbox.come_up();
     let sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
@@ -102,7 +102,7 @@ fn every_kind_of_failure_can_be_rehearsed_and_costs_no_mail() {
 
 #[test]
 fn a_drill_ends_by_hand_and_by_itself_when_its_conductor_dies_and_never_adds_to_a_real_failure() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     mailbox.come_up();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
@@ -218,7 +218,7 @@ fn unbalanced(page: &str) -> Vec<String> {
 
 #[test]
 fn a_drill_outlives_the_terminal_that_began_it_and_its_page_shows_what_was_measured() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     mailbox.come_up();
     let sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
@@ -255,7 +255,7 @@ fn a_drill_outlives_the_terminal_that_began_it_and_its_page_shows_what_was_measu
 
 #[test]
 fn a_node_that_is_killed_while_it_pretends_goes_on_when_it_is_back_and_is_whole_when_it_is_over() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     mailbox.come_up();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
@@ -287,7 +287,7 @@ fn a_node_that_is_killed_while_it_pretends_goes_on_when_it_is_back_and_is_whole_
 
 #[test]
 fn a_drill_begins_by_the_calendar_and_one_that_cannot_begin_says_why() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     mailbox.come_up();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());

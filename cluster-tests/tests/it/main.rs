@@ -1,5 +1,5 @@
-//! Real nodes under real kills. One binary, one test at a time: each has three nodes of its own,
-//! and two at once would take each other's time.
+//! Real nodes under real kills, each test with three of its own. Tests that mostly wait run beside each
+//! other, and those that want the machine run alone.
 
 mod acme;
 mod bounces;
@@ -28,14 +28,9 @@ mod syncs;
 mod upgrade;
 mod verdicts;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use holdfast_cluster_tests::harness::{alone, beside_others};
 
 /// The soak says how long faults go on.
 const SECONDS_VARIABLE: &str = "HOLDFAST_TEST_SECONDS";

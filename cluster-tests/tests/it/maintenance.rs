@@ -10,7 +10,7 @@ use std::time::Duration;
 use holdfast_cluster_tests::harness::{Sandbox, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, send, send_over};
 
-use crate::alone;
+use crate::beside_others;
 
 const DOMAIN: &str = "example.test";
 const JOE: &str = "joe@example.test";
@@ -151,7 +151,7 @@ pub(crate) fn exchangers(sandbox: &Sandbox) -> Vec<SocketAddr> {
 
 #[test]
 fn a_cluster_is_upgraded_node_by_node_and_no_transaction_fails() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     mailbox.come_up();
     let old = ["--level", "2"];
@@ -229,7 +229,7 @@ fn a_cluster_is_upgraded_node_by_node_and_no_transaction_fails() {
 
 #[test]
 fn a_leader_that_dies_while_it_is_drained_is_drained_when_it_comes_back() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     mailbox.come_up();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
@@ -265,7 +265,7 @@ fn a_leader_that_dies_while_it_is_drained_is_drained_when_it_comes_back() {
 
 #[test]
 fn leadership_is_handed_to_nobody_who_is_dead_and_mail_is_taken_meanwhile() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     mailbox.come_up();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
@@ -294,7 +294,7 @@ fn leadership_is_handed_to_nobody_who_is_dead_and_mail_is_taken_meanwhile() {
 
 #[test]
 fn nodes_are_restarted_one_by_one_and_no_transaction_on_a_session_that_stays_open_fails() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     mailbox.come_up();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());

@@ -5,13 +5,13 @@ use std::time::Duration;
 use holdfast_cluster_tests::harness::{DISK_BYTES, Run, in_its_own_world, wait_for};
 use holdfast_cluster_tests::history::Fault;
 
-use crate::{ALWAYS_TRIED, alone};
+use crate::{ALWAYS_TRIED, beside_others};
 
 const HEAL_TIME_MAX: Duration = Duration::from_secs(90);
 
 #[test]
 fn a_node_that_is_lost_for_good_is_replaced_under_load() {
-    let _alone = alone();
+    let _turn = beside_others();
     in_its_own_world(|| {
         let mut run = Run::on_machines(3, DISK_BYTES);
         run.send(6);
@@ -71,7 +71,7 @@ fn a_node_that_is_lost_for_good_is_replaced_under_load() {
 
 #[test]
 fn members_come_and_go_while_others_are_killed() {
-    let _alone = alone();
+    let _turn = beside_others();
     in_its_own_world(|| {
         let mut run = Run::on_machines(3, DISK_BYTES);
         run.send(6);

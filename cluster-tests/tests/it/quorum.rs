@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_cluster_tests::harness::{Run, Session, Unfinished, apart, wait_for};
 
-use crate::{ALWAYS_TRIED, alone};
+use crate::{ALWAYS_TRIED, beside_others};
 
 const TIME_MAX: Duration = Duration::from_secs(60);
 /// For a follower to forget a leader that it hears no more.
@@ -15,7 +15,7 @@ const HALF_SENT: usize = 4;
 
 #[test]
 fn without_a_quorum_mail_is_deferred_and_never_delivered_later() {
-    let _alone = alone();
+    let _turn = beside_others();
     apart(|| {
         let mut run = Run::start();
 
@@ -81,25 +81,25 @@ fn lose_all_but(run: &mut Run, survivor: &str, finish: Finish) -> Vec<Option<u16
         });
         std::thread::sleep(ELECTION_TIME);
     }
-    // All at once: each may wait as long as a node waits for its quorum.
+    // All at once, new mail too: each may wait as long as a node waits for its quorum.
     let recorder = &run.recorder;
-    let codes = scope(|scope| {
+    let (codes, fresh) = scope(|scope| {
         let waiting: Vec<ScopedJoinHandle<'_, Option<u16>>> = halves
             .into_iter()
             .map(|half| scope.spawn(|| half.finish(recorder)))
             .collect();
-        waiting
+        let fresh = open()
+            .ok()
+            .and_then(|session| session.give(&run.load, &run.load.letter(), false));
+        let codes = waiting
             .into_iter()
             .map(|sender| sender.join().expect("a sender"))
-            .collect()
+            .collect();
+        (codes, fresh.map(|(code, _)| code))
     });
-    let fresh = open()
-        .ok()
-        .and_then(|session| session.give(&run.load, &run.load.letter(), false));
-    let code = fresh.map(|(code, _)| code);
     assert!(
-        matches!(code, Some(400..500)),
-        "new mail at {survivor} got {code:?}"
+        matches!(fresh, Some(400..500)),
+        "new mail at {survivor} got {fresh:?}"
     );
     codes
 }

@@ -5,14 +5,14 @@ use std::time::Duration;
 use holdfast_cluster_tests::harness::{DOMAINS, Run, apart, wait_for};
 use holdfast_cluster_tests::history::Event;
 
-use crate::{ALWAYS_TRIED, alone};
+use crate::{ALWAYS_TRIED, beside_others};
 
 const MESSAGES: usize = 60;
 const TIME_MAX: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_quota_is_exact_while_the_leader_dies() {
-    let _alone = alone();
+    let _turn = beside_others();
     apart(|| {
         let mut run = Run::start();
         run.limit(DOMAINS[0], MESSAGES);

@@ -10,7 +10,7 @@ use holdfast_cluster_tests::harness::{Sandbox, node_binary, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, send};
 use serde_json::Value;
 
-use crate::alone;
+use crate::beside_others;
 
 const DOMAIN: &str = "example.test";
 const JOE: &str = "joe@example.test";
@@ -75,7 +75,7 @@ fn all() -> Vec<String> {
 
 #[test]
 fn what_one_survivor_has_becomes_a_new_cluster_and_the_lost_nodes_never_come_back() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
     hold_mail(&sandbox);
@@ -162,7 +162,7 @@ fn what_one_survivor_has_becomes_a_new_cluster_and_the_lost_nodes_never_come_bac
 
 #[test]
 fn a_copy_of_a_running_cluster_is_restored_elsewhere_and_a_damaged_one_is_not() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
     hold_mail(&sandbox);

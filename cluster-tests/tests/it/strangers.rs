@@ -5,7 +5,7 @@ use std::time::Duration;
 use holdfast_cluster_tests::harness::{Load, Run, Sandbox, Session, apart, wait_for};
 use serde_json::Value;
 
-use crate::alone;
+use crate::beside_others;
 
 const TIME_MAX: Duration = Duration::from_secs(60);
 /// For a stranger to do harm in, if it can.
@@ -30,7 +30,7 @@ fn member<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
 
 #[test]
 fn a_removed_node_is_refused() {
-    let _alone = alone();
+    let _turn = beside_others();
     apart(|| {
         let mut run = Run::start();
         run.sandbox.must("n1", &["cluster", "leave", "n3"]);
@@ -64,7 +64,7 @@ fn a_removed_node_is_refused() {
 
 #[test]
 fn a_wiped_node_is_refused() {
-    let _alone = alone();
+    let _turn = beside_others();
     apart(|| {
         let mut run = Run::start();
         run.kill("n3");
@@ -106,7 +106,7 @@ fn a_wiped_node_is_refused() {
 
 #[test]
 fn a_node_of_another_cluster_is_refused() {
-    let _alone = alone();
+    let _turn = beside_others();
     apart(|| {
         let mut run = Run::start();
         let mut other = Sandbox::start(
@@ -153,7 +153,7 @@ fn a_node_of_another_cluster_is_refused() {
 /// entries were on it: what the node acknowledged since is gone there.
 #[test]
 fn a_node_put_back_to_an_older_disk_is_noticed_and_holds_nobody_up() {
-    let _alone = alone();
+    let _turn = beside_others();
     apart(|| {
         let mut run = Run::start();
         let leader = run.leader();

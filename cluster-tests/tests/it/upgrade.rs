@@ -13,7 +13,7 @@ use holdfast_cluster_tests::random::{Random, seed};
 use holdfast_cluster_tests::story::{Mailbox, Web, send};
 
 use crate::maintenance::{Sender, exchangers, send_over_kept_lines};
-use crate::{ALWAYS_TRIED, alone};
+use crate::{ALWAYS_TRIED, beside_others};
 
 const DOMAIN: &str = "example.test";
 const SOON: Duration = Duration::from_secs(60);
@@ -116,7 +116,7 @@ fn finalize(sandbox: &Sandbox, by: &str) {
 
 #[test]
 fn a_cluster_of_the_version_before_is_upgraded_without_a_failed_transaction() {
-    let _alone = alone();
+    let _turn = beside_others();
     let Some(old) = old_binary() else { return };
     apart(|| {
         let mut random = Random::new(seed());
@@ -278,7 +278,7 @@ fn live_together(run: &mut Run, fleet: &Fleet, random: &mut Random, round: &mut 
 
 #[test]
 fn two_versions_that_lead_in_turn_lose_nothing_and_agree() {
-    let _alone = alone();
+    let _turn = beside_others();
     let Some(old) = old_binary() else { return };
     apart(|| {
         let mut random = Random::new(seed());
@@ -315,7 +315,7 @@ fn two_versions_that_lead_in_turn_lose_nothing_and_agree() {
 
 #[test]
 fn a_node_of_the_version_before_joins_until_the_upgrade_is_finalized() {
-    let _alone = alone();
+    let _turn = beside_others();
     let Some(old) = old_binary() else { return };
     apart(|| {
         let mut mailbox = Mailbox::new();

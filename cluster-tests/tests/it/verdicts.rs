@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use holdfast_cluster_tests::harness::{DOMAINS, Mood, Run, Session, apart};
 use holdfast_cluster_tests::invariants::verdict_cache::{self, Tally};
 
-use crate::{ALWAYS_TRIED, alone};
+use crate::{ALWAYS_TRIED, beside_others};
 
 const KNOWN: [&str; 3] = ["ann@example.test", "bob@example.test", "cleo@example.test"];
 const GHOSTS: [&str; 2] = ["ghost@example.test", "shade@example.test"];
@@ -30,7 +30,7 @@ const HEAL_TIME_MAX: Duration = Duration::from_secs(60);
 
 #[test]
 fn what_a_primary_said_of_its_recipients_outlives_it_and_the_leader() {
-    let _alone = alone();
+    let _turn = beside_others();
     apart(|| {
         let mut run = Run::start();
         run.primary_has_only(DOMAINS[0], &[&KNOWN[..], &STRANGERS[..2]].concat());

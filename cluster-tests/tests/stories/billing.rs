@@ -5,7 +5,7 @@ use holdfast_cluster_tests::harness::{Sandbox, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, pass, send};
 use serde_json::Value;
 
-use crate::{BOB, DOMAIN, JOE, SOON, alone, deliverer, wait_until_held};
+use crate::{BOB, DOMAIN, JOE, SOON, beside_others, deliverer, wait_until_held};
 
 /// Of a month, or of the one that runs.
 fn usage(sandbox: &Sandbox, node: &str, month: Option<&str>) -> Value {
@@ -18,7 +18,7 @@ fn usage(sandbox: &Sandbox, node: &str, month: Option<&str>) -> Value {
 
 #[test]
 fn a_month_is_billed_alike_by_every_node_whichever_took_the_mail() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
     let plan = ["plan", "add", "standard", "--price", "5.00 EUR"];

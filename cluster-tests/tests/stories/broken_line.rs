@@ -7,14 +7,14 @@ use std::thread::sleep;
 use holdfast_cluster_tests::harness::{Network, Sandbox, Size, free_port, in_its_own_world};
 use holdfast_cluster_tests::story::{Mailbox, cut, send};
 
-use crate::{A_WHILE, BOB, DOMAIN, JOE, SOON, alone, deliverer, subjects, wait_until_held};
+use crate::{A_WHILE, BOB, DOMAIN, JOE, SOON, beside_others, deliverer, subjects, wait_until_held};
 
 /// The test's own, in the network of machines.
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
 
 #[test]
 fn another_node_delivers_where_one_has_lost_its_way_to_the_primary() {
-    let _alone = alone();
+    let _turn = beside_others();
     in_its_own_world(|| {
         let network = Network::new(3);
         let mut mailbox = Mailbox::at(SocketAddr::new(HERE, free_port()));

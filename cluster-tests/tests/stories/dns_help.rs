@@ -6,7 +6,7 @@ use holdfast_cluster_tests::harness::Sandbox;
 use holdfast_cluster_tests::story::{Mailbox, Zone};
 use serde_json::Value;
 
-use crate::{DOMAIN, alone};
+use crate::{DOMAIN, beside_others};
 
 /// What the operator's own zone says of the nodes.
 const OURS: &str = "n1.holdfast.test. A 192.0.2.1
@@ -19,7 +19,7 @@ n3.holdfast.test. A 192.0.2.3
 
 #[test]
 fn a_customer_enters_our_lines_and_every_node_looks_whether_they_are_right() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     mailbox.come_up();
     // A resolver that kept answers would be noticed.

@@ -5,12 +5,13 @@ use holdfast_cluster_tests::harness::{Sandbox, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, offer, pass, send};
 
 use crate::{
-    BOB, DOMAIN, JOE, SOON, alone, deliverer, held, kill_in_the_middle, subjects, wait_until_held,
+    BOB, DOMAIN, JOE, SOON, beside_others, deliverer, held, kill_in_the_middle, subjects,
+    wait_until_held,
 };
 
 #[test]
 fn dynamic_consulting_holds_without_end_until_the_quota_is_reached() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
     let policy = [

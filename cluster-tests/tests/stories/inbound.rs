@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdfast_cluster_tests::harness::{Sandbox, free_port, in_its_own_world, wait_for};
 use holdfast_cluster_tests::story::{Lent, Mailbox, Secure, send};
 
-use crate::{A_WHILE, BOB, DOMAIN, JOE, SOON, alone, deliverer};
+use crate::{A_WHILE, BOB, DOMAIN, JOE, SOON, beside_others, deliverer};
 
 /// Nobody else connects from there; everybody does from loopback.
 const THEIRS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 50));
@@ -20,7 +20,7 @@ const LOOKED_UP: Duration = Duration::from_secs(16);
 
 #[test]
 fn a_primary_that_connects_to_any_node_gets_its_mail_at_once() {
-    let _alone = alone();
+    let _turn = beside_others();
     in_its_own_world(|| {
         let line = Lent::new(THEIRS);
         let mut mailbox = Mailbox::at(SocketAddr::new(line.address(), free_port()));

@@ -6,11 +6,11 @@ use std::thread::sleep;
 use holdfast_cluster_tests::harness::{Sandbox, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, pass, send};
 
-use crate::{A_WHILE, BOB, DOMAIN, JOE, SENDERS, SOON, alone, deliverer, subjects};
+use crate::{A_WHILE, BOB, DOMAIN, JOE, SENDERS, SOON, beside_others, deliverer, subjects};
 
 #[test]
 fn a_sender_is_told_once_that_mail_is_late_and_it_arrives_all_the_same() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     let mut senders = Mailbox::new();
     senders.come_up();

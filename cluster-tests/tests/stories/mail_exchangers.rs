@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdfast_cluster_tests::harness::{Sandbox, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, Zone, send};
 
-use crate::{BOB, DOMAIN, JOE, SOON, alone, held, subjects, wait_until_held};
+use crate::{BOB, DOMAIN, JOE, SOON, beside_others, held, subjects, wait_until_held};
 
 const OURS: &str = "n1.holdfast.test. A 192.0.2.1
 n2.holdfast.test. A 192.0.2.2
@@ -19,7 +19,7 @@ worse.example.test. A 127.0.0.1
 
 #[test]
 fn mail_goes_to_the_exchangers_that_are_better_than_ours_and_never_round_in_a_loop() {
-    let _alone = alone();
+    let _turn = beside_others();
     // Where exchangers listen (RFC 5321): the port that nobody can choose.
     let first = SocketAddr::from(([127, 0, 0, 25], 25));
     let mut mailbox = Mailbox::at(first);

@@ -1,5 +1,5 @@
-//! What customers bought, from their side: each story plays against a cluster of three nodes. One
-//! at a time: each has nodes of its own, and two at once would take each other's time.
+//! What customers bought, from their side: each story plays against a cluster of three nodes of its own.
+//! They mostly wait, so they run beside each other.
 
 mod billing;
 mod broken_line;
@@ -22,19 +22,12 @@ mod webindia;
 mod while_up;
 
 use std::fs;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
-use holdfast_cluster_tests::harness::{Sandbox, wait_for};
+use holdfast_cluster_tests::harness::{Sandbox, beside_others, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, Page, Received, pass};
 use serde_json::Value;
-
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The customer's domain, and that of who sends to it.
 const DOMAIN: &str = "example.test";

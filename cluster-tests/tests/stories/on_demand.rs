@@ -7,13 +7,13 @@ use holdfast_cluster_tests::harness::Sandbox;
 use holdfast_cluster_tests::story::{Mailbox, send};
 
 use crate::{
-    A_WHILE, BOB, DOMAIN, JOE, NAME, PASSWORD, SOON, add_account, alone, held, subjects,
+    A_WHILE, BOB, DOMAIN, JOE, NAME, PASSWORD, SOON, add_account, beside_others, held, subjects,
     wait_until_held,
 };
 
 #[test]
 fn a_customer_nobody_can_connect_to_fetches_mail_from_any_node() {
-    let _alone = alone();
+    let _turn = beside_others();
     // Its address is none that we could reach.
     let mailbox = Mailbox::new();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());

@@ -5,14 +5,14 @@ use std::time::Duration;
 use holdfast_cluster_tests::harness::Sandbox;
 use holdfast_cluster_tests::story::{Browser, Mailbox, Zone, send};
 
-use crate::{BOB, DOMAIN, JOE, NAME, SOON, add_account, alone, portal, sign_in, subjects};
+use crate::{BOB, DOMAIN, JOE, NAME, SOON, add_account, beside_others, portal, sign_in, subjects};
 
 const DESK: (u32, u32) = (1100, 900);
 const PHONE: (u32, u32) = (420, 860);
 
 #[test]
 fn a_customer_sees_that_mail_is_safe_decides_about_it_and_watches_it_arrive() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
     add_account(&sandbox);
@@ -84,7 +84,7 @@ fn a_customer_sees_that_mail_is_safe_decides_about_it_and_watches_it_arrive() {
 
 #[test]
 fn everything_works_without_scripts_and_on_a_telephone() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mailbox = Mailbox::new();
     let sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
     add_account(&sandbox);
@@ -134,7 +134,7 @@ example.test. TXT here
 
 #[test]
 fn a_customer_copies_the_zone_lines_and_sees_what_is_wrong_with_theirs() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     mailbox.come_up();
     let zone = Zone::new(Duration::from_secs(1));

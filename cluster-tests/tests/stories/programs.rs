@@ -6,7 +6,7 @@ use holdfast_cluster_tests::harness::{Sandbox, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, Web, offer, send};
 use serde_json::{Value, json};
 
-use crate::{BOB, DOMAIN, JOE, NAME, SOON, add_account, alone, held, subjects};
+use crate::{BOB, DOMAIN, JOE, NAME, SOON, add_account, beside_others, held, subjects};
 
 /// A new token of the account, and its id.
 fn token(sandbox: &Sandbox, scope: &str) -> (String, String) {
@@ -22,7 +22,7 @@ fn program(sandbox: &Sandbox, node: &str, token: &str) -> Web {
 
 #[test]
 fn programs_do_what_their_tokens_say_and_no_more_at_any_node() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
     add_account(&sandbox);
@@ -119,7 +119,7 @@ fn programs_do_what_their_tokens_say_and_no_more_at_any_node() {
 
 #[test]
 fn guesses_at_two_nodes_lock_an_account_at_all_of_them() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mailbox = Mailbox::new();
     let sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
     add_account(&sandbox);

@@ -8,7 +8,9 @@ use std::time::Duration;
 use holdfast_cluster_tests::harness::{Sandbox, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, Zone, send};
 
-use crate::{BOB, DOMAIN, JOE, SOON, alone, deliverer, deliverer_for, subjects, wait_until_held};
+use crate::{
+    BOB, DOMAIN, JOE, SOON, beside_others, deliverer, deliverer_for, subjects, wait_until_held,
+};
 
 fn ask(address: SocketAddr, text: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the node listens");
@@ -20,7 +22,7 @@ fn ask(address: SocketAddr, text: &str) -> String {
 
 #[test]
 fn psinet_customers_dial_up_and_ask_one_machine_for_what_all_of_them_hold() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
     // One at each of the three machines that customers used to ask one by one.
@@ -78,7 +80,7 @@ lab.example.test. A 127.0.0.27
 
 #[test]
 fn psinet_mail_for_a_machine_goes_to_the_machine_it_names() {
-    let _alone = alone();
+    let _turn = beside_others();
     let at = |last| SocketAddr::from(([127, 0, 0, last], 25));
     let (mut pc, mut lab) = (Mailbox::at(at(26)), Mailbox::at(at(27)));
     let zone = Zone::new(Duration::from_secs(1));

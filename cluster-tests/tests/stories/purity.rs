@@ -5,14 +5,16 @@
 use holdfast_cluster_tests::harness::{Sandbox, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, pass, send};
 
-use crate::{BOB, DOMAIN, JOE, SENDERS, SOON, alone, given_back, kill_in_the_middle, subjects};
+use crate::{
+    BOB, DOMAIN, JOE, SENDERS, SOON, beside_others, given_back, kill_in_the_middle, subjects,
+};
 
 const GHOST: &str = "ghost@example.test";
 const NEW: &str = "new@example.test";
 
 #[test]
 fn purity_asks_the_customers_server_and_remembers_while_it_is_down() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     let mut senders = Mailbox::new();
     mailbox.has_only(&[JOE, NEW]);

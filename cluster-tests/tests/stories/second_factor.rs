@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use holdfast_cluster_tests::harness::Sandbox;
 use holdfast_cluster_tests::story::{Browser, Mailbox, Web, code};
 
-use crate::{DOMAIN, NAME, PASSWORD, add_account, alone, portal, sign_in};
+use crate::{DOMAIN, NAME, PASSWORD, add_account, beside_others, portal, sign_in};
 
 /// Seconds of Unix time.
 fn now() -> u64 {
@@ -15,7 +15,7 @@ fn now() -> u64 {
 
 #[test]
 fn an_authenticator_is_added_in_the_browser_and_asked_for_at_every_node() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mailbox = Mailbox::new();
     let sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
     add_account(&sandbox);

@@ -5,13 +5,13 @@ use holdfast_cluster_tests::harness::Sandbox;
 use holdfast_cluster_tests::story::{Mailbox, pass, send};
 
 use crate::{
-    BOB, DOMAIN, JOE, SENDERS, SOON, alone, given_back, held, kill_in_the_middle, subjects,
+    BOB, DOMAIN, JOE, SENDERS, SOON, beside_others, given_back, held, kill_in_the_middle, subjects,
     wait_until_held,
 };
 
 #[test]
 fn security_minded_holds_for_thirty_days_with_the_primary_and_one_backup_down() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     let mut senders = Mailbox::new();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());

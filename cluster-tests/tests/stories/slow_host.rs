@@ -8,7 +8,7 @@ use std::thread;
 use holdfast_cluster_tests::harness::{Sandbox, free_port};
 use holdfast_cluster_tests::story::{Mailbox, send};
 
-use crate::{BOB, DOMAIN, JOE, SOON, alone, subjects, wait_until_held};
+use crate::{BOB, DOMAIN, JOE, SOON, beside_others, subjects, wait_until_held};
 
 /// Takes connections, and hands them over before anything is said.
 fn mute(address: &str) -> mpsc::Receiver<TcpStream> {
@@ -46,7 +46,7 @@ fn greet(mut stream: &TcpStream) -> Vec<String> {
 
 #[test]
 fn a_host_that_greets_when_mail_goes_to_another_gets_none_and_does_not_hold_it_up() {
-    let _alone = alone();
+    let _turn = beside_others();
     let old = format!("127.0.0.1:{}", free_port());
     let mut new = Mailbox::new();
     new.come_up();

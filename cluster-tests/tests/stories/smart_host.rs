@@ -9,8 +9,8 @@ use holdfast_cluster_tests::harness::{Sandbox, have_address, in_its_own_world, w
 use holdfast_cluster_tests::story::{Mailbox, Secure, Zone, pass, send};
 
 use crate::{
-    A_WHILE, BOB, DOMAIN, JOE, NAME, PASSWORD, SOON, add_account, alone, deliverer_for, given_back,
-    messages_for, wait_until_held,
+    A_WHILE, BOB, DOMAIN, JOE, NAME, PASSWORD, SOON, add_account, beside_others, deliverer_for,
+    given_back, messages_for, wait_until_held,
 };
 
 const FRIEND: &str = "friend@far.test";
@@ -42,7 +42,7 @@ fn submit(sandbox: &Sandbox, node: &str, to: &str, subject: &str) {
 
 #[test]
 fn customers_send_mail_to_anybody_and_nobody_else_does() {
-    let _alone = alone();
+    let _turn = beside_others();
     // The rest of the world, and the customer's own server.
     let mut world = Mailbox::new();
     let mut mailbox = Mailbox::new();
@@ -103,7 +103,7 @@ fn customers_send_mail_to_anybody_and_nobody_else_does() {
 #[test]
 fn strangers_are_believed_and_not_pestered() {
     const FAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 25));
-    let _alone = alone();
+    let _turn = beside_others();
     in_its_own_world(|| {
         have_address(FAR);
         let mut far = Mailbox::at(SocketAddr::new(FAR, 25));

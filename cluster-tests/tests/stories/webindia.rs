@@ -8,8 +8,8 @@ use holdfast_cluster_tests::harness::{Sandbox, free_port, in_its_own_world, wait
 use holdfast_cluster_tests::story::{Browser, Lent, Mailbox, Web, pass, send};
 
 use crate::{
-    A_WHILE, BOB, DOMAIN, JOE, NAME, PASSWORD, SENDERS, SOON, add_account, alone, deliverer,
-    given_back, portal, sign_in, subjects, wait_until_held,
+    A_WHILE, BOB, DOMAIN, JOE, NAME, PASSWORD, SENDERS, SOON, add_account, beside_others,
+    deliverer, given_back, portal, sign_in, subjects, wait_until_held,
 };
 
 /// Of a server that the customer does not have.
@@ -17,7 +17,7 @@ const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccdde
 
 #[test]
 fn webindia_customers_sign_in_where_they_are_and_get_their_mail_while_they_stay() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     let mut senders = Mailbox::new();
     let mut sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
@@ -91,7 +91,7 @@ fn webindia_customers_sign_in_where_they_are_and_get_their_mail_while_they_stay(
 /// Dial-up customers have another address each day, and yesterday's is somebody else's.
 #[test]
 fn webindia_mail_follows_the_customer_to_a_new_address_and_stops_when_the_line_is_dead() {
-    let _alone = alone();
+    let _turn = beside_others();
     in_its_own_world(|| {
         let at = |last| IpAddr::V4(Ipv4Addr::new(203, 0, 113, last));
         let port = free_port();
@@ -180,7 +180,7 @@ fn webindia_mail_follows_the_customer_to_a_new_address_and_stops_when_the_line_i
 #[test]
 fn webindia_mail_goes_to_the_configured_host_while_the_page_is_open_and_is_held_once_it_is_closed()
 {
-    let _alone = alone();
+    let _turn = beside_others();
     in_its_own_world(|| {
         let at = |last| IpAddr::V4(Ipv4Addr::new(203, 0, 113, last));
         let port = free_port();

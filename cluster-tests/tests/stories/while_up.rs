@@ -7,11 +7,11 @@ use std::time::Duration;
 use holdfast_cluster_tests::harness::{Sandbox, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, pass, send};
 
-use crate::{A_WHILE, BOB, DOMAIN, JOE, SOON, alone};
+use crate::{A_WHILE, BOB, DOMAIN, JOE, SOON, beside_others};
 
 #[test]
 fn senders_are_asked_to_go_to_a_server_that_is_up_and_believed_when_they_cannot() {
-    let _alone = alone();
+    let _turn = beside_others();
     let mut mailbox = Mailbox::new();
     mailbox.come_up();
     let sandbox = Sandbox::start(3, DOMAIN, mailbox.address());
