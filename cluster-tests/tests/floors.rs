@@ -60,6 +60,11 @@ const KEPT_TO: &[(&str, &[&str], &str)] = &[
         &["node/src/net", "node/src/talk"],
         "one place decides about TLS",
     ),
+    (
+        "opentelemetry",
+        &["node/src/observe"],
+        "one room tells of the node",
+    ),
     ("rcgen", &["node/src/net"], "one place makes certificates"),
     (
         "x509_parser",

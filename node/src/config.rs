@@ -48,6 +48,8 @@ pub struct Config {
     #[serde(default)]
     pub metrics: Metrics,
     #[serde(default)]
+    pub traces: Traces,
+    #[serde(default)]
     pub finger: Finger,
     #[serde(default)]
     pub portal: Portal,
@@ -115,6 +117,16 @@ pub struct Metrics {
     /// Absent: no metrics are served.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
+}
+
+/// What this node saw of messages, as spans for OpenTelemetry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traces {
+    /// Absent: none are sent. host:port of a collector that takes OTLP over gRPC, in the clear; the protocol's
+    /// port is 4317.
+    #[serde(default)]
+    pub collector: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -398,6 +410,9 @@ impl Config {
         }
         if let Some(host) = &self.courier.relay_via {
             host_and_port("courier.relay_via", host)?;
+        }
+        if let Some(host) = &self.traces.collector {
+            host_and_port("traces.collector", host)?;
         }
         host_and_port("cluster.address", &self.cluster.address)?;
         if let Some(text) = &self.smtp.postmaster

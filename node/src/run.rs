@@ -31,9 +31,9 @@ use crate::intake::Door;
 use crate::net::authority;
 use crate::net::dns::{Memory, Resolver};
 use crate::net::handed::Handed;
-use crate::net::listen::Listener;
+use crate::net::listen::{Listener, accept_any};
 use crate::net::tls::{self, SmtpServer, WebServer};
-use crate::observe::{self, Check, Metrics};
+use crate::observe::{self, Check, Metrics, Traces};
 use crate::ondemand::{self, OnDemand};
 use crate::replica::{self, Cluster, Looking, StartError, Stores, membership};
 use crate::store::FlushTimes;
@@ -88,6 +88,8 @@ pub enum ServeError {
         path: PathBuf,
         error: std::io::Error,
     },
+    #[error("traces.collector: {0}. Nothing was started")]
+    Traces(String),
     #[error("no DNS resolver: {0}")]
     Dns(std::io::Error),
     #[error(
@@ -138,6 +140,7 @@ struct Node {
     admin_listener: Option<Listener>,
     doorkeeper: Arc<Doorkeeper>,
     metrics: Metrics,
+    traces: Option<Traces>,
     flush_times: FlushTimes,
     /// Set when the node was told to stop: whoever balances load must send it nothing more.
     stopping: Arc<AtomicBool>,
@@ -323,6 +326,9 @@ impl Node {
                 readiness(&belongs.load(), stopping.load(Ordering::Relaxed))
             });
         }
+        let traces = config.traces.collector.as_ref();
+        let traces = traces.map(|to| Traces::start(to, &config.name, &config.region));
+        let traces = traces.transpose().map_err(ServeError::Traces)?;
         let (asks_tx, asks) = mpsc::channel(1);
         let socket = config.admin_socket();
         let doorkeeper = Arc::new(Doorkeeper::default());
@@ -347,6 +353,7 @@ impl Node {
             admin_listener,
             doorkeeper,
             metrics,
+            traces,
             flush_times,
             stopping,
         })
@@ -394,6 +401,21 @@ impl Node {
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => self.reload(rooms.as_ref()),
                 _ = look.tick() => self.look_at(&mut files, rooms.as_ref()),
+                // The rooms take the doors over once there are any.
+                stream = accept_any(
+                    self.submission_listeners
+                        .iter()
+                        .map(|(_, door)| door)
+                        .chain(&self.smtp_listeners)
+                        .chain(&self.atrn_listener)
+                ) => intake::send_on(&stream),
+                // Hung up.
+                _stream = accept_any(
+                    self.finger_listener
+                        .iter()
+                        .chain(&self.portal_listener)
+                        .chain(&self.acme_listener)
+                ) => {}
                 () = removed => {
                     let dir = self.config.load().data_dir.clone();
                     if let Some(rooms) = rooms { rooms.stop().await; }
@@ -442,6 +464,9 @@ impl Node {
         if let Some(rooms) = rooms {
             rooms.stop().await;
         }
+        if let Some(traces) = self.traces {
+            traces.stop().await;
+        }
         let socket = self.config.load().admin_socket();
         if let Err(error) = std::fs::remove_file(&socket) {
             tracing::debug!("the admin socket was gone already: {error}");
@@ -481,6 +506,10 @@ impl Node {
                 "no history can be kept in {}, `mail trace` will not know what this node did: {error}",
                 history.display()
             ),
+        }
+        if let Some(traces) = self.traces.clone() {
+            self.metrics.register(|registry| traces.register(registry));
+            cluster.send_traces(traces);
         }
         tracing::info!(
             node = %cluster.me().id,

@@ -314,12 +314,13 @@ impl Carrier {
                 only_ask: false,
             };
             failpoint::reach("before-delivery");
+            let begun = tokio::time::Instant::now();
             let Some(outcome) = connection.deliver(mail, &mut content).await else {
                 break;
             };
             failpoint::reach("delivered");
             self.log(connection, envelope, &outcome);
-            self.note(connection, envelope, &outcome);
+            self.note(connection, envelope, &outcome, begun.elapsed());
             attempt.add(envelope.id, outcome);
             if !connection.is_ready() {
                 attempt.cut_short = !attempt.connection_failed;
@@ -330,7 +331,13 @@ impl Carrier {
     }
 
     /// For the history: one happening for the recipients that were answered alike.
-    fn note(&self, connection: &Connection, envelope: &Envelope, outcome: &Outcome) {
+    fn note(
+        &self,
+        connection: &Connection,
+        envelope: &Envelope,
+        outcome: &Outcome,
+        took: Duration,
+    ) {
         let mut answers: Vec<(&str, &str, Vec<String>)> = Vec::new();
         for result in &outcome.results {
             let kind = match result.fate {
@@ -350,14 +357,15 @@ impl Carrier {
             }
         }
         for (kind, reply, to) in answers {
-            self.desk.cluster().note(Happening {
+            let answered = Happening {
                 from: Some(envelope.reverse_path.as_str().to_owned()),
                 to,
                 text: reply.to_owned(),
                 domain: self.desk.domain().to_string(),
                 primary: connection.address().to_string(),
                 ..history::about(kind, envelope.id)
-            });
+            };
+            self.desk.cluster().note_lasting(answered, took);
         }
     }
 

@@ -239,6 +239,13 @@ pub async fn run(
     }
 }
 
+/// Sends a client of a node that belongs to no cluster on. Left without a greeting it would wait for one: RFC
+/// 5321 section 4.5.3.2.1 gives it five minutes, before it tries the next exchanger.
+pub(crate) fn send_on(stream: &TcpStream) {
+    let text = "this server is not in service yet; the other mail exchangers take your mail";
+    turn_away(stream, 3, 2, text);
+}
+
 /// The primary of these is back.
 async fn welcome(shared: Arc<Shared>, domains: Vec<Domain>) {
     for domain in domains {

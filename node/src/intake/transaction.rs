@@ -563,10 +563,11 @@ impl<'a> Transaction<'a> {
             self.shared.counters.accept_seconds.observe(seconds);
             tracing::info!(msg = %id, client = %self.client, bytes, recipients, seconds, "accepted");
             if let Some(whole) = self.whole.take() {
-                self.shared.cluster.note(Happening {
+                let accepted = Happening {
                     text: reply.as_ref().map(Reply::to_string).unwrap_or_default(),
                     ..whole
-                });
+                };
+                self.shared.cluster.note_lasting(accepted, begin.elapsed());
             }
         }
         reply

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures::future::select_all;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -71,6 +72,16 @@ impl Listener {
             }
         }
     }
+}
+
+/// The next connection to any of these; none ever comes where there are none.
+pub async fn accept_any<'a>(doors: impl Iterator<Item = &'a Listener>) -> TcpStream {
+    let doors: Vec<_> = doors.map(|door| Box::pin(door.accept())).collect();
+    if doors.is_empty() {
+        return std::future::pending().await;
+    }
+    let ((stream, _), ..) = select_all(doors).await;
+    stream
 }
 
 /// Ends a connection whose peer has acknowledged nothing for so long: it is gone, without a word.

@@ -3,8 +3,10 @@
 mod journal;
 mod ready;
 pub mod supervisor;
+mod traces;
 
 pub use ready::Check;
+pub use traces::Traces;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 

@@ -30,6 +30,7 @@ use crate::config::WanProfile;
 use crate::history::History;
 use crate::net::authority;
 use crate::net::tls::ClusterServer;
+use crate::observe::Traces;
 use crate::store::{Store, View};
 
 /// How long somebody who changed something waits until this node's view shows it: some round trips.
@@ -91,6 +92,7 @@ pub(crate) struct Inner {
     pub(crate) lookout: OnceLock<Arc<dyn Lookout>>,
     pub(crate) tally: Tally,
     pub(crate) history: OnceLock<History>,
+    pub(crate) traces: OnceLock<Traces>,
     pub(crate) ear: OnceLock<super::knock::Ear>,
     /// Set when this node is about to be removed; the rooms above hand back what they hold and
     /// then report through `retired`.

@@ -324,6 +324,7 @@ pub async fn start(
         lookout: std::sync::OnceLock::new(),
         tally: Tally::default(),
         history: std::sync::OnceLock::new(),
+        traces: std::sync::OnceLock::new(),
         ear: std::sync::OnceLock::new(),
         retiring: watch::Sender::new(false),
         drained: watch::Sender::new(false),

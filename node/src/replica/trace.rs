@@ -1,11 +1,13 @@
 //! What the members saw of messages, each from its own history.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use holdfast_mail::Timestamp;
 use holdfast_proto::cluster::{Happening, TraceReply, TraceRequest};
 
 use super::handle::Cluster;
 use crate::history::History;
+use crate::observe::Traces;
 use crate::world;
 
 /// How long a node may read its history: some hundred megabytes, from a disk that is busy.
@@ -23,8 +25,29 @@ impl Cluster {
         let _kept_before = self.0.history.set(history);
     }
 
+    /// Once, before anything happens.
+    pub fn send_traces(&self, traces: Traces) {
+        let _sent_before = self.0.traces.set(traces);
+    }
+
     /// Notes something in this node's history. Never waits; it may be lost.
     pub fn note(&self, happening: Happening) {
+        self.note_lasting(happening, Duration::ZERO);
+    }
+
+    /// The same of something that took so long.
+    pub fn note_lasting(&self, happening: Happening, took: Duration) {
+        if let Some(traces) = self.0.traces.get() {
+            let at = match happening.at_ms {
+                0 => world::now(),
+                at_ms => Timestamp(at_ms),
+            };
+            traces.tell(
+                &happening,
+                SystemTime::UNIX_EPOCH + Duration::from_millis(at.0),
+                took,
+            );
+        }
         if let Some(history) = self.0.history.get() {
             history.note(happening);
         }

@@ -8,3 +8,4 @@ mod masks;
 mod offline;
 mod package;
 mod session;
+mod traces;
