@@ -319,6 +319,10 @@ pub(super) async fn at_leader(
                 next = leader;
                 "no node leads".to_owned()
             }
+            Err(NotDone::NotAsked(why)) => {
+                next = None;
+                why
+            }
             Err(NotDone::NoAnswer(why)) => {
                 next = None;
                 in_doubt = true;
@@ -350,11 +354,13 @@ fn is_removed(cluster: &Cluster, step: Step) -> bool {
 pub(crate) enum NotDone {
     Refused(String),
     AskLeader(Option<u64>),
+    /// Nothing was sent.
+    NotAsked(String),
     NoAnswer(String),
 }
 
 async fn ask(cluster: &Cluster, step: Step, target: u64) -> Result<(), NotDone> {
-    let no_address = || NotDone::NoAnswer(format!("the address of node {target} is not known"));
+    let no_address = || NotDone::NotAsked(format!("the address of node {target} is not known"));
     let mut client = cluster.0.peers.members(target).ok_or_else(no_address)?;
     let envelope = cluster.0.peers.envelope(target);
     let reply = match step {
@@ -426,7 +432,7 @@ pub(crate) fn reply(outcome: Result<(), NotDone>) -> wire::MembershipReply {
             leader: leader.unwrap_or(0),
             ..wire::MembershipReply::default()
         },
-        Err(NotDone::NoAnswer(_)) => wire::MembershipReply {
+        Err(NotDone::NotAsked(_) | NotDone::NoAnswer(_)) => wire::MembershipReply {
             not_leader: true,
             ..wire::MembershipReply::default()
         },
