@@ -1,6 +1,7 @@
 //! One sync or write of a node fails, whichever it is, or all take long, and nothing rests on it.
 
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use holdfast_cluster_tests::harness::{
     Calls, DISK_BYTES, FaultyDisk, Lapse, Run, in_its_own_world, node_binary, wait_for,
@@ -16,6 +17,8 @@ const RECOVERY_TIME_MAX: Duration = Duration::from_secs(60);
 const LAPSE_TIME_MAX: Duration = Duration::from_secs(60);
 /// A node whose call failed stops within that time.
 const STOP_TIME_MAX: Duration = Duration::from_secs(30);
+/// One that goes on has taken mail by then.
+const GO_ON_TIME: Duration = Duration::from_secs(10);
 /// Those that open the databases, and a few more,
 const EARLY_MAX: u64 = 40;
 /// and those under mail.
@@ -36,7 +39,7 @@ fn a_node_stops_at_the_first_sync_or_write_that_fails_and_nothing_rests_on_it() 
         let mut random = Random::new(run.seed);
         run.send(6);
         run.wait_for_acknowledged(20);
-        let (mut poisoned, mut stopped, mut not_started) = (0, 0, 0);
+        let (mut poisoned, mut stopped, mut went_on, mut not_started) = (0, 0, 0, 0);
         for at in 0..if is_soak() { 50 } else { 5 } {
             let case = Case::draw(at, run.sandbox.names(), &mut random);
             run.recorder.note(format!("{case:?}"));
@@ -47,6 +50,10 @@ fn a_node_stops_at_the_first_sync_or_write_that_fails_and_nothing_rests_on_it() 
                 }
                 End::Stopped => {
                     stopped += 1;
+                    case.go_on(&mut run);
+                }
+                End::WentOn => {
+                    went_on += 1;
                     case.go_on(&mut run);
                 }
                 End::NotStarted => {
@@ -60,8 +67,8 @@ fn a_node_stops_at_the_first_sync_or_write_that_fails_and_nothing_rests_on_it() 
             run.wait_for_acknowledged(5);
         }
         eprintln!(
-            "  syncs: {poisoned} nodes poisoned, {stopped} stopped and started again, {not_started} \
-             did not start"
+            "  syncs: {poisoned} nodes poisoned, {stopped} stopped and started again, {went_on} went on, \
+             {not_started} did not start"
         );
         run.stop_sending();
         run.primaries_come_up();
@@ -89,8 +96,10 @@ struct Case {
 enum End {
     /// It had not come so far as to promise anything.
     NotStarted,
-    /// What it called durable is there still.
+    /// What it called durable is there still,
     Stopped,
+    /// and here too.
+    WentOn,
     Poisoned,
 }
 
@@ -125,9 +134,8 @@ impl Case {
             run.kill(&self.third);
         }
         let word = wait_for("the lapse", LAPSE_TIME_MAX, || disk.word());
-        let what = format!("the end of {victim} after {word}");
-        let code = wait_for(&what, STOP_TIME_MAX, || run.sandbox.ended(victim));
-        let what = format!("{victim} ended with {code} after {word}");
+        let end = self.end(run, &word);
+        let what = format!("{victim} ended with {end:?} after {word}");
         run.recorder.note(&what);
         run.sandbox.kill(victim);
         run.began(Fault::PowerCut, std::slice::from_ref(victim));
@@ -136,12 +144,31 @@ impl Case {
         let is_poisoned = ["ledger", "bodies"]
             .iter()
             .any(|folder| data.join(folder).join("POISONED").exists());
-        match (code, self.lapse, is_poisoned) {
-            (STOPPED, Lapse::Broken, true) => End::Poisoned,
-            (STOPPED, Lapse::Full, false) => End::Stopped,
-            (NOT_STARTED, _, false) => End::NotStarted,
+        match (end, self.lapse, is_poisoned) {
+            (Some(STOPPED), Lapse::Broken, true) => End::Poisoned,
+            (Some(STOPPED), Lapse::Full, false) => End::Stopped,
+            (Some(NOT_STARTED), _, false) => End::NotStarted,
+            (None, Lapse::Full, false) => End::WentOn,
             _ => panic!("{what}; it is poisoned: {is_poisoned}"),
         }
+    }
+
+    /// With what code the node ended. One may go on that had no room for what it rewrites from a log: the
+    /// log is there still, and RocksDB writes it again once there is room.
+    fn end(&self, run: &mut Run, word: &str) -> Option<i32> {
+        let victim = &self.victim;
+        if self.lapse == Lapse::Full && !word.contains(".log: ") {
+            let begun = Instant::now();
+            while begun.elapsed() < GO_ON_TIME {
+                if let Some(code) = run.sandbox.ended(victim) {
+                    return Some(code);
+                }
+                sleep(Duration::from_millis(100));
+            }
+            return None;
+        }
+        let what = format!("the end of {victim} after {word}");
+        Some(wait_for(&what, STOP_TIME_MAX, || run.sandbox.ended(victim)))
     }
 
     /// What was poisoned is not used again, and says why; the node joins anew.

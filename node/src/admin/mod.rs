@@ -418,7 +418,10 @@ impl wire::admin_server::Admin for Admin {
                 return;
             }
             let _gone = progress
-                .send(Ok(step("asked the leader, which moves leadership and leases away first", false)))
+                .send(Ok(step(
+                    "asked the leader, which moves leadership and leases away first",
+                    false,
+                )))
                 .await;
             let asked = format!("removal of node {} ({node}) asked for", request.node);
             caller.notes(&cluster, asked).await;
