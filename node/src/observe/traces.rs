@@ -161,7 +161,7 @@ fn span(
             _ => SpanKind::Internal,
         },
         name: happening.kind.clone().into(),
-        start_time: at - took,
+        start_time: at.checked_sub(took).unwrap_or(at),
         end_time: at,
         attributes: attributes(happening, message),
         dropped_attributes_count: 0,
