@@ -25,7 +25,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use holdfast_cluster_tests::harness::{Sandbox, beside_others, wait_for};
+use holdfast_cluster_tests::harness::{Sandbox, apart, beside_others, wait_for};
 use holdfast_cluster_tests::story::{Mailbox, Page, Received, pass};
 use serde_json::Value;
 

@@ -8,7 +8,7 @@ use std::thread;
 use holdfast_cluster_tests::harness::{Sandbox, free_port};
 use holdfast_cluster_tests::story::{Mailbox, send};
 
-use crate::{BOB, DOMAIN, JOE, SOON, beside_others, subjects, wait_until_held};
+use crate::{BOB, DOMAIN, JOE, SOON, apart, beside_others, subjects, wait_until_held};
 
 /// Takes connections, and hands them over before anything is said.
 fn mute(address: &str) -> mpsc::Receiver<TcpStream> {
@@ -47,28 +47,30 @@ fn greet(mut stream: &TcpStream) -> Vec<String> {
 #[test]
 fn a_host_that_greets_when_mail_goes_to_another_gets_none_and_does_not_hold_it_up() {
     let _turn = beside_others();
-    let old = format!("127.0.0.1:{}", free_port());
-    let mut new = Mailbox::new();
-    new.come_up();
-    let sandbox = Sandbox::start(3, DOMAIN, old.parse().expect("an address"));
-    assert_eq!(send(sandbox.node("n1").smtp, BOB, JOE, "one").code, 250);
-    wait_until_held(&sandbox, "n1", 1);
-    // It was away, so this is a probe, which brings the first message along.
-    let connections = mute(&old);
-    let probe = connections.recv_timeout(SOON).expect("a probe");
-    let primary = new.address().to_string();
-    sandbox.must("n2", &["domain", "set", DOMAIN, "--primary", &primary]);
-    let heard = greet(&probe);
-    assert!(
-        !heard.iter().any(|line| line.starts_with("MAIL")),
-        "{heard:?}"
-    );
-    assert_eq!(subjects(&new.wait_for(1, SOON)), ["one"]);
+    apart(|| {
+        let old = format!("127.0.0.1:{}", free_port());
+        let mut new = Mailbox::new();
+        new.come_up();
+        let sandbox = Sandbox::start(3, DOMAIN, old.parse().expect("an address"));
+        assert_eq!(send(sandbox.node("n1").smtp, BOB, JOE, "one").code, 250);
+        wait_until_held(&sandbox, "n1", 1);
+        // It was away, so this is a probe, which brings the first message along.
+        let connections = mute(&old);
+        let probe = connections.recv_timeout(SOON).expect("a probe");
+        let primary = new.address().to_string();
+        sandbox.must("n2", &["domain", "set", DOMAIN, "--primary", &primary]);
+        let heard = greet(&probe);
+        assert!(
+            !heard.iter().any(|line| line.starts_with("MAIL")),
+            "{heard:?}"
+        );
+        assert_eq!(subjects(&new.wait_for(1, SOON)), ["one"]);
 
-    // Nor does one that was never away, and that a message waits for already.
-    sandbox.must("n3", &["domain", "set", DOMAIN, "--primary", &old]);
-    assert_eq!(send(sandbox.node("n1").smtp, BOB, JOE, "two").code, 250);
-    let _silent = connections.recv_timeout(SOON).expect("a connection");
-    sandbox.must("n1", &["domain", "set", DOMAIN, "--primary", &primary]);
-    assert_eq!(subjects(&new.wait_for(2, SOON)), ["one", "two"]);
+        // Nor does one that was never away, and that a message waits for already.
+        sandbox.must("n3", &["domain", "set", DOMAIN, "--primary", &old]);
+        assert_eq!(send(sandbox.node("n1").smtp, BOB, JOE, "two").code, 250);
+        let _silent = connections.recv_timeout(SOON).expect("a connection");
+        sandbox.must("n1", &["domain", "set", DOMAIN, "--primary", &primary]);
+        assert_eq!(subjects(&new.wait_for(2, SOON)), ["one", "two"]);
+    });
 }

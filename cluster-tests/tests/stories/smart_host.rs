@@ -9,8 +9,8 @@ use holdfast_cluster_tests::harness::{Sandbox, have_address, in_its_own_world, w
 use holdfast_cluster_tests::story::{Mailbox, Secure, Zone, pass, send};
 
 use crate::{
-    A_WHILE, BOB, DOMAIN, JOE, NAME, PASSWORD, SOON, add_account, beside_others, deliverer_for,
-    given_back, messages_for, wait_until_held,
+    A_WHILE, BOB, DOMAIN, JOE, NAME, PASSWORD, SOON, add_account, apart, beside_others,
+    deliverer_for, given_back, messages_for, wait_until_held,
 };
 
 const FRIEND: &str = "friend@far.test";
@@ -43,59 +43,61 @@ fn submit(sandbox: &Sandbox, node: &str, to: &str, subject: &str) {
 #[test]
 fn customers_send_mail_to_anybody_and_nobody_else_does() {
     let _turn = beside_others();
-    // The rest of the world, and the customer's own server.
-    let mut world = Mailbox::new();
-    let mut mailbox = Mailbox::new();
-    let relay = world.address().to_string();
-    let mut sandbox = Sandbox::start_with(3, DOMAIN, mailbox.address(), &["--relay", &relay]);
-    add_account(&sandbox);
+    apart(|| {
+        // The rest of the world, and the customer's own server.
+        let mut world = Mailbox::new();
+        let mut mailbox = Mailbox::new();
+        let relay = world.address().to_string();
+        let mut sandbox = Sandbox::start_with(3, DOMAIN, mailbox.address(), &["--relay", &relay]);
+        add_account(&sandbox);
 
-    // Without a login nothing is relayed, whoever asks.
-    assert_eq!(send(sandbox.node("n1").smtp, JOE, FRIEND, "no").code, 550);
-    let mut stranger = session(&sandbox, "n1");
-    assert!(
-        stranger
-            .ask("MAIL FROM:<joe@example.test>")
-            .starts_with("530")
-    );
-    assert!(stranger.log_in((NAME, "guessed")).starts_with("535"));
+        // Without a login nothing is relayed, whoever asks.
+        assert_eq!(send(sandbox.node("n1").smtp, JOE, FRIEND, "no").code, 550);
+        let mut stranger = session(&sandbox, "n1");
+        assert!(
+            stranger
+                .ask("MAIL FROM:<joe@example.test>")
+                .starts_with("530")
+        );
+        assert!(stranger.log_in((NAME, "guessed")).starts_with("535"));
 
-    submit(&sandbox, "n1", FRIEND, "one");
-    // Mail that waits for somebody's domain opens no way to it for others.
-    assert_eq!(send(sandbox.node("n2").smtp, JOE, FRIEND, "no").code, 550);
+        submit(&sandbox, "n1", FRIEND, "one");
+        // Mail that waits for somebody's domain opens no way to it for others.
+        assert_eq!(send(sandbox.node("n2").smtp, JOE, FRIEND, "no").code, 550);
 
-    submit(&sandbox, "n2", FRIEND, "two");
-    // The node that sends it dies in the middle of it.
-    world.stall_after(1);
-    world.come_up();
-    world.wait_until_stalled(SOON);
-    wait_for("the first to be recorded", SOON, || {
-        (messages_for(&sandbox, "far.test")? == 1).then_some(())
+        submit(&sandbox, "n2", FRIEND, "two");
+        // The node that sends it dies in the middle of it.
+        world.stall_after(1);
+        world.come_up();
+        world.wait_until_stalled(SOON);
+        wait_for("the first to be recorded", SOON, || {
+            (messages_for(&sandbox, "far.test")? == 1).then_some(())
+        });
+        let worker = deliverer_for(&sandbox, "far.test").expect("somebody who sends");
+        sandbox.kill(&worker);
+        world.go_on();
+        let received = world.wait_for(2, SOON);
+        let mut subjects: Vec<_> = received.iter().map(|mail| mail.subject()).collect();
+        subjects.sort_unstable();
+        assert_eq!(subjects, ["one", "two"]);
+        assert_eq!(received[0].from, JOE);
+
+        // What cannot be sent comes back to the customer.
+        world.go_away();
+        sandbox.restart(&worker);
+        sandbox.wait_until_healthy(SOON);
+        submit(&sandbox, "n3", FRIEND, "three");
+        mailbox.come_up();
+        pass(&sandbox, "6d");
+        wait_until_held(&sandbox, "n3", 0);
+        let returned = given_back(&sandbox, "n3", &mailbox);
+        assert!(
+            returned[0].text.contains("Subject: three"),
+            "{}",
+            returned[0].text
+        );
+        assert_eq!(returned[0].to, [JOE]);
     });
-    let worker = deliverer_for(&sandbox, "far.test").expect("somebody who sends");
-    sandbox.kill(&worker);
-    world.go_on();
-    let received = world.wait_for(2, SOON);
-    let mut subjects: Vec<_> = received.iter().map(|mail| mail.subject()).collect();
-    subjects.sort_unstable();
-    assert_eq!(subjects, ["one", "two"]);
-    assert_eq!(received[0].from, JOE);
-
-    // What cannot be sent comes back to the customer.
-    world.go_away();
-    sandbox.restart(&worker);
-    sandbox.wait_until_healthy(SOON);
-    submit(&sandbox, "n3", FRIEND, "three");
-    mailbox.come_up();
-    pass(&sandbox, "6d");
-    wait_until_held(&sandbox, "n3", 0);
-    let returned = given_back(&sandbox, "n3", &mailbox);
-    assert!(
-        returned[0].text.contains("Subject: three"),
-        "{}",
-        returned[0].text
-    );
-    assert_eq!(returned[0].to, [JOE]);
 }
 
 /// What a stranger's server, or the DNS, says of mail is final at once: whoever sent it is there to
