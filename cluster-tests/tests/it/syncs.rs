@@ -157,7 +157,8 @@ impl Case {
     /// log is there still, and RocksDB writes it again once there is room.
     fn end(&self, run: &mut Run, word: &str) -> Option<i32> {
         let victim = &self.victim;
-        if self.lapse == Lapse::Full && !word.contains(".log: ") {
+        let is_rewritten = [".blob: ", ".sst: "].iter().any(|kind| word.contains(kind));
+        if self.lapse == Lapse::Full && is_rewritten {
             let begun = Instant::now();
             while begun.elapsed() < GO_ON_TIME {
                 if let Some(code) = run.sandbox.ended(victim) {
